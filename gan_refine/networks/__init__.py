@@ -1,0 +1,1 @@
+"""Networks as plain modules: StyleGAN2, the U-Nets of EDM and their preconditioning."""

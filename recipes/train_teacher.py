@@ -1,0 +1,89 @@
+"""Trains an EDM teacher on Fashion-MNIST: `python recipes/train_teacher.py fashion16 --data=FOLDER --out=teacher16.pt`.
+
+The loss is eq. 2 with the weight and noise distribution of Table 1 of arXiv:2206.00364. An interrupted run goes on from --out.
+"""
+
+import copy
+import math
+import sys
+from pathlib import Path
+
+import click
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from gan_refine.networks.edm_precond import EDMPrecond  # noqa: E402
+from recipes import fashion  # noqa: E402
+from recipes.training import Checkpoint  # noqa: E402
+
+ARCHITECTURES = {
+    "fashion16": {"model_channels": 32, "channel_mult": [1, 2, 2]},
+    "fashion32": {"model_channels": 16, "channel_mult": [1, 2, 4, 4]},
+}
+
+
+def network_kwargs(name: str) -> dict:
+    """Constructor arguments of EDMPrecond for the teacher of that name."""
+    fixed = {"img_channels": 1, "model_type": "SongUNet", "num_blocks": 1, "attn_resolutions": [8], "dropout": 0.0}
+    return {"img_resolution": fashion.RESOLUTIONS[name], **fixed, **ARCHITECTURES[name]}
+
+
+def edm_loss(net: EDMPrecond, clean: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
+    """Mean weighted denoising error at ln sigma ~ N(-1.2, 1.2^2)."""
+    sigma = (torch.randn([len(clean), 1, 1, 1], generator=rng) * 1.2 - 1.2).exp()
+    weight = (sigma**2 + net.sigma_data**2) / (sigma * net.sigma_data) ** 2
+    noisy = clean + sigma * torch.randn(clean.shape, generator=rng)
+    return (weight * (net(noisy, sigma) - clean) ** 2).mean()
+
+
+def learning_rate(done: float, peak: float) -> float:
+    """Warm-up over the first 2 %, constant to one half, then a cosine to zero; `done` runs from 0 to 1."""
+    warm = min(done / 0.02, 1.0)
+    return peak * warm * (1.0 if done < 0.5 else 0.5 * (1 + math.cos(math.pi * (2 * done - 1))))
+
+
+@click.command()
+@click.argument("name", type=click.Choice(sorted(ARCHITECTURES)))
+@click.option("--data", type=click.Path(exists=True, path_type=Path), required=True, help="Folder of the IDX files.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Checkpoint to write and to go on from.")
+@click.option("--images", type=int, default=307_200, show_default=True, help="Training images in all.")
+@click.option("--batch", type=int, default=128, show_default=True)
+@click.option("--lr", type=float, default=2e-3, show_default=True)
+@click.option("--ema-decay", type=float, default=0.999, show_default=True, help="Weight average, a step.")
+@click.option("--threads", type=int, default=2, show_default=True)
+def main(name: str, data: Path, out: Path, images: int, batch: int, lr: float, ema_decay: float, threads: int) -> None:
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    dataset = fashion.load(data, name)
+    net = EDMPrecond(**network_kwargs(name)).to(memory_format=torch.channels_last)
+    ema = copy.deepcopy(net).eval().requires_grad_(False)
+    optimizer = torch.optim.Adam(net.parameters(), lr=lr, betas=(0.9, 0.99))
+    checkpoint = Checkpoint(out)
+    first = 0
+    if (state := checkpoint.load()) is not None:
+        net.load_state_dict(state["net"])
+        ema.load_state_dict(state["ema"])
+        optimizer.load_state_dict(state["optimizer"])
+        first = state["step"]
+    total, running = images // batch, 0.0
+    for step in range(first, total):
+        rng = torch.Generator().manual_seed(step)
+        clean = dataset.batch(torch.randint(len(dataset), [batch], generator=rng))
+        optimizer.param_groups[0]["lr"] = learning_rate(step / total, lr)
+        loss = edm_loss(net, clean.contiguous(memory_format=torch.channels_last), rng)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        optimizer.step()
+        running += (float(loss.detach()) - running) / min(step - first + 1, 100)
+        decay = min(ema_decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(list(ema.parameters()), list(net.parameters()), 1 - decay)
+        if (step + 1) % 100 == 0 or step + 1 == total:
+            state = {"net": net.state_dict(), "ema": ema.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}
+            checkpoint.save(state, images=(step + 1) * batch)
+            print(f"{(step + 1) * batch} images, {checkpoint.origin['seconds']:.0f} s, loss {running:.4f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

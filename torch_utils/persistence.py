@@ -1,0 +1,84 @@
+"""Persistent classes: modules whose pickles carry their own source, in the format of the published StyleGAN and EDM pickles.
+
+Writing follows that format (version 6). Reading never executes embedded source: an object is rebuilt only when its source is
+letter for letter that of a class of this installation; everything else is refused with the safe call to use.
+"""
+
+import functools
+import inspect
+import sys
+from typing import TypeVar
+
+FORMAT_VERSION = 6
+
+T = TypeVar("T", bound=type)
+
+_classes: dict[str, list[type]] = {}  # class name -> the persistent classes of that name, filled by the decorator
+
+
+class UntrustedPickleError(RuntimeError):
+    """A persistent object whose embedded source is not ours; opening it would mean running that source."""
+
+
+def persistent_class(cls: T) -> T:
+    """Makes instances remember their constructor's arguments and pickle themselves with the source of their module.
+
+    After it, `obj.init_args`, `obj.init_kwargs` hold copies of what the outermost constructor was called with.
+    """
+    if is_persistent(cls) and "_is_persistent" in vars(cls):
+        return cls
+    original_init = cls.__init__  # type: ignore[misc]
+
+    @functools.wraps(original_init)
+    def remembering_init(self, *args, **kwargs):
+        if "_init_args" not in self.__dict__:  # the outermost class is first
+            self.__dict__["_init_args"] = args
+            self.__dict__["_init_kwargs"] = dict(kwargs)
+        original_init(self, *args, **kwargs)
+
+    cls.__init__ = remembering_init  # type: ignore[misc]
+    cls.init_args = property(lambda self: self._init_args)  # type: ignore[attr-defined]
+    cls.init_kwargs = property(lambda self: dict(self._init_kwargs))  # type: ignore[attr-defined]
+    cls.__reduce__ = _reduce  # type: ignore[assignment]
+    cls._is_persistent = True  # type: ignore[attr-defined]
+    _classes.setdefault(cls.__name__, []).append(cls)
+    return cls
+
+
+def is_persistent(obj: object) -> bool:
+    """True for persistent classes and their instances."""
+    return getattr(obj if isinstance(obj, type) else type(obj), "_is_persistent", False)
+
+
+def module_source(cls: type) -> str:
+    """The source of the module that defines `cls`, as embedded in pickles."""
+    return inspect.getsource(sys.modules[cls.__module__])
+
+
+def _reduce(self):
+    meta = {
+        "type": "class",
+        "version": FORMAT_VERSION,
+        "module_src": module_source(type(self)),
+        "class_name": type(self).__name__,
+        "state": dict(self.__dict__),
+    }
+    return _reconstruct_persistent_obj, (meta,)
+
+
+def _reconstruct_persistent_obj(meta: dict) -> object:
+    """Rebuilds one object; called by `pickle.load` and `copy.deepcopy`. Raises UntrustedPickleError for source that is not ours."""
+    candidates = _classes.get(meta["class_name"], [])
+    cls = next((c for c in candidates if module_source(c) == meta["module_src"]), None)
+    if cls is None or meta["type"] != "class" or meta["version"] != FORMAT_VERSION:
+        raise UntrustedPickleError(
+            f"the pickle holds a {meta['class_name']!r} with source of its own, which plain pickle.load would have to run; "
+            "open it with gan_refine.load_generator(path) or gan_refine.load_teacher(path), which run nothing"
+        )
+    obj = cls.__new__(cls)
+    set_state = getattr(obj, "__setstate__", None)
+    if set_state is not None:
+        set_state(meta["state"])
+    else:
+        obj.__dict__.update(meta["state"])
+    return obj
