@@ -1,0 +1,17 @@
+"""The one family of errors that users see: what was got, what is allowed, what to do."""
+
+
+class UserError(Exception):
+    """A mistake that the user can mend. Its message is one line; commands print it and exit with code 2."""
+
+
+class OptionError(UserError):
+    """An option that is unknown, malformed or out of range."""
+
+
+class FileFormatError(UserError):
+    """A file that is missing, damaged, of another format or not safe to open."""
+
+
+class MismatchError(UserError):
+    """Two inputs that cannot work together."""

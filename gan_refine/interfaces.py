@@ -1,0 +1,112 @@
+"""The four contracts - Generator, Denoiser, Objective, Metric - and the records that pass between layers."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+Images = Float[Tensor, "n c h w"]  # float32, [-1, 1]
+Sigma = Float[Tensor, "n 1 1 1"]  # noise standard deviation in image units
+Labels = Float[Tensor, "n k"]  # one-hot, k = 0 when unconditional
+PixelBytes = UInt8[Tensor, "n c h w"]
+PerSample = Float[Tensor, " n"]
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    """Shape of the images that a network makes or denoises; `num_classes` is 0 when unconditional."""
+
+    channels: int
+    resolution: int
+    num_classes: int = 0
+
+    def __str__(self) -> str:
+        size = f"{self.resolution}x{self.resolution}"
+        colour = {1: "grey", 3: "RGB"}.get(self.channels, f"{self.channels}-channel")
+        return f"{size} {colour}" + (f", {self.num_classes} classes" if self.num_classes else "")
+
+
+@dataclass(frozen=True)
+class Latents:
+    """Everything random about a batch of generated images, so that it can be replayed.
+
+    `noise_seed` None means that the network's constant noise buffers are used.
+    """
+
+    z: Float[Tensor, "n ..."]
+    labels: Labels
+    noise_seed: int | None = None
+
+    def __len__(self) -> int:
+        return len(self.z)
+
+    def split(self, size: int) -> list["Latents"]:
+        """Consecutive parts of at most `size`; each part gets a noise seed of its own."""
+        starts = range(0, len(self), size)
+        seeds = [None if self.noise_seed is None else self.noise_seed + start for start in starts]
+        parts = zip(self.z.split(size), self.labels.split(size), seeds, strict=True)
+        return [Latents(z, labels, seed) for z, labels, seed in parts]
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What one pass of an objective gives: a loss a sample to back-propagate, and figures a sample to log."""
+
+    loss: PerSample
+    sigma: PerSample
+    logs: dict[str, PerSample]
+
+
+@runtime_checkable
+class Generator(Protocol):
+    """A trainable torch module that makes images. Parameters are float32."""
+
+    spec: ImageSpec
+
+    def draw(self, n: int, rng: torch.Generator) -> Latents: ...
+
+    def __call__(self, latents: Latents) -> Images: ...
+
+    def export(self, path: Path) -> None: ...
+
+    def parameters(self) -> Iterator[torch.nn.Parameter]: ...
+
+
+@runtime_checkable
+class Denoiser(Protocol):
+    """E[x | noisy] at a noise level: every teacher, and every score model copied from one."""
+
+    spec: ImageSpec
+    sigma_range: tuple[float, float]
+
+    def __call__(self, noisy: Images, sigma: Sigma, labels: Labels) -> Images: ...
+
+    def trainable_copy(self) -> "Denoiser": ...
+
+    def parameters(self) -> Iterator[torch.nn.Parameter]: ...
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """Where the generator's gradient comes from. Owns its helper networks: a score model, or none."""
+
+    def helper_terms(self, fake: Images, labels: Labels, rng: torch.Generator) -> Terms | None: ...
+
+    def generator_terms(self, fake: Images, labels: Labels, rng: torch.Generator) -> Terms: ...
+
+    def helper_parameters(self) -> list[torch.nn.Parameter]: ...
+
+
+@runtime_checkable
+class Metric(Protocol):
+    """A figure of merit over a stream of images."""
+
+    name: str
+
+    def update(self, images_uint8: PixelBytes) -> None: ...
+
+    def result(self) -> dict[str, float]: ...

@@ -1,0 +1,147 @@
+"""Trains a StyleGAN2 on Fashion-MNIST: `python recipes/train_gan.py fashion16 --data=FOLDER --out=gan16.pt`.
+
+Non-saturating logistic loss with lazy R1 (arXiv:1912.04958, section 4 and appendix B). An interrupted run goes on from --out.
+"""
+
+import copy
+import sys
+from pathlib import Path
+
+import click
+import torch
+import torch.nn.functional as F
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from gan_refine.networks.stylegan2 import Discriminator, Generator  # noqa: E402
+from recipes import fashion  # noqa: E402
+from recipes.training import Checkpoint  # noqa: E402
+
+R1_INTERVAL = 16  # steps between two penalties, each weighted by the interval (lazy regularisation)
+CHANNEL_BASE = {"fashion16": 512, "fashion32": 1024}
+
+
+def generator_kwargs(name: str) -> dict:
+    """Constructor arguments of the generator of that name."""
+    return {
+        "z_dim": 64,
+        "c_dim": 0,
+        "w_dim": 64,
+        "img_resolution": fashion.RESOLUTIONS[name],
+        "img_channels": 1,
+        "mapping_kwargs": {"num_layers": 2},
+        "synthesis_kwargs": {"channel_base": CHANNEL_BASE[name], "channel_max": 64},
+    }
+
+
+def discriminator_kwargs(name: str) -> dict:
+    """Constructor arguments of its discriminator."""
+    widths = {"channel_base": CHANNEL_BASE[name], "channel_max": 64}
+    resolution = fashion.RESOLUTIONS[name]
+    return {"c_dim": 0, "img_resolution": resolution, "img_channels": 1, "architecture": "orig", **widths}
+
+
+def r1_penalty(discriminator: Discriminator, real: torch.Tensor) -> torch.Tensor:
+    """Mean squared norm of the discriminator's gradient at real images (arXiv:1801.04406)."""
+    real = real.detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(discriminator(real, None).sum(), real, create_graph=True)
+    return gradient.square().sum(dim=[1, 2, 3]).mean()
+
+
+class Trainer:
+    """Both networks, their optimisers and the generator's average; one `step` is one update of each."""
+
+    def __init__(self, name: str, data: fashion.Images, batch: int, lr: float, r1_gamma: float, ema_images: int) -> None:
+        self.data, self.batch, self.r1_gamma, self.ema_images = data, batch, r1_gamma, ema_images
+        self.generator = Generator(**generator_kwargs(name)).train()
+        self.discriminator = Discriminator(**discriminator_kwargs(name)).train()
+        self.average = copy.deepcopy(self.generator).eval().requires_grad_(False)
+        # The penalty's extra updates count towards Adam's time constants.
+        ratio = R1_INTERVAL / (R1_INTERVAL + 1)
+        self.opt_g = torch.optim.Adam(self.generator.parameters(), lr=lr, betas=(0.0, 0.99))
+        self.opt_d = torch.optim.Adam(self.discriminator.parameters(), lr=lr * ratio, betas=(0.0, 0.99**ratio))
+        self.parts = {
+            "generator": self.generator,
+            "discriminator": self.discriminator,
+            "average": self.average,
+            "opt_g": self.opt_g,
+            "opt_d": self.opt_d,
+        }
+
+    def state_dict(self) -> dict:
+        return {name: part.state_dict() for name, part in self.parts.items()}
+
+    def load_state_dict(self, state: dict) -> None:
+        for name, part in self.parts.items():
+            part.load_state_dict(state[name])
+
+    def step(self, index: int) -> dict[str, float]:
+        torch.manual_seed(index)
+        self.discriminator.requires_grad_(False)
+        fake = self.generator(torch.randn([self.batch, 64]), None)
+        loss_g = F.softplus(-self.discriminator(fake, None)).mean()
+        self._update(self.opt_g, loss_g)
+        self.discriminator.requires_grad_(True)
+        real = self.data.batch(torch.randint(len(self.data), [self.batch]))
+        logits_real, logits_fake = self.discriminator(real, None), self.discriminator(fake.detach(), None)
+        self._update(self.opt_d, F.softplus(-logits_real).mean() + F.softplus(logits_fake).mean())
+        if index % R1_INTERVAL == 0:
+            self._update(self.opt_d, self.r1_gamma / 2 * R1_INTERVAL * r1_penalty(self.discriminator, real))
+        decay = 0.5 ** (self.batch / min(self.ema_images, (index + 1) * self.batch * 0.05))
+        torch._foreach_lerp_(list(self.average.parameters()), list(self.generator.parameters()), 1 - decay)
+        self.average.mapping.w_avg.copy_(self.generator.mapping.w_avg)
+        return {"loss_g": float(loss_g.detach()), "real": float(logits_real.detach().mean())}
+
+    @staticmethod
+    def _update(optimizer: torch.optim.Optimizer, loss: torch.Tensor) -> None:
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+@click.command()
+@click.argument("name", type=click.Choice(sorted(CHANNEL_BASE)))
+@click.option("--data", type=click.Path(exists=True, path_type=Path), required=True, help="Folder of the IDX files.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Checkpoint to write and to go on from.")
+@click.option("--images", type=int, default=256_000, show_default=True, help="Training images in all.")
+@click.option("--batch", type=int, default=64, show_default=True)
+@click.option("--lr", type=float, default=2.5e-3, show_default=True)
+@click.option("--r1-gamma", type=float, default=0.1, show_default=True)
+@click.option("--ema-images", type=int, default=5_000, show_default=True, help="Half-life of the weight average.")
+@click.option("--keep-every", type=int, default=0, help="Keep a copy of the checkpoint every so many images.")
+@click.option("--threads", type=int, default=2, show_default=True)
+def main(
+    name: str,
+    data: Path,
+    out: Path,
+    images: int,
+    batch: int,
+    lr: float,
+    r1_gamma: float,
+    ema_images: int,
+    keep_every: int,
+    threads: int,
+) -> None:
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    trainer = Trainer(name, fashion.load(data, name), batch, lr, r1_gamma, ema_images)
+    checkpoint = Checkpoint(out)
+    first = 0
+    if (state := checkpoint.load()) is not None:
+        trainer.load_state_dict(state["trainer"])
+        first = state["step"]
+    total = images // batch
+    for step in range(first, total):
+        figures = trainer.step(step)
+        seen = (step + 1) * batch
+        if (step + 1) % 100 == 0 or step + 1 == total:
+            state = {"trainer": trainer.state_dict(), "step": step + 1}
+            checkpoint.save(state, images=seen)
+            shown = ", ".join(f"{key} {value:.3f}" for key, value in figures.items())
+            print(f"{seen} images, {checkpoint.origin['seconds']:.0f} s, {shown}", flush=True)
+        if keep_every and seen % keep_every < batch:
+            torch.save(trainer.average.state_dict(), out.with_name(f"{out.stem}-{seen // 1000:04d}k.pt"))
+
+
+if __name__ == "__main__":
+    main()
