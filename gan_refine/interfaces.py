@@ -94,6 +94,8 @@ class Denoiser(Protocol):
 class Objective(Protocol):
     """Where the generator's gradient comes from. Owns its helper networks: a score model, or none."""
 
+    helper_steps: int  # steps of the helpers for each step of the generator
+
     def helper_terms(self, fake: Images, labels: Labels, rng: torch.Generator) -> Terms | None: ...
 
     def generator_terms(self, fake: Images, labels: Labels, rng: torch.Generator) -> Terms: ...

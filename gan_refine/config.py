@@ -1,0 +1,108 @@
+"""Options as frozen dataclasses, and specs of the form "name,key=value,key=value" checked against them."""
+
+import dataclasses
+import json
+import types
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from gan_refine.errors import OptionError
+
+D = TypeVar("D")
+
+
+@dataclass(frozen=True)
+class RefineOptions:
+    """What `refine` needs to know. Counts are in images shown to the generator; learning rates are Adam's."""
+
+    total_images: int = 16_000
+    batch: int = 64
+    batch_gpu: int = 64  # images in memory at a time; gradients accumulate up to `batch`
+    glr: float = 1e-4
+    score_lr: float = 1e-4
+    beta1: float = 0.0
+    beta2: float = 0.99
+    ema_halflife_images: int = 2_000
+    ema_rampup: float = 0.2  # the half-life is at most this share of the images seen
+    lr_decay: float = 0.5  # share of the run, at its end, over which both rates fall to zero by a cosine
+    tick_images: int = 512
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("total_images", "batch", "batch_gpu", "ema_halflife_images", "tick_images"):
+            require(name, getattr(self, name), getattr(self, name) > 0, "a positive number")
+        for name in ("glr", "score_lr", "ema_rampup"):
+            require(name, getattr(self, name), getattr(self, name) >= 0, "a number of at least 0")
+        require("lr_decay", self.lr_decay, 0 <= self.lr_decay <= 1, "between 0 and 1")
+        if self.batch % self.batch_gpu:
+            raise OptionError(
+                f"--batch={self.batch} is not a multiple of --batch-gpu={self.batch_gpu}; choose one that divides it"
+            )
+
+
+def require(name: str, value: object, holds: bool, allowed: str) -> None:
+    """Raises OptionError unless the condition holds."""
+    if not holds:
+        raise OptionError(f"--{name.replace('_', '-')}={value} is not allowed; give {allowed}")
+
+
+def parse_spec(spec: str) -> tuple[str, dict[str, str]]:
+    """'name,key=value' -> ('name', {'key': 'value'}). Raises OptionError for anything else."""
+    name, *pairs = spec.split(",")
+    options: dict[str, str] = {}
+    for pair in pairs:
+        key, separator, value = pair.partition("=")
+        if not separator or not key or key in options:
+            raise OptionError(f"got {pair!r} in {spec!r}; options are written name,key=value,key=value, each key once")
+        options[key] = value
+    return name, options
+
+
+def choose(kind: str, name: str, table: typing.Mapping[str, D]) -> D:
+    """table[name], or an OptionError that lists the names."""
+    if name not in table:
+        raise OptionError(f"unknown {kind} {name!r}; choose one of {', '.join(sorted(table))}")
+    return table[name]
+
+
+def build_options(cls: type[D], options: dict[str, str], context: str) -> D:
+    """The dataclass `cls` from texts, each converted to its field's type. Unknown keys and bad values raise OptionError."""
+    hints = typing.get_type_hints(cls)
+    known = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    for key in options:
+        if key not in known:
+            allowed = ", ".join(sorted(known)) or "none"
+            raise OptionError(f"unknown option {key!r} of {context}; its options are: {allowed}")
+    return cls(**{key: _convert(text, hints[key], f"{key} of {context}") for key, text in options.items()})
+
+
+def _convert(text: str, hint: object, what: str) -> object:
+    options = typing.get_args(hint)
+    if typing.get_origin(hint) is typing.Literal:
+        if text not in options:
+            raise OptionError(f"got {text!r} for {what}; choose one of {', '.join(map(str, options))}")
+        return text
+    if isinstance(hint, types.UnionType) and type(None) in options:
+        if text.lower() == "none":
+            return None
+        hint = next(option for option in options if option is not type(None))
+    if hint is bool:
+        if text.lower() not in ("true", "false"):
+            raise OptionError(f"got {text!r} for {what}; write true or false")
+        return text.lower() == "true"
+    if hint is str:
+        return text
+    if hint in (int, float):
+        try:
+            return hint(text)  # type: ignore[operator]
+        except ValueError as error:
+            raise OptionError(f"got {text!r} for {what}; write {'a whole' if hint is int else 'a'} number") from error
+    raise TypeError(f"options of type {hint} cannot be given as text")
+
+
+def to_json(options: object) -> str:
+    """A dataclass as indented JSON; paths become strings."""
+    record = dataclasses.asdict(options)  # type: ignore[call-overload]
+    return json.dumps(record, indent=2, default=lambda value: str(value) if isinstance(value, Path) else value)

@@ -1,0 +1,58 @@
+"""StyleGAN2 generators read from network pickles."""
+
+import copy
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from gan_refine.interfaces import Images, ImageSpec, Latents
+from gan_refine.pickles import PickleFile, build_generator, read_pickle, write_refined
+
+
+class StyleGan2(nn.Module):
+    """A Generator around a StyleGAN2 network; copies share the file that it came from."""
+
+    def __init__(self, net: nn.Module, source: PickleFile | None = None) -> None:
+        super().__init__()
+        self.net = net.eval()
+        self.source = source
+        self.spec = ImageSpec(int(net.img_channels), int(net.img_resolution), int(net.c_dim))  # type: ignore[arg-type]
+
+    def __deepcopy__(self, memo: dict) -> "StyleGan2":
+        return StyleGan2(copy.deepcopy(self.net, memo), self.source)
+
+    def draw(self, n: int, rng: torch.Generator) -> Latents:
+        """z ~ N(0, I) [n, Z], labels uniform over the classes, and a seed for the noise inputs; `rng` is on the CPU."""
+        z = torch.randn([n, int(self.net.z_dim)], generator=rng)  # type: ignore[arg-type]
+        classes = self.spec.num_classes
+        labels = torch.zeros([n, classes])
+        if classes:
+            labels[torch.arange(n), torch.randint(classes, [n], generator=rng)] = 1
+        seed = int(torch.randint(2**62, [], generator=rng))
+        device = next(self.parameters()).device
+        return Latents(z.to(device), labels.to(device), seed)
+
+    def forward(self, latents: Latents) -> Images:
+        """Differentiable images; float32 throughout while gradients are wanted."""
+        options = {"force_fp32": torch.is_grad_enabled(), "noise_mode": "const"}
+        if latents.noise_seed is None:
+            return self.net(latents.z, latents.labels, **options)
+        options["noise_mode"] = "random"
+        devices = [latents.z.device] if latents.z.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):
+            torch.manual_seed(latents.noise_seed)
+            return self.net(latents.z, latents.labels, **options)
+
+    def export(self, path: Path) -> None:
+        """Writes the source file's object graph with these weights in G_ema and G; atomic."""
+        if self.source is None:
+            raise ValueError("this generator was not read from a file; export it with gan_refine.pickles.write_networks")
+        weights = {name: tensor.detach().cpu() for name, tensor in self.net.state_dict().items()}
+        write_refined(self.source, weights, path)
+
+
+def load_stylegan2(path: Path) -> StyleGan2:
+    """Reads a network pickle without running it. Raises FileFormatError."""
+    source = read_pickle(path)
+    return StyleGan2(build_generator(source), source)

@@ -1,0 +1,28 @@
+"""A generator with closed forms: x = scale z + shift in every pixel."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from gan_refine.interfaces import Images, ImageSpec, Latents
+
+
+class AffineGenerator(nn.Module):
+    """Gaussian images with the two parameters `scale` and `shift`; for tests and toys."""
+
+    def __init__(self, scale: float, shift: float, spec: ImageSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.scale = nn.Parameter(torch.tensor(float(scale)))
+        self.shift = nn.Parameter(torch.tensor(float(shift)))
+
+    def draw(self, n: int, rng: torch.Generator) -> Latents:
+        shape = [n, self.spec.channels, self.spec.resolution, self.spec.resolution]
+        return Latents(torch.randn(shape, generator=rng), torch.zeros([n, 0]))
+
+    def forward(self, latents: Latents) -> Images:
+        return self.scale * latents.z + self.shift
+
+    def export(self, path: Path) -> None:
+        torch.save(self.state_dict(), path)

@@ -1,0 +1,175 @@
+"""Detectors: networks whose features the distances are measured in, read from files that cannot run code."""
+
+import json
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from jaxtyping import Float, Float32
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from gan_refine.errors import FileFormatError, MismatchError, UserError
+from gan_refine.interfaces import Images, ImageSpec, PixelBytes
+
+Features32 = Float32[Tensor, "n d"]
+Logits = Float[Tensor, "n classes"]
+
+SUFFIX = "-detector.safetensors"
+LARGEST_WIDTH = 4096  # a file may not ask for more memory than a detector can need
+
+
+class Detector(Protocol):
+    """Maps uint8 images [N, C, H, W] to float32 features [N, num_features], each image on its own."""
+
+    name: str
+    spec: ImageSpec
+    num_features: int
+
+    def __call__(self, images_uint8: PixelBytes) -> Features32: ...
+
+
+class FashionClassifier(nn.Module):
+    """A small convolutional classifier of grey images, 16x16 or 32x32, into 10 classes.
+
+    `features` gives the penultimate activations [N, num_features], after a SiLU; `forward` the logits [N, 10].
+    """
+
+    num_classes = 10
+    widths = {16: (32, 64, 64, 96), 32: (16, 32, 64, 64, 96)}
+    strides = {16: (1, 2, 1, 2), 32: (1, 2, 2, 1, 2)}
+
+    def __init__(self, resolution: int, num_features: int = 128) -> None:
+        super().__init__()
+        if resolution not in self.widths:
+            raise MismatchError(f"FashionClassifier knows resolutions {sorted(self.widths)}, got {resolution}")
+        self.spec = ImageSpec(channels=1, resolution=resolution)
+        self.num_features = num_features
+        widths = self.widths[resolution]
+        layers: list[nn.Module] = []
+        for fan_in, fan_out, stride in zip((1, *widths[:-1]), widths, self.strides[resolution], strict=True):
+            convolution = nn.Conv2d(fan_in, fan_out, 3, stride=stride, padding=1, bias=False)
+            layers += [convolution, nn.BatchNorm2d(fan_out), nn.SiLU()]
+        layers += [nn.AvgPool2d(2), nn.Flatten()]  # 4x4 -> 2x2: keeps coarse position at a quarter of the weights
+        self.body = nn.Sequential(*layers)
+        self.penultimate = nn.Sequential(nn.Linear(4 * widths[-1], num_features), nn.SiLU())
+        self.head = nn.Linear(num_features, self.num_classes)
+
+    def features(self, images: Images) -> Float[Tensor, "n d"]:
+        """Penultimate activations of images in [-1, 1]."""
+        return self.penultimate(self.body(images))
+
+    def forward(self, images: Images) -> Logits:
+        return self.head(self.features(images))
+
+
+ARCHITECTURES: dict[str, type[FashionClassifier]] = {"FashionClassifier": FashionClassifier}
+
+
+class ClassifierDetector:
+    """The penultimate features of a classifier as a Detector. The network is frozen and in evaluation mode."""
+
+    batch = 500  # images at a time: activations of 10,000 images would take gigabytes
+
+    def __init__(self, name: str, network: FashionClassifier, device: torch.device | str = "cpu") -> None:
+        self.name = name
+        self.spec = network.spec
+        self.num_features = network.num_features
+        self.device = torch.device(device)
+        frozen = network.eval().requires_grad_(False)
+        self.network = frozen.to(device=self.device, memory_format=torch.channels_last)
+
+    @torch.no_grad()
+    def __call__(self, images_uint8: PixelBytes) -> Features32:
+        """Features [N, num_features] on the detector's device. Raises MismatchError for images of another shape."""
+        wanted = (self.spec.channels, self.spec.resolution, self.spec.resolution)
+        if tuple(images_uint8.shape[1:]) != wanted or images_uint8.dtype != torch.uint8:
+            got = f"{images_uint8.dtype} {list(images_uint8.shape)}"
+            raise MismatchError(f"detector {self.name} takes uint8 images [N, {str(list(wanted))[1:]}, got {got}")
+        return torch.cat([self._features(part) for part in images_uint8.split(self.batch)])
+
+    def _features(self, images_uint8: PixelBytes) -> Features32:
+        images = images_uint8.to(self.device, torch.float32) / 127.5 - 1
+        return self.network.features(images.contiguous(memory_format=torch.channels_last))
+
+
+def load_detector(path: Path | str, name: str | None = None, device: torch.device | str = "cpu") -> ClassifierDetector:
+    """The detector in a .safetensors or weights-only .pt file; in a folder, NAME-detector.safetensors.
+
+    Raises FileFormatError if the file is missing, damaged or describes no detector. Nothing in the file is run.
+    """
+    file = _find(Path(path), name)
+    description, weights = _read_safetensors(file) if file.suffix == ".safetensors" else _read_torch(file)
+    try:
+        network = ARCHITECTURES[description["architecture"]]
+        resolution, num_features = int(description["resolution"]), int(description["num_features"])
+        label = str(description["name"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise FileFormatError(f"{file} does not describe a detector ({type(error).__name__}: {error})") from error
+    if not 1 <= num_features <= LARGEST_WIDTH:
+        raise FileFormatError(f"{file} asks for {num_features} features; 1 to {LARGEST_WIDTH} are allowed")
+    try:
+        detector = network(resolution, num_features)
+        detector.load_state_dict(weights)
+    except (RuntimeError, TypeError, AttributeError, UserError) as error:
+        reason = str(error).splitlines()[0]
+        raise FileFormatError(f"{file}: weights do not fit {description['architecture']} ({reason})") from error
+    return ClassifierDetector(label, detector, device)
+
+
+def save_detector(path: Path, name: str, network: FashionClassifier) -> None:
+    """Writes what `load_detector` reads as .safetensors, atomically."""
+    description = {
+        "architecture": type(network).__name__,
+        "name": name,
+        "resolution": network.spec.resolution,
+        "num_features": network.num_features,
+    }
+    weights = {key: value.cpu().contiguous() for key, value in network.state_dict().items()}
+    temporary = path.with_suffix(".tmp")
+    save_file(weights, temporary, metadata={"detector": json.dumps(description, sort_keys=True)})
+    temporary.replace(path)
+
+
+def _find(path: Path, name: str | None) -> Path:
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise FileFormatError(f"no detector at {path}: there is no such file or folder")
+    known = sorted(file.name.removesuffix(SUFFIX) for file in path.glob(f"*{SUFFIX}"))
+    chosen = known[0] if name is None and len(known) == 1 else name
+    if chosen not in known:
+        raise FileFormatError(f"no detector {name or 'name given'} in {path}; it holds: {', '.join(known) or 'none'}")
+    return path / f"{chosen}{SUFFIX}"
+
+
+def _read_safetensors(file: Path) -> tuple[dict[str, object], Mapping[str, Tensor]]:
+    try:
+        with safe_open(file, framework="pt") as opened:
+            metadata = opened.metadata() or {}
+            weights = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 - not a dict
+    except (SafetensorError, OSError) as error:
+        raise FileFormatError(f"{file} is not a readable safetensors file ({error})") from error
+    return _parse(file, metadata.get("detector", "")), weights
+
+
+def _read_torch(file: Path) -> tuple[dict[str, object], Mapping[str, Tensor]]:
+    try:
+        saved = torch.load(file, map_location="cpu", weights_only=True)
+        return _parse(file, saved["detector"]), saved["weights"]
+    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, KeyError, TypeError, ValueError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise FileFormatError(f"{file} is not a detector that opens with weights_only ({reason})") from error
+
+
+def _parse(file: Path, text: object) -> dict[str, object]:
+    try:
+        parsed = json.loads(text) if isinstance(text, str) else None
+    except ValueError:
+        parsed = None
+    if not isinstance(parsed, dict):
+        raise FileFormatError(f"{file} holds weights but no detector description; make it with recipes/train_detector.py")
+    return parsed

@@ -1,0 +1,51 @@
+"""Mean and covariance of a stream of feature vectors, in float64 and in memory independent of the number of vectors."""
+
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+Features = Float[Tensor, "n d"]
+Mean = Float64[Tensor, " d"]
+Covariance = Float64[Tensor, "d d"]
+
+
+class Moments:
+    """Running count, mean [d] and scatter [d, d] (sum of outer products of deviations from the mean).
+
+    The result does not depend on how the stream is cut into batches, up to float64 rounding.
+    """
+
+    def __init__(self, num_features: int, device: torch.device | str = "cpu") -> None:
+        self.count = 0
+        # float64: sums over 50,000 features lose digits in float32
+        self.mean: Mean = torch.zeros(num_features, dtype=torch.float64, device=device)
+        self.scatter: Covariance = torch.zeros(num_features, num_features, dtype=torch.float64, device=device)
+
+    @torch.no_grad()
+    def update(self, features: Features) -> None:
+        """Takes in a batch [n, d]; n = 0 changes nothing."""
+        if len(features) == 0:
+            return
+        exact = features.to(self.mean.device, torch.float64)
+        mean = exact.mean(dim=0)
+        deviation = exact - mean
+        self._combine(len(features), mean, deviation.T @ deviation)
+
+    def merge(self, other: "Moments") -> None:
+        """Takes in another stream over the same features, as if its batches had come here."""
+        if other.count:
+            self._combine(other.count, other.mean.to(self.mean.device), other.scatter.to(self.mean.device))
+
+    def _combine(self, count: int, mean: Mean, scatter: Covariance) -> None:
+        # Pairwise update of Chan, Golub and LeVeque (1979): no difference of large sums, so a large mean costs no digits.
+        total = self.count + count
+        shift = mean - self.mean
+        self.scatter = self.scatter + scatter + torch.outer(shift, shift) * (self.count * count / total)
+        self.mean = self.mean + shift * (count / total)
+        self.count = total
+
+    def covariance(self, ddof: int = 1) -> Covariance:
+        """Scatter over (count - ddof), [d, d]; ddof 1 is the unbiased estimate. Needs more than `ddof` vectors."""
+        if self.count <= ddof:
+            raise ValueError(f"a covariance with ddof={ddof} needs more than {ddof} vectors, got {self.count}")
+        return self.scatter / (self.count - ddof)

@@ -1,0 +1,67 @@
+"""Noise: laws of sigma, loss weights, and adding noise to images. Random numbers come from a CPU generator on every device."""
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from gan_refine.interfaces import Images, Sigma
+
+
+class SigmaLaw(Protocol):
+    """A distribution of noise levels."""
+
+    def sample(self, n: int, rng: torch.Generator, device: torch.device | str = "cpu") -> Sigma: ...
+
+
+@dataclass(frozen=True)
+class LogNormal:
+    """ln sigma ~ N(mean, std^2); the defaults are EDM's training law (Table 1 of arXiv:2206.00364)."""
+
+    mean: float = -1.2
+    std: float = 1.2
+
+    def sample(self, n: int, rng: torch.Generator, device: torch.device | str = "cpu") -> Sigma:
+        return (self.mean + self.std * torch.randn([n, 1, 1, 1], generator=rng)).exp().to(device)
+
+
+@dataclass(frozen=True)
+class Karras:
+    """Uniform on the sampler's grid between two shares of it: (max^(1/rho) + t (min^(1/rho) - max^(1/rho)))^rho, eq. 5 of EDM.
+
+    The share counts from sigma_min; 2 % to 98 % is DMD's choice (arXiv:2311.18828), 0 to 80 % SiD's (arXiv:2404.04057).
+    """
+
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+    rho: float = 7.0
+    lower: float = 0.02
+    upper: float = 0.98
+
+    def sample(self, n: int, rng: torch.Generator, device: torch.device | str = "cpu") -> Sigma:
+        share = self.lower + (self.upper - self.lower) * torch.rand([n, 1, 1, 1], generator=rng)
+        low, high = self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
+        return ((low + share * (high - low)) ** self.rho).to(device)
+
+
+SIGMA_LAWS: dict[str, type[LogNormal] | type[Karras]] = {"lognormal": LogNormal, "karras": Karras}
+
+
+def add_noise(images: Images, sigma: Sigma, rng: torch.Generator) -> Images:
+    """x + sigma n with n ~ N(0, I)."""
+    noise = torch.randn(images.shape, generator=rng, dtype=images.dtype).to(images.device)
+    return images + sigma * noise
+
+
+def edm_weight(sigma: Sigma, sigma_data: float = 0.5) -> Sigma:
+    """(sigma^2 + sigma_data^2) / (sigma sigma_data)^2: equal effective weight at every level (Table 1 of arXiv:2206.00364)."""
+    return (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
+
+
+def karras_grid(steps: int, sigma_min: float, sigma_max: float, rho: float) -> list[float]:
+    """`steps` levels from sigma_max down to sigma_min, then 0 (eq. 5 of arXiv:2206.00364)."""
+    low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
+    levels = [(high + i / max(steps - 1, 1) * (low - high)) ** rho for i in range(steps)]
+    assert all(math.isfinite(level) for level in levels), "finite limits give finite levels"
+    return [*levels, 0.0]

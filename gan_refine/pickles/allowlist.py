@@ -1,0 +1,238 @@
+"""The names that network pickles hold, each with the constructor of ours that stands for it. Everything else is refused."""
+
+import re
+import struct
+from collections import OrderedDict
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from gan_refine.pickles.machine import Global, GlobalTable, Machine, complete_dtype, fill, members, set_array
+from gan_refine.pickles.records import (
+    ArrayRecord,
+    Blob,
+    DamagedError,
+    DtypeRecord,
+    PersistentObject,
+    PlainObject,
+    StorageRecord,
+    TensorRecord,
+)
+
+PERSISTENCE_VERSION = 6
+MAX_DIMENSIONS = 16
+_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # opens what torch.save wrote before its zip format, and what storages still use
+_LEGACY_PROTOCOL = 1001
+_NUMERIC = re.compile(r"[<|=]?(b1|[iu][1248]|f[248]|c8|c16)")
+
+
+def _persistent(machine: Machine, args: tuple) -> PersistentObject:
+    (meta,) = args
+    if not isinstance(meta, dict) or meta.get("type") != "class" or meta.get("version") != PERSISTENCE_VERSION:
+        raise DamagedError(f"a persistent object is not of the known version {PERSISTENCE_VERSION}")
+    name, source, state = meta.get("class_name"), meta.get("module_src"), meta.get("state")
+    state = {} if state is None else state
+    if not isinstance(name, str) or not isinstance(source, str) or not isinstance(state, dict):
+        raise DamagedError("a persistent object lacks its class_name, module_src or state")
+    return PersistentObject(name, source, state, meta)
+
+
+def _tensor(machine: Machine, args: tuple) -> TensorRecord:
+    """torch._utils._rebuild_tensor_v2(storage, offset, size, stride, requires_grad, hooks, metadata); v1 has the first four."""
+    storage, offset, shape, stride = args[:4]
+    if not isinstance(storage, StorageRecord):
+        raise DamagedError(f"a tensor lies in a {type(storage).__name__}")
+    numbers = (offset, *shape, *stride)
+    if len(shape) != len(stride) or len(shape) > MAX_DIMENSIONS or not all(type(n) is int and 0 <= n < 2**62 for n in numbers):
+        raise DamagedError("a tensor has no proper shape")
+    shape, stride = tuple(shape), tuple(stride)
+    numel = 1
+    for length in shape:
+        numel *= length
+    last = offset + sum((length - 1) * step for length, step in zip(shape, stride, strict=True)) if numel else -1
+    if numel > storage.count or last >= storage.count:
+        raise DamagedError(f"a tensor of shape {list(shape)} is declared where {storage.count} numbers are present")
+    record = TensorRecord(storage, offset, shape, stride, requires_grad=len(args) > 4 and args[4] is True)
+    machine.tensors.append(record)
+    return record
+
+
+def _parameter(machine: Machine, args: tuple) -> TensorRecord:
+    """torch._utils._rebuild_parameter(tensor, requires_grad, hooks), or _with_state with a fourth argument."""
+    data, requires_grad = args[:2]
+    if not isinstance(data, TensorRecord):
+        raise DamagedError(f"a parameter is a {type(data).__name__}")
+    return replace(data, requires_grad=requires_grad is True, is_parameter=True)
+
+
+def _storage(machine: Machine, args: tuple) -> StorageRecord:
+    """torch.storage._load_from_bytes, which would run a nested torch.load: five small pickles, then a count and raw numbers."""
+    (blob,) = args
+    if not isinstance(blob, Blob):
+        raise DamagedError("a storage is not made of bytes")
+    end = blob.start + len(blob.view)
+    position = blob.start
+
+    def next_pickle() -> object:
+        nonlocal position
+        inner = Machine(machine.data, STORAGE_GLOBALS, machine.budget, position, end, persistent_load=_declared_storage)
+        value = inner.run()
+        position = inner.position
+        return value
+
+    if next_pickle() != _LEGACY_MAGIC or next_pickle() != _LEGACY_PROTOCOL:
+        raise DamagedError("a storage is not in torch's legacy format")
+    system, declared, keys = next_pickle(), next_pickle(), next_pickle()
+    if not isinstance(system, dict) or system.get("little_endian") is not True:
+        raise DamagedError("a storage was written by a big-endian machine")
+    if not isinstance(declared, tuple) or keys != [declared[2]]:
+        raise DamagedError("a storage holds something else than one storage")
+    dtype, count, _ = declared
+    present = end - position - 8
+    if present != count * dtype.itemsize or struct.unpack_from("<q", machine.data, position)[0] != count:
+        raise DamagedError(f"a storage of {count} numbers is declared where {max(present, 0)} bytes are present")
+    return StorageRecord(dtype, position + 8, count)
+
+
+def _declared_storage(identity: object) -> tuple[torch.dtype, int, str]:
+    """('storage', type, key, location, count, None) of the legacy format -> dtype, count, key."""
+    if not isinstance(identity, tuple) or len(identity) not in (5, 6) or identity[0] != "storage":
+        raise DamagedError("a storage is declared in an unknown way")
+    kind, key, count = identity[1], identity[2], identity[4]
+    if not isinstance(kind, Global) or not isinstance(kind.value, torch.dtype) or not isinstance(key, str):
+        raise DamagedError("a storage is of no known type")
+    if type(count) is not int or not 0 <= count < 2**48 or identity[5:] not in ((), (None,)):
+        raise DamagedError("a storage is of no proper size")
+    return kind.value, count, key
+
+
+def _dict(machine: Machine, args: tuple) -> dict[object, object]:
+    """dnnlib.util.EasyDict(): filled by the operations that follow."""
+    if args:
+        raise DamagedError("an EasyDict with arguments")
+    return {}
+
+
+def _ordered_dict(machine: Machine, args: tuple) -> OrderedDict[object, object]:
+    result: OrderedDict[object, object] = OrderedDict()
+    if args:
+        (pairs,) = args
+        machine.budget.spend(len(pairs))
+        fill(result, [(key, value) for key, value in pairs])
+    return result
+
+
+def _set(machine: Machine, args: tuple) -> set[object]:
+    (items,) = args or ([],)
+    if not isinstance(items, list | tuple):
+        raise DamagedError("a set is made of no list")
+    machine.budget.spend(len(items))
+    return set(members(list(items)))
+
+
+def _frozenset(machine: Machine, args: tuple) -> frozenset[object]:
+    return frozenset(_set(machine, args))
+
+
+def _size(machine: Machine, args: tuple) -> tuple[int, ...]:
+    (lengths,) = args
+    if len(lengths) > MAX_DIMENSIONS or not all(type(n) is int for n in lengths):
+        raise DamagedError("a torch.Size is not made of a few integers")
+    return tuple(lengths)
+
+
+def _device(machine: Machine, args: tuple) -> torch.device:
+    kind, index = args if len(args) == 2 else (*args, None)
+    if not isinstance(kind, str) or not (index is None or (type(index) is int and 0 <= index < 128)):
+        raise DamagedError("a device has no proper name")
+    return torch.device(kind) if index is None else torch.device(kind, index)
+
+
+def _copyreg_object(machine: Machine, args: tuple) -> object:
+    """copyreg._reconstructor(cls, object, None), which protocols 0 and 1 use where later ones have NEWOBJ."""
+    cls, base, state = args
+    if not isinstance(cls, Global) or cls.call is None or not isinstance(base, Global) or base.name != "builtins.object" or state:
+        raise DamagedError("an object is rebuilt in an unknown way")
+    return cls.call(machine, ())
+
+
+def _numpy_array(machine: Machine, args: tuple) -> ArrayRecord:
+    if not args or not isinstance(args[0], Global) or args[0].name != "numpy.ndarray":
+        raise DamagedError("a numpy array of an unknown kind")
+    return ArrayRecord()
+
+
+def _numpy_buffer(machine: Machine, args: tuple) -> ArrayRecord:
+    """numpy.core.numeric._frombuffer(buffer, dtype, shape, order) of pickle protocol 5."""
+    data, dtype, shape, order = args
+    if not isinstance(data, Blob) or not isinstance(dtype, DtypeRecord):
+        raise DamagedError("a numpy array is not of plain numbers")
+    result = ArrayRecord()
+    set_array(result, dtype, shape, order == "F", data)
+    return result
+
+
+def _numpy_dtype(machine: Machine, args: tuple) -> DtypeRecord:
+    code = args[0] if args else None
+    if not isinstance(code, str) or not _NUMERIC.fullmatch(code):
+        raise DamagedError(f"a numpy type {str(code)[:20]!r} is not a number")
+    record = DtypeRecord(code.lstrip("<|="))
+    complete_dtype(record, (3, "|" if record.dtype().itemsize == 1 else "<"))
+    return record
+
+
+def _numpy_scalar(machine: Machine, args: tuple) -> np.generic:
+    dtype, data = args
+    if not isinstance(dtype, DtypeRecord) or not isinstance(data, Blob) or len(data.view) != dtype.dtype().itemsize:
+        raise DamagedError("a numpy scalar is not a plain number")
+    return np.frombuffer(data.view, dtype.dtype())[0]
+
+
+def _plain(name: str) -> Global:
+    def construct(machine: Machine, args: tuple) -> PlainObject:
+        if args:
+            raise DamagedError(f"a {name} with arguments")
+        return PlainObject(name)
+
+    return Global(name, call=construct)
+
+
+def _table(globals_: list[Global]) -> GlobalTable:
+    return {(name, attribute): entry for entry in globals_ for name, _, attribute in [entry.name.rpartition(".")]}
+
+
+_DTYPES = "float32 float64 float16 bfloat16 int64 int32 int16 int8 uint8 bool complex64 complex128".split()
+_STORAGES = "Float Double Half BFloat16 Long Int Short Char Byte Bool ComplexFloat ComplexDouble".split()
+_CONTAINERS = "ModuleList ModuleDict Sequential ParameterList ParameterDict".split()
+_TORCH_DTYPES = [getattr(torch, name) for name in _DTYPES]
+
+GLOBALS: GlobalTable = _table(
+    [
+        Global("torch_utils.persistence._reconstruct_persistent_obj", call=_persistent),
+        Global("collections.OrderedDict", call=_ordered_dict),
+        Global("dnnlib.util.EasyDict", call=_dict),
+        Global("builtins.set", call=_set),
+        Global("builtins.frozenset", call=_frozenset),
+        Global("builtins.object"),
+        Global("copyreg._reconstructor", call=_copyreg_object),
+        Global("torch._utils._rebuild_tensor", call=_tensor),
+        Global("torch._utils._rebuild_tensor_v2", call=_tensor),
+        Global("torch._utils._rebuild_parameter", call=_parameter),
+        Global("torch._utils._rebuild_parameter_with_state", call=_parameter),
+        Global("torch.storage._load_from_bytes", call=_storage),
+        Global("torch.Size", call=_size),
+        Global("torch.device", call=_device),
+        Global("numpy.ndarray"),
+        Global("numpy.dtype", call=_numpy_dtype),
+        *(Global(f"numpy.{core}.multiarray._reconstruct", call=_numpy_array) for core in ("core", "_core")),
+        *(Global(f"numpy.{core}.multiarray.scalar", call=_numpy_scalar) for core in ("core", "_core")),
+        *(Global(f"numpy.{core}.numeric._frombuffer", call=_numpy_buffer) for core in ("core", "_core")),
+        *(_plain(f"torch.nn.modules.container.{name}") for name in _CONTAINERS),
+        *(Global(f"torch.{name}", value=dtype) for name, dtype in zip(_DTYPES, _TORCH_DTYPES, strict=True)),
+    ]
+)
+
+STORAGE_GLOBALS: GlobalTable = _table(
+    [Global(f"torch.{name}Storage", value=dtype) for name, dtype in zip(_STORAGES, _TORCH_DTYPES, strict=True)]
+)

@@ -1,0 +1,184 @@
+"""What a pickle turns into: inert records. Tensors stay where they are in the file until somebody asks for their values."""
+
+import math
+import struct
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+MAX_DEPTH = 64  # of modules inside modules, and of containers inside constructor arguments
+MAX_MODULES = 100_000
+
+
+class DamagedError(Exception):
+    """Something in a pickle that no network pickle holds. The reader adds the path and turns it into a FileFormatError."""
+
+
+# What hostile bytes can raise inside our own constructors: each means that the file is damaged.
+CONSEQUENCES = (
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    AttributeError,
+    RuntimeError,
+    MemoryError,
+    AssertionError,
+    struct.error,
+)
+
+
+def printable(value: object) -> str:
+    """At most 200 characters of it, in one line and without control characters: files choose the names in messages."""
+    text = str(value)[:200].replace("\n", " ")
+    return "".join(char if char.isprintable() else "?" for char in text)
+
+
+@dataclass(frozen=True, eq=False)
+class Blob:
+    """A byte string of the file: `view` is `data[start : start + len(view)]`, uncopied."""
+
+    start: int
+    view: memoryview = field(repr=False)
+
+
+@dataclass(frozen=True, eq=False)
+class StorageRecord:
+    """`count` numbers of one type at byte `start` of the file."""
+
+    dtype: torch.dtype
+    start: int
+    count: int
+
+
+@dataclass(frozen=True, eq=False)
+class TensorRecord:
+    """A strided view of a storage that is known to lie inside it."""
+
+    storage: StorageRecord
+    offset: int  # in elements
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    requires_grad: bool = False
+    is_parameter: bool = False
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.storage.dtype
+
+    def numel(self) -> int:
+        return math.prod(self.shape)
+
+    def view(self, buffer: bytes | bytearray) -> torch.Tensor:
+        """The tensor inside `buffer`, which holds the whole file; shares its memory."""
+        if self.storage.count == 0:
+            return torch.empty(self.shape, dtype=self.dtype)
+        flat = torch.frombuffer(buffer, dtype=self.dtype, offset=self.storage.start, count=self.storage.count)
+        return flat.as_strided(self.shape, self.stride, self.offset)
+
+
+@dataclass(eq=False)
+class DtypeRecord:
+    """A numeric numpy type, completed by its BUILD operation."""
+
+    code: str
+    byte_order: str = "="
+
+    def dtype(self) -> np.dtype:
+        return np.dtype(self.code).newbyteorder(self.byte_order)
+
+
+@dataclass(eq=False)
+class ArrayRecord:
+    """A numeric numpy array, completed by its BUILD operation."""
+
+    dtype: np.dtype = field(default_factory=lambda: np.dtype("f4"))
+    shape: tuple[int, ...] = (0,)
+    fortran: bool = False
+    data: memoryview = field(default=memoryview(b""), repr=False)
+
+    def array(self) -> np.ndarray:
+        """A read-only array over the bytes of the file."""
+        return np.frombuffer(self.data, self.dtype).reshape(self.shape, order="F" if self.fortran else "C")
+
+
+@dataclass(eq=False)
+class PlainObject:
+    """An object of a class that the reader knows by name only, such as torch.nn.modules.container.ModuleDict."""
+
+    class_name: str
+    state: dict[str, object] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, eq=False)
+class PersistentObject:
+    """An object that carries its own source. The source is text here and stays text."""
+
+    class_name: str
+    module_src: str = field(repr=False)
+    state: dict[str, object] = field(repr=False)
+    meta: dict[str, object] = field(repr=False)
+
+
+@dataclass(frozen=True, eq=False)
+class PickleFile:
+    """The inert object graph of one file, with the bytes that its tensors and arrays lie in."""
+
+    path: Path
+    root: object = field(repr=False)
+    data: bytes = field(repr=False)
+    tensors: tuple[TensorRecord, ...] = field(repr=False)
+
+    def tensor(self, record: TensorRecord) -> torch.Tensor:
+        """A copy of the values, on the CPU, in the file's dtype and without gradient."""
+        blob = bytearray(self.data[record.storage.start : record.storage.start + record.storage.count * record.dtype.itemsize])
+        storage = StorageRecord(record.dtype, 0, record.storage.count)
+        return TensorRecord(storage, record.offset, record.shape, record.stride).view(blob).clone()
+
+    def networks(self) -> dict[str, PersistentObject]:
+        """The persistent objects by their key, such as 'G_ema' or 'ema'; empty where the file holds something else."""
+        if not isinstance(self.root, dict):
+            return {}
+        return {str(key): value for key, value in self.root.items() if isinstance(value, PersistentObject)}
+
+
+def named_tensors(module: PersistentObject | PlainObject) -> dict[str, TensorRecord]:
+    """Every parameter and buffer by its dotted name, as `Module.state_dict` would name it. Raises DamagedError."""
+    found: dict[str, TensorRecord] = {}
+    pending: list[tuple[str, int, object]] = [("", 0, module)]
+    visited = 0
+    while pending:
+        prefix, depth, current = pending.pop()
+        visited += 1
+        if depth > MAX_DEPTH or visited > MAX_MODULES:
+            raise DamagedError(f"modules are nested deeper than {MAX_DEPTH} or are more than {MAX_MODULES}")
+        for name, value in _entries(current, "_parameters") + _entries(current, "_buffers"):
+            if isinstance(value, TensorRecord):
+                found[prefix + name] = value
+            elif value is not None:
+                raise DamagedError(f"{prefix}{name} is no tensor but a {type(value).__name__}")
+        for name, child in _entries(current, "_modules"):
+            if child is not None:
+                pending.append((f"{prefix}{name}.", depth + 1, child))
+    return found
+
+
+def _entries(module: object, table: str) -> list[tuple[str, object]]:
+    if not isinstance(module, PersistentObject | PlainObject):
+        raise DamagedError(f"a {type(module).__name__} stands where a module is expected")
+    entries = module.state.get(table, {})
+    if not isinstance(entries, dict) or not all(isinstance(name, str) for name in entries):
+        raise DamagedError(f"{table} of a {module.class_name} is no table of names")
+    return list(entries.items())
+
+
+def child_module(module: PersistentObject | PlainObject, *names: str) -> PersistentObject | PlainObject | None:
+    """The submodule at the end of a path of names; None where there is none."""
+    current: object = module
+    for name in names:
+        current = dict(_entries(current, "_modules")).get(name)
+        if current is None:
+            return None
+    return current if isinstance(current, PersistentObject | PlainObject) else None

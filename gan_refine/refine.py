@@ -1,0 +1,151 @@
+"""The method: alternate steps of the objective's helpers and of the generator. Prints nothing, writes nothing."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import nn
+
+from gan_refine.config import RefineOptions
+from gan_refine.ema import WeightAverage
+from gan_refine.interfaces import Generator, Objective, Terms
+
+# Bounds of the bands of sigma in which health is reported, about one unit of ln sigma each.
+SIGMA_BANDS = (0.02, 0.06, 0.18, 0.54, 1.6, 5.0, 15.0, 80.0)
+
+
+@dataclass
+class Health:
+    """Means since the last report: by band of sigma for each figure, gradient norms, and what was not finite."""
+
+    sums: dict[str, np.ndarray] = field(default_factory=dict)
+    counts: np.ndarray = field(default_factory=lambda: np.zeros(len(SIGMA_BANDS) - 1))
+    norms: dict[str, list[float]] = field(default_factory=lambda: {"generator": [], "helper": []})
+    samples: int = 0
+    nonfinite_samples: int = 0
+    skipped_steps: int = 0
+
+    def add(self, terms: Terms) -> None:
+        """Counts one micro-batch of the generator's terms."""
+        self.samples += len(terms.loss)
+        self.nonfinite_samples += int((~terms.loss.detach().isfinite()).sum())
+        band = np.digitize(terms.sigma.detach().cpu().numpy(), SIGMA_BANDS) - 1
+        inside = (band >= 0) & (band < len(self.counts))
+        np.add.at(self.counts, band[inside], 1)
+        for name, values in terms.logs.items():
+            total = self.sums.setdefault(name, np.zeros(len(self.counts)))
+            np.add.at(total, band[inside], values.detach().double().cpu().numpy()[inside])
+
+    def bands(self, name: str) -> list[float | None]:
+        """Mean of a figure in each band; None where no sample fell."""
+        totals = self.sums[name]
+        return [float(s / n) if n else None for s, n in zip(totals, self.counts, strict=True)]
+
+    def remaining_nats(self) -> float | None:
+        """Estimate of KL(generator || teacher) over the bands seen, in nats an image: the integral of |s_g - s_d|^2 sigma
+        over sigma, which is that of |D_g - D_d|^2 / sigma^2 over ln sigma. It needs no data, and is only as good as the score model.
+        """
+        if "nats" not in self.sums:
+            return None
+        widths = np.diff(np.log(SIGMA_BANDS))
+        return float(sum(w * mean for w, mean in zip(widths, self.bands("nats"), strict=True) if mean is not None))
+
+    def summary(self) -> dict[str, object]:
+        """Everything, as plain numbers for a JSON record."""
+        record: dict[str, object] = {name: self.bands(name) for name in sorted(self.sums)}
+        record["remaining_nats"] = self.remaining_nats()
+        record["nonfinite_share"] = self.nonfinite_samples / max(self.samples, 1)
+        record["skipped_steps"] = self.skipped_steps
+        for name, values in self.norms.items():
+            record[f"{name}_gradient_norm"] = float(np.mean(values)) if values else None
+        return record
+
+
+@dataclass(frozen=True)
+class Progress:
+    """State after a tick. `average` is the smoothed generator: what is evaluated and exported."""
+
+    images: int
+    generator: Generator
+    average: Generator
+    health: Health
+    glr: float
+
+
+def rng_for(seed: int, rank: int, images: int, stream: int) -> torch.Generator:
+    """A CPU generator that depends on nothing else: a resumed run replays the same noise. `stream` tells uses apart."""
+    state = np.random.SeedSequence([seed, rank, images, stream]).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state >> np.uint64(1)))
+
+
+def lr_factor(done: float, decay_share: float) -> float:
+    """1 until the last `decay_share` of the run, then a cosine to 0; `done` runs from 0 to 1."""
+    if done <= 1 - decay_share or decay_share == 0:
+        return 1.0
+    return 0.5 * (1 + math.cos(math.pi * (done - (1 - decay_share)) / decay_share))
+
+
+def refine(generator: Generator, objective: Objective, options: RefineOptions, rank: int = 0) -> Iterator[Progress]:
+    """Trains `generator` in place and yields after every tick of about `tick_images`, and at the end.
+
+    Opens no data set and no file. Parameters of the generator and of the objective's helpers are moved by Adam; a step whose
+    gradient is not finite is skipped and counted in the health record. (Algorithm 1 of arXiv:2305.18455.)
+    """
+    assert isinstance(generator, nn.Module), "generators are torch modules"
+    average = WeightAverage(generator, options.ema_halflife_images, options.ema_rampup)
+    betas = (options.beta1, options.beta2)
+    opt_g = torch.optim.Adam(generator.parameters(), lr=options.glr, betas=betas)
+    helpers = objective.helper_parameters()
+    opt_h = torch.optim.Adam(helpers, lr=options.score_lr, betas=betas) if helpers else None
+    health, images, last_tick = Health(), 0, 0
+    while images < options.total_images:
+        factor = lr_factor(images / options.total_images, options.lr_decay)
+        for helper_step in range(objective.helper_steps):
+            assert opt_h is not None, "an objective with helper steps has helper parameters"
+            rng = rng_for(options.seed, rank, images, 1 + helper_step)
+            _helper_gradient(generator, objective, options, rng)
+            _apply(opt_h, options.score_lr * factor, health, "helper")
+        _generator_gradient(generator, objective, options, rng_for(options.seed, rank, images, 0), health)
+        _apply(opt_g, options.glr * factor, health, "generator")
+        images += options.batch
+        average.update(generator, images, options.batch)
+        if images - last_tick >= options.tick_images or images >= options.total_images:
+            yield Progress(images, generator, average.module, health, options.glr * factor)
+            health, last_tick = Health(), images
+
+
+def _helper_gradient(generator: Generator, objective: Objective, options: RefineOptions, rng: torch.Generator) -> None:
+    """Adds the mean gradient over one batch of fresh fakes to the helpers' parameters."""
+    for latents in generator.draw(options.batch, rng).split(options.batch_gpu):
+        with torch.no_grad():
+            fake = generator(latents)
+        terms = objective.helper_terms(fake, latents.labels, rng)
+        assert terms is not None, "an objective with helper steps has helper terms"
+        (terms.loss.sum() / options.batch).backward()
+
+
+def _generator_gradient(
+    generator: Generator, objective: Objective, options: RefineOptions, rng: torch.Generator, health: Health
+) -> None:
+    """Adds the mean gradient over one batch to the generator's parameters and its figures to `health`."""
+    for latents in generator.draw(options.batch, rng).split(options.batch_gpu):
+        fake = generator(latents)
+        terms = objective.generator_terms(fake, latents.labels, rng)
+        (terms.loss.sum() / options.batch).backward()
+        health.add(terms)
+
+
+def _apply(optimizer: torch.optim.Optimizer, lr: float, health: Health, name: str) -> None:
+    """One update from the accumulated gradients, unless they are not finite; then forgets them."""
+    (group,) = optimizer.param_groups
+    gradients = [parameter.grad for parameter in group["params"] if parameter.grad is not None]
+    norm = float(torch.nn.utils.get_total_norm(gradients))
+    if math.isfinite(norm):
+        health.norms[name].append(norm)
+        group["lr"] = lr
+        optimizer.step()
+    else:
+        health.skipped_steps += 1
+    optimizer.zero_grad(set_to_none=True)

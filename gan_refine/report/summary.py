@@ -1,0 +1,52 @@
+"""The end of a run in one record."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What summary.json holds. Distances are None where no metric was asked for or the teacher's is not known."""
+
+    gan: str
+    teacher: str
+    metric: str | None
+    before: float | None
+    after: float | None
+    teacher_value: float | None
+    kimg: float
+    seconds: float
+    refined: str
+
+    @property
+    def improved(self) -> bool:
+        """Whether the best snapshot is closer than the original, in the metric."""
+        return self.before is not None and self.after is not None and self.after < self.before
+
+    @property
+    def gap_closed(self) -> float | None:
+        """(before - after) / (before - teacher); None if unknown, or if the teacher is no better than the GAN was."""
+        if self.before is None or self.after is None or self.teacher_value is None or self.before <= self.teacher_value:
+            return None
+        return (self.before - self.after) / (self.before - self.teacher_value)
+
+    def to_json(self) -> str:
+        record = dataclasses.asdict(self) | {"gap_closed": self.gap_closed, "improved": self.improved}
+        return json.dumps(record, indent=2) + "\n"
+
+    def rows(self) -> list[tuple[str, str]]:
+        """For the table on the terminal."""
+
+        def figure(value: float | None, form: str) -> str:
+            return "not measured" if value is None else format(value, form)
+
+        return [
+            ("metric", self.metric or "none"),
+            ("before", figure(self.before, ".3f")),
+            ("after", figure(self.after, ".3f")),
+            ("teacher", figure(self.teacher_value, ".3f")),
+            ("gap closed", figure(self.gap_closed, ".1%")),
+            ("images", f"{self.kimg:g} thousand"),
+            ("seconds", f"{self.seconds:.0f}"),
+        ]

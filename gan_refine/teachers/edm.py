@@ -1,0 +1,39 @@
+"""EDM, VP, VE and iDDPM preconditioned networks as denoisers."""
+
+import copy
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from gan_refine.interfaces import Images, ImageSpec, Labels, Sigma
+from gan_refine.pickles import build_teacher, read_pickle
+
+# The range over which EDM's networks are trained and sampled (Table 1 of arXiv:2206.00364); their own limits can be wider.
+SIGMA_RANGE = (0.002, 80.0)
+
+
+class EdmTeacher(nn.Module):
+    """A Denoiser around a preconditioned network. Frozen and in evaluation mode, so that equal weights give equal bits."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.spec = ImageSpec(int(net.img_channels), int(net.img_resolution), int(net.label_dim))  # type: ignore[arg-type]
+        low, high = float(net.sigma_min), float(net.sigma_max)  # type: ignore[arg-type]
+        self.sigma_range = (max(low, SIGMA_RANGE[0]), min(high, SIGMA_RANGE[1]))
+
+    def forward(self, noisy: Images, sigma: Sigma, labels: Labels) -> Images:
+        noisy = noisy.contiguous(memory_format=torch.channels_last)
+        return self.net(noisy, sigma, labels if self.spec.num_classes else None)
+
+    def trainable_copy(self) -> "EdmTeacher":
+        """An equal denoiser whose weights require gradients; dropout stays off."""
+        twin = copy.deepcopy(self)
+        twin.requires_grad_(True)
+        return twin
+
+
+def load_edm(path: Path) -> EdmTeacher:
+    """Reads a network pickle without running it. Raises FileFormatError."""
+    return EdmTeacher(build_teacher(read_pickle(path)))

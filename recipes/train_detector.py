@@ -1,0 +1,123 @@
+"""Trains a detector on Fashion-MNIST: `python recipes/train_detector.py fashion16 --data=FOLDER --checkpoint=detector16.pt`.
+
+Writes NAME-detector.safetensors, NAME-reference.npz (moments of its features over the 60,000 training images) and
+NAME-detector.json (their origin) into --out. An interrupted run goes on from --checkpoint.
+"""
+
+import hashlib
+import json
+import math
+import sys
+from pathlib import Path
+
+import click
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from gan_refine.metrics.detectors import Detector, FashionClassifier, load_detector, save_detector  # noqa: E402
+from gan_refine.metrics.frechet import frechet_distance  # noqa: E402
+from gan_refine.metrics.moments import Moments  # noqa: E402
+from gan_refine.metrics.references import Reference, save_reference  # noqa: E402
+from recipes import fashion  # noqa: E402
+from recipes.training import Checkpoint  # noqa: E402
+
+
+def shifted(images: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
+    """Each image [N, 1, R, R] moved by -1, 0 or 1 pixels along both axes, black coming in."""
+    count, _, size, _ = images.shape
+    padded = torch.nn.functional.pad(images, (1, 1, 1, 1), value=-1.0)
+    offsets = torch.randint(3, [2, count, 1], generator=rng) + torch.arange(size)
+    rows, columns = offsets[0][:, :, None], offsets[1][:, None, :]
+    return padded[torch.arange(count)[:, None, None], 0, rows, columns][:, None]
+
+
+def train_epoch(
+    network: FashionClassifier, optimizer: torch.optim.Optimizer, data: fashion.Images, epoch: int, epochs: int, batch: int, lr: float
+) -> float:
+    """One pass over shuffled, shifted images at a learning rate on a cosine over all epochs; the mean cross-entropy."""
+    network.train()
+    rng = torch.Generator().manual_seed(epoch)
+    parts = torch.randperm(len(data), generator=rng).split(batch)
+    total = 0.0
+    for index, part in enumerate(parts):
+        done = (epoch + index / len(parts)) / epochs
+        optimizer.param_groups[0]["lr"] = lr * 0.5 * (1 + math.cos(math.pi * done))
+        images = shifted(data.batch(part), rng).contiguous(memory_format=torch.channels_last)
+        loss = torch.nn.functional.cross_entropy(network(images), data.classes[part])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        total += float(loss.detach())
+    return total / len(parts)
+
+
+@torch.no_grad()
+def accuracy(network: FashionClassifier, data: fashion.Images) -> float:
+    """Share of images whose class is the most probable one."""
+    network.eval()
+    parts = torch.arange(len(data)).split(500)
+    hits = [network(data.batch(part)).argmax(dim=1) == data.classes[part] for part in parts]
+    return float(torch.cat(hits).float().mean())
+
+
+def feature_moments(detector: Detector, data: fashion.Images) -> Moments:
+    """Moments of the features of every image."""
+    moments = Moments(detector.num_features)
+    for part in data.pixels.split(1000):
+        moments.update(detector(part))
+    return moments
+
+
+def write_all(name: str, out: Path, network: FashionClassifier, folder: Path, origin: dict) -> None:
+    """Weights, reference and origin; the reference is made by the detector as it reads back from its file."""
+    weights, reference, record = (out / f"{name}-{end}" for end in ("detector.safetensors", "reference.npz", "detector.json"))
+    out.mkdir(parents=True, exist_ok=True)
+    save_detector(weights, name, network)
+    detector = load_detector(weights)
+    train, test = (feature_moments(detector, fashion.load(folder, name, split)) for split in ("train", "t10k"))
+    save_reference(reference, Reference(train.mean, train.covariance(), train.count, 1, name))
+    floor = frechet_distance(test.mean, test.covariance(), train.mean, train.covariance())
+    digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (weights, reference)}
+    facts = {"test_accuracy": accuracy(network, fashion.load(folder, name, "t10k")), "distance_of_test_images": floor}
+    licence = "Apache-2.0; trained on Fashion-MNIST (Zalando SE, MIT licence)"
+    temporary = record.with_suffix(".tmp")
+    temporary.write_text(json.dumps({**origin, **facts, "licence": licence, "sha256": digests}, indent=2) + "\n")
+    temporary.replace(record)
+    print(f"test accuracy {facts['test_accuracy']:.4f}, distance of the test images {floor:.4f}", flush=True)
+
+
+@click.command()
+@click.argument("name", type=click.Choice(sorted(fashion.RESOLUTIONS)))
+@click.option("--data", type=click.Path(exists=True, path_type=Path), required=True, help="Folder of the IDX files.")
+@click.option("--checkpoint", "state_file", type=click.Path(path_type=Path), required=True, help="State to go on from.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("pretrained"), show_default=True, help="Folder.")
+@click.option("--epochs", type=int, default=6, show_default=True)
+@click.option("--batch", type=int, default=128, show_default=True)
+@click.option("--lr", type=float, default=2e-3, show_default=True)
+@click.option("--threads", type=int, default=1, show_default=True)
+def main(name: str, data: Path, state_file: Path, out: Path, epochs: int, batch: int, lr: float, threads: int) -> None:
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    dataset = fashion.load(data, name)
+    network = FashionClassifier(fashion.RESOLUTIONS[name]).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=0.01)
+    checkpoint = Checkpoint(state_file)
+    first = 0
+    if (state := checkpoint.load()) is not None:
+        network.load_state_dict(state["network"])
+        optimizer.load_state_dict(state["optimizer"])
+        first = state["epoch"]
+    for epoch in range(first, epochs):
+        loss = train_epoch(network, optimizer, dataset, epoch, epochs, batch, lr)
+        state = {"network": network.state_dict(), "optimizer": optimizer.state_dict(), "epoch": epoch + 1}
+        checkpoint.save(state, images=(epoch + 1) * len(dataset))
+        print(f"epoch {epoch + 1}, {checkpoint.origin['seconds']:.0f} s, loss {loss:.4f}", flush=True)
+    # the folders of whoever ran it are of no use to anyone else
+    settings = f"--epochs={epochs} --batch={batch} --lr={lr:g} --threads={threads}"
+    command = f"python recipes/train_detector.py {name} --data=FOLDER --checkpoint=FILE {settings}"
+    write_all(name, out, network, data, {**checkpoint.origin, "command": command})
+
+
+if __name__ == "__main__":
+    main()
