@@ -2,13 +2,14 @@
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 
 from gan_refine.interfaces import Images, Sigma
 
 
+@runtime_checkable
 class SigmaLaw(Protocol):
     """A distribution of noise levels."""
 
