@@ -4,6 +4,7 @@ import dataclasses
 import json
 import types
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -60,7 +61,7 @@ def parse_spec(spec: str) -> tuple[str, dict[str, str]]:
     return name, options
 
 
-def choose(kind: str, name: str, table: typing.Mapping[str, D]) -> D:
+def choose(kind: str, name: str, table: Mapping[str, D]) -> D:
     """table[name], or an OptionError that lists the names."""
     if name not in table:
         raise OptionError(f"unknown {kind} {name!r}; choose one of {', '.join(sorted(table))}")

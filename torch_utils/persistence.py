@@ -51,8 +51,13 @@ def is_persistent(obj: object) -> bool:
 
 
 def module_source(cls: type) -> str:
-    """The source of the module that defines `cls`, as embedded in pickles."""
-    return inspect.getsource(sys.modules[cls.__module__])
+    """The source of the module that defines `cls`, as embedded in pickles: one string object, which pickles store once."""
+    return _source_of(cls.__module__)
+
+
+@functools.cache
+def _source_of(module: str) -> str:
+    return inspect.getsource(sys.modules[module])
 
 
 def _reduce(self):

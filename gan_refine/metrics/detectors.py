@@ -4,7 +4,7 @@ import json
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Float32
@@ -22,6 +22,7 @@ SUFFIX = "-detector.safetensors"
 LARGEST_WIDTH = 4096  # a file may not ask for more memory than a detector can need
 
 
+@runtime_checkable
 class Detector(Protocol):
     """Maps uint8 images [N, C, H, W] to float32 features [N, num_features], each image on its own."""
 

@@ -1,4 +1,4 @@
-"""The names that network pickles hold, each with the constructor of ours that stands for it. Everything else is refused."""
+"""The names that network pickles hold, each with the constructor of ours that stands for it; all others are refused."""
 
 import re
 import struct
@@ -39,12 +39,13 @@ def _persistent(machine: Machine, args: tuple) -> PersistentObject:
 
 
 def _tensor(machine: Machine, args: tuple) -> TensorRecord:
-    """torch._utils._rebuild_tensor_v2(storage, offset, size, stride, requires_grad, hooks, metadata); v1 has the first four."""
+    """torch._utils._rebuild_tensor_v2(storage, offset, size, stride, requires_grad, hooks, ...); v1 has four."""
     storage, offset, shape, stride = args[:4]
     if not isinstance(storage, StorageRecord):
         raise DamagedError(f"a tensor lies in a {type(storage).__name__}")
     numbers = (offset, *shape, *stride)
-    if len(shape) != len(stride) or len(shape) > MAX_DIMENSIONS or not all(type(n) is int and 0 <= n < 2**62 for n in numbers):
+    proper = all(type(n) is int and 0 <= n < 2**62 for n in numbers)
+    if not proper or len(shape) != len(stride) or len(shape) > MAX_DIMENSIONS:
         raise DamagedError("a tensor has no proper shape")
     shape, stride = tuple(shape), tuple(stride)
     numel = 1
@@ -67,7 +68,7 @@ def _parameter(machine: Machine, args: tuple) -> TensorRecord:
 
 
 def _storage(machine: Machine, args: tuple) -> StorageRecord:
-    """torch.storage._load_from_bytes, which would run a nested torch.load: five small pickles, then a count and raw numbers."""
+    """torch.storage._load_from_bytes, elsewhere a nested torch.load: five small pickles, a count, raw numbers."""
     (blob,) = args
     if not isinstance(blob, Blob):
         raise DamagedError("a storage is not made of bytes")
@@ -152,7 +153,8 @@ def _device(machine: Machine, args: tuple) -> torch.device:
 def _copyreg_object(machine: Machine, args: tuple) -> object:
     """copyreg._reconstructor(cls, object, None), which protocols 0 and 1 use where later ones have NEWOBJ."""
     cls, base, state = args
-    if not isinstance(cls, Global) or cls.call is None or not isinstance(base, Global) or base.name != "builtins.object" or state:
+    known = isinstance(cls, Global) and cls.call is not None
+    if not known or not isinstance(base, Global) or base.name != "builtins.object" or state is not None:
         raise DamagedError("an object is rebuilt in an unknown way")
     return cls.call(machine, ())
 
@@ -202,10 +204,21 @@ def _table(globals_: list[Global]) -> GlobalTable:
     return {(name, attribute): entry for entry in globals_ for name, _, attribute in [entry.name.rpartition(".")]}
 
 
-_DTYPES = "float32 float64 float16 bfloat16 int64 int32 int16 int8 uint8 bool complex64 complex128".split()
-_STORAGES = "Float Double Half BFloat16 Long Int Short Char Byte Bool ComplexFloat ComplexDouble".split()
-_CONTAINERS = "ModuleList ModuleDict Sequential ParameterList ParameterDict".split()
-_TORCH_DTYPES = [getattr(torch, name) for name in _DTYPES]
+_STORAGES = {
+    "FloatStorage": torch.float32,
+    "DoubleStorage": torch.float64,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "ShortStorage": torch.int16,
+    "CharStorage": torch.int8,
+    "ByteStorage": torch.uint8,
+    "BoolStorage": torch.bool,
+    "ComplexFloatStorage": torch.complex64,
+    "ComplexDoubleStorage": torch.complex128,
+}
+_CONTAINERS = ("ModuleList", "ModuleDict", "Sequential", "ParameterList", "ParameterDict")
 
 GLOBALS: GlobalTable = _table(
     [
@@ -229,10 +242,8 @@ GLOBALS: GlobalTable = _table(
         *(Global(f"numpy.{core}.multiarray.scalar", call=_numpy_scalar) for core in ("core", "_core")),
         *(Global(f"numpy.{core}.numeric._frombuffer", call=_numpy_buffer) for core in ("core", "_core")),
         *(_plain(f"torch.nn.modules.container.{name}") for name in _CONTAINERS),
-        *(Global(f"torch.{name}", value=dtype) for name, dtype in zip(_DTYPES, _TORCH_DTYPES, strict=True)),
+        *(Global(str(dtype), value=dtype) for dtype in _STORAGES.values()),
     ]
 )
 
-STORAGE_GLOBALS: GlobalTable = _table(
-    [Global(f"torch.{name}Storage", value=dtype) for name, dtype in zip(_STORAGES, _TORCH_DTYPES, strict=True)]
-)
+STORAGE_GLOBALS: GlobalTable = _table([Global(f"torch.{name}", value=dtype) for name, dtype in _STORAGES.items()])

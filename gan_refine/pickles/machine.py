@@ -1,19 +1,21 @@
-"""A pickle machine that can only make data: strings, numbers, containers, and what an allow-list of constructors returns.
+"""A pickle machine that makes only data: strings, numbers, containers and what an allow-list of constructors returns.
 
-It has no operation that imports, calls or sets an attribute of anything that the file names. A name is looked up in a table of
-our own constructors and is an error when it is not there. Work and memory are bounded: every operation and every copied element
-is charged to a budget, and byte strings are views of the file. Operations as in the standard library's pickletools.
+It has no operation that imports, calls or sets an attribute of anything that the file names: a name is looked up in a
+table of our own constructors and is an error when it is not there. Work and memory are bounded: operations and copied
+elements are charged to a budget, and byte strings are views of the file. Operations as in Python's pickletools.
 """
 
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from gan_refine.pickles.records import ArrayRecord, Blob, DamagedError, DtypeRecord, PlainObject, TensorRecord
 
 MAX_NAME = 256  # bytes of a module's or class's name
 MAX_INTEGER = 64  # bytes of an integer: larger ones cost quadratic time to print
 _STOP = b"."[0]
+_BYTE_ORDERS: Mapping[object, Literal["<", "|", "="]] = {"<": "<", "|": "|", "=": "="}
 _PY2_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 
 
@@ -287,14 +289,14 @@ def _build(machine: Machine) -> None:
         complete_dtype(target, state)
     elif isinstance(target, ArrayRecord) and isinstance(state, tuple):
         complete_array(target, state)
-    elif not (isinstance(target, dict) and (state is None or isinstance(state, dict))):  # attributes of a dict mean nothing here
+    elif not (isinstance(target, dict) and isinstance(state, dict)):  # attributes of a dict mean nothing here
         raise DamagedError(f"a {type(target).__name__} is given a {type(state).__name__} as its state")
 
 
 def complete_dtype(target: DtypeRecord, state: tuple) -> None:
-    if len(state) < 2 or state[1] not in ("<", "|", "=") or any(part is not None for part in state[2:5]):
+    if len(state) < 2 or state[1] not in _BYTE_ORDERS or any(part is not None for part in state[2:5]):
         raise DamagedError("a numpy type is structured or of the other byte order")
-    target.byte_order = str(state[1])
+    target.byte_order = _BYTE_ORDERS[state[1]]
 
 
 def complete_array(target: ArrayRecord, state: tuple) -> None:
@@ -345,7 +347,7 @@ OPERATIONS: Mapping[int, Callable[[Machine], None]] = {
         "J": _number("<i"),
         "K": _number("<B"),
         "M": _number("<H"),
-        "G": _number(">d"),
+        "G": lambda machine: machine.stack.append(struct.unpack(">d", machine.take(8))[0]),
         "\x8a": _integer("<B"),
         "\x8b": _integer("<i"),
         "\x8c": _text("<B"),

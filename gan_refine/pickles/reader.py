@@ -14,8 +14,8 @@ _WANTED = "wanted is a StyleGAN2-ADA (.pkl with 'G_ema') or EDM (.pkl with 'ema'
 def read_pickle(path: Path) -> PickleFile:
     """The object graph of a network pickle as inert records; nothing named or embedded in the file is imported or run.
 
-    Raises FileFormatError, in one line, for files that are missing, damaged, of another format or name anything that network
-    pickles do not need. Time and memory stay proportional to the file, and no tensor is read before it is asked for.
+    Raises FileFormatError, in one line, for files that are missing, damaged, of another format or name anything that
+    network pickles do not need. Time and memory stay proportional to the file; tensors are read when asked for.
     """
     path = Path(path)
     data = _read(path)
@@ -37,8 +37,9 @@ def _read(path: Path) -> bytes:
         found = "is a folder" if path.is_dir() else "does not exist" if not path.exists() else "is not a regular file"
         raise FileFormatError(f"{path} {found}; {_WANTED}")
     try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise FileFormatError(f"{path} has {path.stat().st_size} bytes, more than the {MAX_FILE_BYTES} allowed; {_WANTED}")
+        size = path.stat().st_size
+        if size > MAX_FILE_BYTES:
+            raise FileFormatError(f"{path} has {size} bytes, more than the {MAX_FILE_BYTES} allowed; {_WANTED}")
         data = path.read_bytes()
     except OSError as error:
         raise FileFormatError(f"{path} cannot be read ({error.strerror}); check its permissions") from error

@@ -1,9 +1,10 @@
-"""What a pickle turns into: inert records. Tensors stay where they are in the file until somebody asks for their values."""
+"""What a pickle turns into: inert records. Tensors stay in the file until somebody asks for their values."""
 
 import math
 import struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ MAX_MODULES = 100_000
 
 
 class DamagedError(Exception):
-    """Something in a pickle that no network pickle holds. The reader adds the path and turns it into a FileFormatError."""
+    """Something that no network pickle holds. The reader adds the path and turns it into a FileFormatError."""
 
 
 # What hostile bytes can raise inside our own constructors: each means that the file is damaged.
@@ -84,7 +85,7 @@ class DtypeRecord:
     """A numeric numpy type, completed by its BUILD operation."""
 
     code: str
-    byte_order: str = "="
+    byte_order: Literal["<", "|", "="] = "="
 
     def dtype(self) -> np.dtype:
         return np.dtype(self.code).newbyteorder(self.byte_order)
@@ -133,9 +134,9 @@ class PickleFile:
 
     def tensor(self, record: TensorRecord) -> torch.Tensor:
         """A copy of the values, on the CPU, in the file's dtype and without gradient."""
-        blob = bytearray(self.data[record.storage.start : record.storage.start + record.storage.count * record.dtype.itemsize])
-        storage = StorageRecord(record.dtype, 0, record.storage.count)
-        return TensorRecord(storage, record.offset, record.shape, record.stride).view(blob).clone()
+        start, count = record.storage.start, record.storage.count
+        own = bytearray(memoryview(self.data)[start : start + count * record.dtype.itemsize])
+        return replace(record, storage=StorageRecord(record.dtype, 0, count)).view(own).clone()
 
     def networks(self) -> dict[str, PersistentObject]:
         """The persistent objects by their key, such as 'G_ema' or 'ema'; empty where the file holds something else."""

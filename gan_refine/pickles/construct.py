@@ -1,0 +1,186 @@
+"""Networks of ours from the inert graph: arguments and structure decide which, weights are copied by name."""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+
+from gan_refine.errors import FileFormatError
+from gan_refine.networks.edm_precond import PRECONDITIONINGS
+from gan_refine.networks.edm_unet import MODELS
+from gan_refine.networks.stylegan2 import Generator
+from gan_refine.pickles.bounds import BoundedFactories
+from gan_refine.pickles.records import (
+    CONSEQUENCES,
+    MAX_DEPTH,
+    ArrayRecord,
+    DamagedError,
+    PersistentObject,
+    PickleFile,
+    PlainObject,
+    TensorRecord,
+    child_module,
+    named_tensors,
+    printable,
+)
+
+_GENERATOR_ARGUMENTS = (
+    "z_dim",
+    "c_dim",
+    "w_dim",
+    "img_resolution",
+    "img_channels",
+    "mapping_kwargs",
+    "synthesis_kwargs",
+)
+_PRECOND_ARGUMENTS = ("img_resolution", "img_channels", "label_dim", "use_fp16")
+_FUSION_ONLY = "fused_modconv_default"  # an argument of StyleGAN3's edition that changes speed and no value
+
+
+def build_generator(file: PickleFile, which: str = "G_ema") -> torch.nn.Module:
+    """The StyleGAN2 generator under key `which`: float32 weights of the file, evaluation mode, no gradients.
+
+    Raises FileFormatError for files without it, for other networks, and for weights that do not fit by name and shape.
+    """
+    networks = file.networks()
+    teacher = next((net for net in networks.values() if net.class_name in PRECONDITIONINGS), None)
+    if teacher is not None:
+        raise FileFormatError(f"{file.path} is an EDM teacher ({teacher.class_name}); pass it as --teacher")
+    if which not in networks:
+        held = ", ".join(printable(key) for key in networks) or "none"
+        raise FileFormatError(f"{file.path} has no network {which!r}; its networks: {held}; choose one of them")
+    graph = networks[which]
+    if graph.class_name != "Generator":
+        name = printable(graph.class_name)
+        raise FileFormatError(f"{file.path}: {which} is a {name}; wanted is a StyleGAN2 Generator, such as G_ema")
+    return _guarded(file, which, lambda: _generator(file, graph))
+
+
+def build_teacher(file: PickleFile) -> torch.nn.Module:
+    """The EDM network under 'ema': float32 weights of the file, evaluation mode, no gradients.
+
+    Raises FileFormatError for files without it, for other networks, and for weights that do not fit by name and shape.
+    """
+    networks = file.networks()
+    generator = next((key for key in ("G_ema", "G", "D") if key in networks), None)
+    if generator is not None and "ema" not in networks:
+        raise FileFormatError(f"{file.path} is a GAN (it holds {generator}); pass it as --gan")
+    if "ema" not in networks:
+        held = ", ".join(printable(key) for key in networks) or "none"
+        raise FileFormatError(f"{file.path} has no network 'ema'; its networks: {held}; pass an EDM network pickle")
+    graph = networks["ema"]
+    if graph.class_name not in PRECONDITIONINGS:
+        known = ", ".join(PRECONDITIONINGS)
+        raise FileFormatError(f"{file.path}: ema is a {printable(graph.class_name)}; known are {known}")
+    return _guarded(file, "ema", lambda: _teacher(file, graph))
+
+
+def _guarded(file: PickleFile, which: str, build: Callable[[], torch.nn.Module]) -> torch.nn.Module:
+    try:
+        with torch.random.fork_rng(devices=[]):  # initial weights are thrown away: the caller's randomness stays
+            return build()
+    except DamagedError as error:
+        raise FileFormatError(f"{file.path}: {which} cannot be built: {printable(error)}") from error
+    except CONSEQUENCES as error:
+        reason = f"{type(error).__name__}: {printable(error)}"
+        raise FileFormatError(f"{file.path}: {which} does not fit the network it names ({reason})") from error
+
+
+def _generator(file: PickleFile, graph: PersistentObject) -> torch.nn.Module:
+    if child_module(graph, "synthesis", "input") is not None:
+        raise DamagedError("it is StyleGAN3's alias-free Generator; this program refines StyleGAN2 generators")
+    first = child_module(graph, "synthesis", "b4", "conv1")
+    if first is None or child_module(graph, "mapping") is None:
+        raise DamagedError("it is a Generator of another family than StyleGAN2 (no mapping or no synthesis.b4)")
+    kwargs = _constructor_arguments(graph, _GENERATOR_ARGUMENTS)
+    synthesis = {key: kwargs.pop(key) for key in list(kwargs) if key not in _GENERATOR_ARGUMENTS}  # StyleGAN3's edition
+    nested = kwargs.get("synthesis_kwargs", {})
+    if not isinstance(nested, dict):
+        raise DamagedError("synthesis_kwargs is no dict")
+    combined = _structure(graph) | synthesis | nested
+    combined.pop(_FUSION_ONLY, None)
+    return _construct(file, graph, Generator, kwargs | {"synthesis_kwargs": combined})
+
+
+def _structure(graph: PersistentObject) -> dict[str, object]:
+    """What the editions' differing defaults became in this network, read off its blocks instead of assumed."""
+    synthesis = child_module(graph, "synthesis")
+    assert synthesis is not None, "the caller found synthesis.b4"
+    names = [name for name in _table(synthesis, "_modules") if name.startswith("b")]
+    blocks = [block for block in (child_module(synthesis, name) for name in names) if block is not None]
+    first, conv = child_module(synthesis, "b4"), child_module(synthesis, "b4", "conv1")
+    assert first is not None and conv is not None, "the caller found synthesis.b4.conv1"
+    found: dict[str, object] = {"num_fp16_res": sum(block.state.get("use_fp16") is True for block in blocks)}
+    for key, holder in (("architecture", first), ("conv_clamp", conv), ("use_noise", conv), ("activation", conv)):
+        if key in holder.state:
+            found[key] = _plain(holder.state[key], key)
+    return found
+
+
+def _teacher(file: PickleFile, graph: PersistentObject) -> torch.nn.Module:
+    kwargs = _constructor_arguments(graph, _PRECOND_ARGUMENTS)
+    model = child_module(graph, "model")
+    if model is None or model.class_name not in MODELS:
+        name = "nothing" if model is None else model.class_name
+        raise DamagedError(f"its model is {name}; known are {', '.join(MODELS)}")
+    kwargs["model_type"] = model.class_name
+    return _construct(file, graph, PRECONDITIONINGS[graph.class_name], kwargs)
+
+
+def _construct(
+    file: PickleFile, graph: PersistentObject, cls: Callable[..., torch.nn.Module], kwargs: Mapping[str, object]
+) -> torch.nn.Module:
+    records = named_tensors(graph)
+    with BoundedFactories(sum(record.numel() for record in records.values())):
+        module = cls(**kwargs)
+    copy_weights(file, records, module)
+    return module.eval().requires_grad_(False)
+
+
+def copy_weights(file: PickleFile, records: Mapping[str, TensorRecord], module: torch.nn.Module) -> None:
+    """Fills every parameter and buffer; DamagedError names those that are missing, unknown or of another shape."""
+    own = dict(module.named_parameters(remove_duplicate=False)) | dict(module.named_buffers(remove_duplicate=False))
+    problems = {
+        "lacks": [name for name in own if name not in records],
+        "has the unknown": [name for name in records if name not in own],
+        "has in another shape": [name for name in own if name in records and own[name].shape != records[name].shape],
+    }
+    for what, names in problems.items():
+        if names:
+            raise DamagedError(f"it {what} {', '.join(names[:4])}{' ...' if len(names) > 4 else ''}")
+    with torch.no_grad():
+        for name, target in own.items():
+            target.copy_(file.tensor(records[name]))
+
+
+def _constructor_arguments(graph: PersistentObject, names: tuple[str, ...]) -> dict[str, object]:
+    """The remembered arguments by name; positional ones are named by their place."""
+    args = _plain(graph.state.get("_init_args", ()), "_init_args")
+    kwargs = _plain(graph.state.get("_init_kwargs", {}), "_init_kwargs")
+    if not isinstance(args, list) or not isinstance(kwargs, dict) or not all(isinstance(key, str) for key in kwargs):
+        raise DamagedError("its constructor's arguments are not recorded")
+    if len(args) > len(names):
+        raise DamagedError(f"its constructor got {len(args)} positional arguments; known are {', '.join(names)}")
+    return dict(zip(names, args, strict=False)) | kwargs
+
+
+def _plain(value: object, name: str, depth: int = 0) -> object:
+    """Arguments as Python's own numbers, strings, lists and dicts."""
+    if depth > MAX_DEPTH // 8:
+        raise DamagedError(f"the constructor's argument {name} is nested too deeply")
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, ArrayRecord):
+        return value.array().tolist()
+    if isinstance(value, list | tuple):
+        return [_plain(item, name, depth + 1) for item in value]
+    if isinstance(value, dict):
+        return {key: _plain(item, str(key), depth + 1) for key, item in value.items()}
+    raise DamagedError(f"the constructor's argument {name} is a {type(value).__name__}")
+
+
+def _table(module: PersistentObject | PlainObject, name: str) -> dict[str, object]:
+    table = module.state.get(name)
+    return {key: value for key, value in table.items() if isinstance(key, str)} if isinstance(table, dict) else {}

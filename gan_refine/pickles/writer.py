@@ -1,0 +1,113 @@
+"""Writing network pickles that open wherever the published ones do."""
+
+import copy
+import os
+import pickle
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+
+from gan_refine.errors import FileFormatError
+from gan_refine.pickles.records import DamagedError, PickleFile, TensorRecord, named_tensors, printable
+
+PROTOCOL = 4  # the newest that Python 3.7, which the published tools ask for, can read
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """A new file in the folder of `path`, renamed to it when the block ends well and removed when it does not."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        reason = f"({error.strerror}); choose a folder that exists and is writable"
+        raise FileFormatError(f"{path} cannot be written {reason}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_refined(
+    file: PickleFile, weights: Mapping[str, torch.Tensor], path: Path, networks: Sequence[str] = ("G_ema", "G")
+) -> None:
+    """The bytes of `file` with the numbers of `weights` in place of those of the same name in `networks`, if present.
+
+    Nothing else changes: other networks, attributes and embedded sources stay to the byte, tensors keep their dtype.
+    Every parameter must be given; buffers that are not given stay. Raises FileFormatError before anything is written.
+    """
+    output = bytearray(file.data)
+    try:
+        for key in networks:
+            if key in file.networks():
+                _replace(file, key, weights, output)
+        _check_bystanders(file, networks, output)
+    except DamagedError as error:
+        raise FileFormatError(f"{file.path} cannot take these weights: {printable(error)}") from error
+    with atomic_file(path) as stream:
+        stream.write(output)
+
+
+def _replace(file: PickleFile, key: str, weights: Mapping[str, torch.Tensor], output: bytearray) -> None:
+    records = named_tensors(file.networks()[key])
+    unknown = [name for name in weights if name not in records]
+    missing = [name for name, record in records.items() if record.is_parameter and name not in weights]
+    if unknown or missing:
+        what = f"the unknown {', '.join(unknown[:4])}" if unknown else f"no {', '.join(missing[:4])}"
+        raise DamagedError(f"they have {what} for {key}")
+    for name, tensor in weights.items():
+        if tuple(tensor.shape) != records[name].shape:
+            raise DamagedError(f"{key}.{name} is {list(records[name].shape)} in the file, got {list(tensor.shape)}")
+        records[name].view(output).copy_(tensor.detach())
+    for name, tensor in weights.items():
+        written, wanted = records[name].view(output), tensor.detach().to("cpu", records[name].dtype)
+        if not torch.equal(_bits(written), _bits(wanted)):
+            raise DamagedError(f"{key}.{name} shares its memory with another tensor, but their new values differ")
+
+
+def _bits(tensor: torch.Tensor) -> torch.Tensor:
+    """Comparable bytes: NaN equals NaN, and 0 differs from -0."""
+    return tensor.contiguous().reshape(-1).view(torch.uint8)
+
+
+def _check_bystanders(file: PickleFile, networks: Sequence[str], output: bytearray) -> None:
+    """Raises DamagedError when a tensor outside of `networks` lies in the memory of one that was replaced."""
+    replaced = [net for key, net in file.networks().items() if key in networks]
+    if not replaced:
+        raise DamagedError(f"it has none of the networks {', '.join(networks)}")
+    meant = {_place(record) for net in replaced for record in named_tensors(net).values()}
+    touched = {place[0] for place in meant}
+    others = [net for key, net in file.networks().items() if key not in networks]
+    outside = [record for net in others for record in named_tensors(net).values()]
+    outside += [record for record in file.tensors if _place(record) not in meant]
+    for record in outside:
+        same_memory = record.storage.start in touched
+        if same_memory and not torch.equal(_bits(record.view(output)), _bits(file.tensor(record))):
+            raise DamagedError("a tensor outside of the networks shares its memory with one of theirs that changes")
+
+
+def _place(record: TensorRecord) -> tuple[int, int, tuple[int, ...], tuple[int, ...]]:
+    return record.storage.start, record.offset, record.shape, record.stride
+
+
+def write_networks(path: Path, networks: Mapping[str, object]) -> None:
+    """Modules of ours by key ('G', 'D', 'G_ema' or 'ema'), with dicts or None beside them, in the published format.
+
+    Each module's source is embedded. What is written are copies on the CPU in evaluation mode without gradients; the
+    modules themselves stay as they are.
+    """
+    portable = {key: _portable(value) for key, value in networks.items()}
+    with atomic_file(path) as stream:
+        pickle.dump(portable, stream, protocol=PROTOCOL)
+
+
+def _portable(value: object) -> object:
+    if not isinstance(value, torch.nn.Module):
+        return copy.deepcopy(value)
+    return copy.deepcopy(value).cpu().eval().requires_grad_(False)

@@ -1,0 +1,136 @@
+"""From training checkpoints to the files in pretrained/.
+
+    python recipes/export.py teacher fashion16 teacher16.pt     the network pickle and its origin record
+    python recipes/export.py gan fashion16 gan16.pt
+    python recipes/export.py measure fashion16                  the teacher's own distance, into catalog.json
+    python recipes/export.py catalog                            digests and licences of everything there, into catalog.json
+"""
+
+import json
+import re
+import sys
+import time
+from pathlib import Path
+
+import click
+import torch
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from gan_refine.assets import KINDS, PRETRAINED, catalog, sha256  # noqa: E402
+from gan_refine.metrics import FrechetMetric, load_detector, load_reference  # noqa: E402
+from gan_refine.networks.edm_precond import EDMPrecond  # noqa: E402
+from gan_refine.networks.stylegan2 import Discriminator, Generator  # noqa: E402
+from gan_refine.pickles import write_networks  # noqa: E402
+from gan_refine.report import distance_of_teacher  # noqa: E402
+from gan_refine.teachers import load_edm  # noqa: E402
+from recipes import train_gan, train_teacher  # noqa: E402
+from recipes.training import commit, hardware  # noqa: E402
+
+LICENCE = "Apache-2.0; trained on Fashion-MNIST (MIT, Zalando SE)"
+FILES = {
+    "gan": "{}-gan.pkl",
+    "teacher": "{}-teacher.pkl",
+    "detector": "{}-detector.safetensors",
+    "reference": "{}-reference.npz",
+}
+
+
+@click.group()
+def main() -> None:
+    """Make the files in pretrained/ from checkpoints of the training recipes."""
+
+
+@main.command()
+@click.argument("name")
+@click.argument("checkpoint", type=click.Path(exists=True, path_type=Path))
+def teacher(name: str, checkpoint: Path) -> None:
+    """The averaged weights of a train_teacher.py checkpoint as an EDM network pickle."""
+    saved = torch.load(checkpoint, weights_only=True)
+    net = EDMPrecond(**train_teacher.network_kwargs(name))
+    net.load_state_dict(saved["state"]["ema"])
+    path = PRETRAINED / FILES["teacher"].format(name)
+    write_networks(path, {"ema": net})
+    _write_origin(path, saved["origin"])
+
+
+@main.command()
+@click.argument("name")
+@click.argument("checkpoint", type=click.Path(exists=True, path_type=Path))
+def gan(name: str, checkpoint: Path) -> None:
+    """G, D and G_ema of a train_gan.py checkpoint as a StyleGAN2-ADA network pickle."""
+    saved = torch.load(checkpoint, weights_only=True)
+    networks = {
+        "G": Generator(**train_gan.generator_kwargs(name)),
+        "D": Discriminator(**train_gan.discriminator_kwargs(name)),
+        "G_ema": Generator(**train_gan.generator_kwargs(name)),
+    }
+    parts = {"G": "generator", "D": "discriminator", "G_ema": "average"}
+    for key, part in parts.items():
+        networks[key].load_state_dict(saved["state"]["trainer"][part])
+    path = PRETRAINED / FILES["gan"].format(name)
+    write_networks(path, {**networks, "training_set_kwargs": None, "augment_pipe": None})
+    _write_origin(path, saved["origin"])
+
+
+def _write_origin(path: Path, origin: str) -> None:
+    record = json.loads(origin)
+    # The folders of whoever ran it are of no use to anyone else.
+    command = re.sub(r"\S*/(\w+\.py)", r"recipes/\1", re.sub(r"--data=\S+", "--data=FOLDER", record["command"]))
+    record |= {"command": command, "sha256": sha256(path), "licence": LICENCE}
+    path.with_suffix(".json").write_text(json.dumps(record, indent=2) + "\n")
+    click.echo(f"{path.name}: {path.stat().st_size} bytes")
+
+
+@main.command(name="catalog")
+def write_catalog() -> None:
+    """Rewrites catalog.json from the files that are there; measurements of unchanged teachers are kept."""
+    path = PRETRAINED / "catalog.json"
+    known = catalog() if path.exists() else {}
+    pairs = {}
+    for file in sorted(PRETRAINED.glob("*-teacher.pkl")):
+        name = file.name.removesuffix("-teacher.pkl")
+        entry: dict[str, dict] = {}
+        for kind in KINDS:
+            asset = PRETRAINED / FILES[kind].format(name)
+            entry[kind] = {"file": asset.name, "sha256": sha256(asset), "licence": LICENCE}
+        if name in known and known[name].sha256["teacher"] == entry["teacher"]["sha256"]:
+            entry["teacher"]["measured"] = [vars(m) for m in known[name].teacher_measurements]
+        pairs[name] = entry
+    path.write_text(json.dumps({"pairs": pairs}, indent=2) + "\n")
+    click.echo(f"{path.name}: {', '.join(pairs)}")
+
+
+@main.command()
+@click.argument("name")
+@click.option("--images", type=int, default=10_000, show_default=True)
+@click.option("--steps", type=int, default=18, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--threads", type=int, default=2, show_default=True)
+def measure(name: str, images: int, steps: int, seed: int, threads: int) -> None:
+    """The distance of the teacher's own samples, by the deterministic sampler, recorded in catalog.json."""
+    torch.set_num_threads(threads)
+    pair = catalog()[name]
+    detector = load_detector(PRETRAINED / pair.files["detector"])
+    reference = load_reference(PRETRAINED / pair.files["reference"])
+    net = load_edm(PRETRAINED / pair.files["teacher"])
+
+    def make_metric() -> FrechetMetric:
+        return FrechetMetric(detector, reference, images)
+
+    started = time.time()
+    with tqdm(total=images) as bar:
+        value = distance_of_teacher(net, make_metric, images, steps, seed, bar.update)
+    record = {"metric": make_metric().name, "value": value, "steps": steps}
+    click.echo(f"{record}, {time.time() - started:.0f} s, {hardware()}, commit {commit()}")
+    path = PRETRAINED / "catalog.json"
+    content = json.loads(path.read_text())
+    others = content["pairs"][name]["teacher"].get("measured", [])
+    others = [m for m in others if (m["metric"], m["steps"]) != (record["metric"], steps)]
+    content["pairs"][name]["teacher"]["measured"] = [*others, record]
+    path.write_text(json.dumps(content, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

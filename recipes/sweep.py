@@ -1,0 +1,72 @@
+"""Refinements of an embedded pair under several settings, one JSON line each.
+
+    python recipes/sweep.py fashion16 --kimg=8 --out=sweep.jsonl "glr=1e-4" "glr=3e-4 objective=diff-instruct,weight=dmd"
+
+Settings are fields of RefineOptions and `objective`; seeds and evaluation latents are the same for all, so that runs are paired.
+"""
+
+import copy
+import json
+import sys
+import time
+from pathlib import Path
+
+import click
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from gan_refine import assets  # noqa: E402
+from gan_refine.config import RefineOptions, build_options, parse_spec  # noqa: E402
+from gan_refine.generators import load_stylegan2  # noqa: E402
+from gan_refine.metrics import FrechetMetric, load_detector, load_reference  # noqa: E402
+from gan_refine.objectives import OBJECTIVES  # noqa: E402
+from gan_refine.refine import refine  # noqa: E402
+from gan_refine.report import distance_of_generator  # noqa: E402
+from gan_refine.teachers import load_edm  # noqa: E402
+
+
+@click.command()
+@click.argument("name")
+@click.argument("settings", nargs=-1, required=True)
+@click.option("--kimg", type=float, default=8, show_default=True)
+@click.option("--evaluations", type=int, default=4, show_default=True, help="Evaluations along each run, the last at its end.")
+@click.option("--eval-images", type=int, default=10_000, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--threads", type=int, default=2, show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="File that a JSON line is added to for each run.")
+def main(
+    name: str, settings: tuple[str, ...], kimg: float, evaluations: int, eval_images: int, seed: int, threads: int, out: Path
+) -> None:
+    torch.set_num_threads(threads)
+    original = load_stylegan2(assets.resolve("gan", name))
+    teacher = load_edm(assets.resolve("teacher", name))
+    detector = load_detector(assets.resolve("detector", name))
+    reference = load_reference(assets.resolve("reference", name))
+
+    def distance(generator) -> float:
+        value = distance_of_generator(generator, lambda: FrechetMetric(detector, reference, eval_images), eval_images, seed)
+        return round(value, 3)
+
+    before = distance(original)
+    for setting in settings:
+        fields = dict(pair.split("=", 1) for pair in setting.split())
+        objective_name, objective_options = parse_spec(fields.pop("objective", "diff-instruct"))
+        objective_class = OBJECTIVES[objective_name]
+        total = int(kimg * 1000)
+        fields = {"total_images": str(total), "tick_images": str(total // evaluations), "seed": str(seed), **fields}
+        options = build_options(RefineOptions, fields, "RefineOptions")
+        objective = objective_class(teacher, build_options(objective_class.Options, objective_options, objective_name))
+        started, curve, nats = time.time(), [], []
+        for progress in refine(copy.deepcopy(original), objective, options):
+            curve.append([progress.images, distance(progress.average)])
+            nats.append(progress.health.remaining_nats())
+        record = {"pair": name, "setting": setting, "seed": seed, "before": before, "curve": curve, "nats": nats}
+        record["seconds"] = round(time.time() - started, 1)
+        with open(out, "a") as file:
+            file.write(json.dumps(record) + "\n")
+        click.echo(f"{setting:60s} {before} -> {', '.join(str(value) for _, value in curve)}  ({record['seconds']} s)")
+
+
+if __name__ == "__main__":
+    main()

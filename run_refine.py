@@ -1,0 +1,323 @@
+"""Refine a pretrained GAN generator with a pretrained diffusion teacher and no data set.
+
+    python run_refine.py --gan=GAN.pkl --teacher=TEACHER.pkl --outdir=training-runs
+"""
+
+import math
+import shutil
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import click
+import torch
+from tqdm import tqdm
+
+from gan_refine import assets
+from gan_refine.config import RefineOptions, build_options, choose, parse_spec, require, to_json
+from gan_refine.errors import MismatchError, OptionError, UserError
+from gan_refine.generators import GENERATORS
+from gan_refine.interfaces import Denoiser, Generator, ImageSpec, Objective
+from gan_refine.metrics import FrechetMetric, load_detector, load_reference
+from gan_refine.objectives import OBJECTIVES
+from gan_refine.refine import Progress, refine
+from gan_refine.report import Summary, distance_of_generator, distance_of_teacher, grid_latents, render
+from gan_refine.runlog import RunLog, table
+from gan_refine.teachers import TEACHERS
+
+DEFAULT_PAIR = "fashion16"
+DEFAULTS = RefineOptions()
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Everything that a run depends on; written to options.json."""
+
+    gan: str
+    teacher: str
+    outdir: str
+    desc: str | None
+    objective: str
+    metrics: str
+    fid_ref: str
+    eval_images: int
+    teacher_steps: int
+    snap: int
+    device: str
+    refine: RefineOptions
+
+    def __post_init__(self) -> None:
+        require("eval_images", self.eval_images, self.eval_images >= 2, "at least 2")
+        require("teacher_steps", self.teacher_steps, self.teacher_steps == 0 or self.teacher_steps >= 2, "0 or at least 2")
+        require("snap", self.snap, self.snap > 0, "a positive number of ticks")
+
+
+@dataclass
+class Run:
+    """The four objects of a run, wired, and where it writes."""
+
+    options: RunOptions
+    gan_path: Path
+    teacher_path: Path
+    generator: Generator
+    teacher: Denoiser
+    objective: Objective
+    metric: FrechetMetric | None
+
+    def new_metric(self) -> FrechetMetric:
+        assert self.metric is not None, "asked for only where there is one"
+        return FrechetMetric(self.metric.detector, self.metric.reference, self.options.eval_images)
+
+    def distance(self, generator: Generator) -> float | None:
+        """The metric's value, or None without a metric."""
+        if self.metric is None:
+            return None
+        return distance_of_generator(generator, self.new_metric, self.options.eval_images, self.options.refine.seed)
+
+
+def wire(options: RunOptions) -> Run:
+    """Reads both networks and builds objective and metric. Raises UserError; writes nothing."""
+    name, settings = parse_spec(options.objective)
+    objective_class = choose("objective", name, OBJECTIVES)
+    objective_options = build_options(objective_class.Options, settings, f"objective {name}")
+    device = torch.device(options.device)
+    gan_path = assets.resolve("gan", options.gan)
+    teacher_path = assets.resolve("teacher", options.teacher)
+    generator = GENERATORS["stylegan2"](gan_path).to(device)
+    teacher = TEACHERS["edm"](teacher_path).to(device)
+    check_match(generator.spec, teacher.spec)
+    objective = objective_class(teacher, objective_options)
+    return Run(options, gan_path, teacher_path, generator, teacher, objective, make_metric(options, generator.spec))
+
+
+def check_match(gan: ImageSpec, teacher: ImageSpec) -> None:
+    """Raises MismatchError unless the teacher can judge the generator's images."""
+    if (gan.resolution, gan.channels) != (teacher.resolution, teacher.channels):
+        raise MismatchError(f"the GAN makes {gan} images but the teacher denoises {teacher}; choose a teacher of the GAN's size")
+    if teacher.num_classes not in (0, gan.num_classes):
+        raise MismatchError(
+            f"the GAN makes {gan} but the teacher expects {teacher.num_classes} classes; choose a teacher with the same classes"
+        )
+
+
+def make_metric(options: RunOptions, spec: ImageSpec) -> FrechetMetric | None:
+    """The metric named by --metrics, or None for 'none'; 'auto' takes the embedded detector for images of this kind."""
+    if options.metrics == "none":
+        return None
+    detectors = {name: load_detector(assets.resolve("detector", name), device=options.device) for name in assets.catalog()}
+    names = {f"fd-{name}": name for name in detectors}
+    if options.metrics == "auto":
+        fitting = [name for name, detector in detectors.items() if _same_images(detector.spec, spec)]
+        if not fitting:
+            raise OptionError(f"there is no embedded detector for {spec} images; give --metrics=none")
+        name = fitting[0]
+    else:
+        name = choose("metric", options.metrics, names | {"none": "none", "auto": "auto"})
+        if not _same_images(detectors[name].spec, spec):
+            raise MismatchError(f"--metrics={options.metrics} is for {detectors[name].spec} images but the GAN makes {spec}")
+    reference = load_reference(assets.resolve("reference", name if options.fid_ref == "auto" else options.fid_ref))
+    return FrechetMetric(detectors[name], reference, options.eval_images)
+
+
+def _same_images(a: ImageSpec, b: ImageSpec) -> bool:
+    return (a.channels, a.resolution) == (b.channels, b.resolution)
+
+
+class Driver:
+    """Drives one run: evaluates, refines, keeps the best pickle, reports."""
+
+    def __init__(self, run: Run, log: RunLog) -> None:
+        self.run = run
+        self.log = log
+        self.kimg = 0.0
+        self.before: float | None = None
+        self.best: float | None = None
+        self.best_kimg = 0.0
+        self.teacher_value: float | None = None
+        self.grid = grid_latents(run.generator, run.options.refine.seed)
+        self.best_path = log.folder / "network-refined-best.pkl"
+        self.last_path = log.folder / "network-refined-last.pkl"
+
+    def start(self) -> None:
+        """The state before refinement: the original is the best pickle so far."""
+        self.log.write_text("options.json", to_json(self.run.options))
+        shutil.copyfile(self.run.gan_path, self.best_path)
+        self.log.save_grid("fakes_init.png", render(self.run.generator, self.grid))
+        self.before = self.best = self._measure(self.run.generator, "original")
+        self.teacher_value = self._teacher_value()
+
+    def refine(self) -> None:
+        """Runs the loop to its end, with a snapshot every `snap` ticks and at the end."""
+        options = self.run.options.refine
+        with tqdm(total=options.total_images, unit="img", file=sys.stderr, desc="refining", smoothing=0.1) as bar:
+            for tick, progress in enumerate(refine(self.run.generator, self.run.objective, options), start=1):
+                bar.update(progress.images - bar.n)
+                nats = progress.health.remaining_nats()
+                bar.set_postfix_str("" if nats is None else f"data-free gap {nats:.2f} nats")
+                self._record(progress)
+                if tick % self.run.options.snap == 0 or progress.images >= options.total_images:
+                    self._snapshot(progress)
+
+    def finish(self) -> Summary:
+        """Writes summary.json and shows the table."""
+        summary = Summary(
+            gan=self.run.options.gan,
+            teacher=self.run.options.teacher,
+            metric=None if self.run.metric is None else self.run.metric.name,
+            before=self.before,
+            after=self.best,
+            teacher_value=self.teacher_value,
+            kimg=self.kimg,
+            seconds=round(self.log.seconds, 1),
+            refined=str(self.best_path),
+        )
+        self.log.write_text("summary.json", summary.to_json())
+        self.log.say("\n" + table(summary.rows()))
+        if self.run.metric is not None and not summary.improved:
+            self.log.say("Nothing improved: the best pickle is the original.")
+        self.log.say(f"Run folder: {self.log.folder}")
+        return summary
+
+    def _record(self, progress: Progress) -> None:
+        self.kimg = progress.images / 1000
+        record = {"kimg": self.kimg, "seconds": round(self.log.seconds, 2), "glr": progress.glr}
+        self.log.append("stats.jsonl", record | progress.health.summary())
+
+    def _snapshot(self, progress: Progress) -> None:
+        name = f"fakes{progress.images // 1000:06d}.png"
+        self.log.save_grid(name, render(progress.average, self.grid))
+        progress.average.export(self.last_path)
+        value = self._measure(progress.average, name.removesuffix(".png"))
+        if self.run.metric is None or (value is not None and self.best is not None and value < self.best):
+            self.best, self.best_kimg = value, self.kimg
+            shutil.copyfile(self.last_path, self.best_path.with_suffix(".tmp"))
+            self.best_path.with_suffix(".tmp").replace(self.best_path)
+
+    def _measure(self, generator: Generator, snapshot: str) -> float | None:
+        started = time.time()
+        value = self.run.distance(generator)
+        if value is not None and self.run.metric is not None:
+            seconds = round(time.time() - started, 2)
+            name = self.run.metric.name
+            record = {"results": {name: value}, "metric": name, "total_time": seconds, "snapshot": snapshot, "kimg": self.kimg}
+            self.log.append(f"metric-{name}.jsonl", record)
+            self.log.say(f"{self.kimg:8.3f} kimg  {name} {value:.3f}  ({self.log.seconds:.0f} s)")
+        return value
+
+    def _teacher_value(self) -> float | None:
+        steps, metric = self.run.options.teacher_steps, self.run.metric
+        if metric is None or steps == 0:
+            return None
+        recorded = assets.recorded_teacher_value(self.run.teacher_path, metric.name, steps)
+        if recorded is not None and self.run.options.fid_ref == "auto":
+            self.log.say(f"teacher's {metric.name} {recorded:.3f} ({steps} steps, recorded in pretrained/catalog.json)")
+            return recorded
+        images = self.run.options.eval_images
+        with tqdm(total=images, unit="img", file=sys.stderr, desc=f"sampling the teacher, {steps} steps") as bar:
+            value = distance_of_teacher(
+                self.run.teacher, self.run.new_metric, images, steps, self.run.options.refine.seed, bar.update
+            )
+        self.log.say(f"teacher's {metric.name} {value:.3f} ({steps} steps)")
+        return value
+
+
+def launch(options: RunOptions, dry_run: bool) -> Summary | None:
+    """One run from its options. Raises UserError before anything is written if they are not right."""
+    run = wire(options)
+    tqdm.write(f"GAN: {options.gan}, {run.generator.spec}. Teacher: {options.teacher}, {run.teacher.spec}.", file=sys.stderr)
+    if dry_run:
+        tqdm.write(to_json(options) + "\nDry run: nothing was written.", file=sys.stderr)
+        return None
+    log = RunLog(Path(options.outdir), options.desc or description(options))
+    driver = Driver(run, log)
+    try:
+        driver.start()
+        driver.refine()
+    except KeyboardInterrupt:
+        log.say(f"\nInterrupted after {driver.kimg:g} kimg.")
+        driver.finish()
+        raise
+    return driver.finish()
+
+
+def description(options: RunOptions) -> str:
+    """The run folder's name: the GAN's, the objective's, the batch."""
+    name, _ = parse_spec(options.objective)
+    return f"{Path(options.gan).stem}-{name}-batch{options.refine.batch}"
+
+
+def default_device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _images(kimg: float, what: str) -> int:
+    require(what, kimg, math.isfinite(kimg) and kimg > 0, "a positive number of thousands of images")
+    return max(round(kimg * 1000), 1)
+
+
+@click.command(context_settings={"show_default": True, "max_content_width": 120})
+@click.option("--gan", default=DEFAULT_PAIR, help="StyleGAN2 network pickle, or the name of an embedded pair.")
+@click.option("--teacher", default=DEFAULT_PAIR, help="EDM network pickle, or the name of an embedded pair.")
+@click.option("--outdir", default="training-runs", help="Where to make the run folder.")
+@click.option("--desc", default=None, help="Name of the run folder after its number.")
+@click.option("--kimg", type=float, default=DEFAULTS.total_images / 1000, help="Thousands of images to refine for.")
+@click.option("--batch", type=int, default=DEFAULTS.batch, help="Images a step.")
+@click.option("--batch-gpu", type=int, default=None, help="Images in memory at a time; divides --batch.  [default: --batch]")
+@click.option("--glr", type=float, default=DEFAULTS.glr, help="Learning rate of the generator.")
+@click.option("--score-lr", type=float, default=DEFAULTS.score_lr, help="Learning rate of the score model.")
+@click.option("--objective", default="diff-instruct", help="Objective and its options: NAME,key=value,...")
+@click.option("--ema-kimg", type=float, default=DEFAULTS.ema_halflife_images / 1000, help="Half-life of the weight average.")
+@click.option("--metrics", default="auto", help="auto (the embedded detector that fits), fd-NAME, or none.")
+@click.option("--fid-ref", default="auto", help="Reference moments: an .npz file, or auto (those of the detector).")
+@click.option("--eval-images", type=int, default=10_000, help="Images an evaluation.")
+@click.option("--teacher-steps", type=int, default=18, help="Sampler steps for the teacher's own distance; 0 to skip it.")
+@click.option("--tick", type=float, default=DEFAULTS.tick_images / 1000, help="Thousands of images between progress records.")
+@click.option("--snap", type=int, default=8, help="Ticks between snapshots, each evaluated.")
+@click.option("--seed", type=int, default=DEFAULTS.seed, help="Of all noise and latents.")
+@click.option("--device", default=default_device, help="cpu, cuda, cuda:1 ...  [default: a GPU if there is one]")
+@click.option("--dry-run", is_flag=True, help="Check everything, show the options, write nothing.")
+def cli(dry_run: bool, **given) -> None:
+    """Refine a pretrained GAN with a pretrained diffusion model of the same domain, without a data set."""
+    training = replace(
+        DEFAULTS,
+        total_images=_images(given.pop("kimg"), "kimg"),
+        batch=given["batch"],
+        batch_gpu=given["batch"] if given["batch_gpu"] is None else given["batch_gpu"],
+        glr=given.pop("glr"),
+        score_lr=given.pop("score_lr"),
+        ema_halflife_images=_images(given.pop("ema_kimg"), "ema-kimg"),
+        tick_images=_images(given.pop("tick"), "tick"),
+        seed=given.pop("seed"),
+    )
+    del given["batch"], given["batch_gpu"]
+    try:
+        torch.empty(0, device=given["device"])
+    except (RuntimeError, AssertionError) as error:
+        raise OptionError(f"--device={given['device']} cannot be used here; give cpu, or cuda on a machine with a GPU") from error
+    summary = launch(RunOptions(refine=training, **given), dry_run)
+    if summary is not None:
+        print(summary.refined)
+
+
+def main() -> None:
+    """Runs the command; user errors end in one line on standard error and exit code 2."""
+    try:
+        cli(standalone_mode=False)
+    except UserError as error:
+        sys.exit(_complain(str(error)))
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except click.ClickException as error:
+        sys.exit(_complain(error.format_message()))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _complain(message: str) -> int:
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""What all tests share: shape checks of annotated functions, one thread a worker, fixed seeds, reasons for skipping."""
+
+import os
+import pkgutil
+from pathlib import Path
+
+import jaxtyping
+import pytest
+import torch
+
+PACKAGE = Path(__file__).parent.parent / "gan_refine"
+
+# The sources of gan_refine.networks are embedded in pickles and run in other tools too: they are tested as they are.
+CHECKED = [f"gan_refine.{found.name}" for found in pkgutil.iter_modules([str(PACKAGE)]) if found.name != "networks"]
+
+jaxtyping.install_import_hook(CHECKED, "typechecking.check")
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)  # the workers are the parallelism
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--network", action="store_true", help="also run tests that download something")
+    parser.addoption("--slow", action="store_true", help="also run tests that take minutes")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    reasons = {}
+    if not torch.cuda.is_available():
+        reasons["gpu"] = "needs a CUDA device, and there is none"
+    if not config.getoption("--network"):
+        reasons["network"] = "downloads something; pytest --network runs it"
+    if not config.getoption("--slow"):
+        reasons["slow"] = "takes minutes; pytest --slow runs it"
+    for item in items:
+        for marker in item.iter_markers():
+            if marker.name in reasons:
+                item.add_marker(pytest.mark.skip(reason=reasons[marker.name]))
+
+
+@pytest.fixture(autouse=True)
+def fixed_seed() -> None:
+    """Every test starts from the same state of torch's global generator, whatever ran before it."""
+    torch.manual_seed(0)

@@ -1,0 +1,53 @@
+"""torch_utils.distributed in one process, and in two that talk over the loopback device."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from torch_utils import distributed
+
+ROOT = Path(__file__).parent.parent
+
+WORKER = """
+import torch
+from torch_utils import distributed
+distributed.init()
+distributed.init()  # once more does no harm
+mine = torch.tensor([1.0, 10.0]) * (distributed.get_rank() + 1)
+total = distributed.sum_across(mine)
+print(distributed.get_rank(), distributed.get_world_size(), distributed.is_rank0(), mine.tolist(), total.tolist())
+torch.distributed.destroy_process_group()
+"""
+
+
+def test_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    distributed.init()
+    assert (distributed.get_rank(), distributed.get_world_size(), distributed.is_rank0()) == (0, 1, True)
+    tensor = torch.tensor([1.0, 2.0], requires_grad=True)
+    total = distributed.sum_across(tensor)
+    assert torch.equal(total, tensor)
+    assert not total.requires_grad
+    total.zero_()
+    assert tensor.tolist() == [1.0, 2.0], "the sum is a copy"
+
+
+def test_two_processes() -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    shared = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+    shared.update(GLOO_SOCKET_IFNAME="lo", CUDA_VISIBLE_DEVICES="", OMP_NUM_THREADS="1", PYTHONPATH=str(ROOT))
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-c", WORKER], env={**shared, "RANK": str(rank)}, stdout=subprocess.PIPE, text=True
+        )
+        for rank in range(2)
+    ]
+    printed = [worker.communicate(timeout=120)[0].strip() for worker in workers]
+    assert printed == ["0 2 True [1.0, 10.0] [3.0, 30.0]", "1 2 False [2.0, 20.0] [3.0, 30.0]"]

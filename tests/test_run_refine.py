@@ -1,0 +1,203 @@
+"""The command, as a user meets it: a whole small run, its files, bad input, interruption."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import run_refine
+from gan_refine import assets
+from gan_refine.generators import load_stylegan2
+from gan_refine.networks.edm_precond import EDMPrecond
+from gan_refine.networks.stylegan2 import Discriminator, Generator
+from gan_refine.pickles import write_networks
+from gan_refine.report import grid_latents, render
+from gan_refine.runlog import tile
+
+ROOT = Path(__file__).parent.parent
+SMALL = ["--gan=fashion16", "--teacher=fashion16", "--kimg=0.128", "--batch=32", "--tick=0.032", "--snap=2", "--eval-images=250"]
+SMALL += ["--ema-kimg=0.03", "--device=cpu"]
+RESULT_KEYS = {"gan", "teacher", "metric", "before", "after", "teacher_value", "gap_closed", "kimg", "seconds", "refined", "improved"}
+
+
+def command(monkeypatch, *arguments: str) -> int:
+    """Exit code of run_refine.py with these arguments, in this process."""
+    monkeypatch.setattr(sys, "argv", ["run_refine.py", *arguments])
+    try:
+        run_refine.main()
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory) -> tuple[Path, str]:
+    """One finished run with --teacher-steps=2, and its standard output."""
+    outdir = tmp_path_factory.mktemp("runs")
+    arguments = [sys.executable, "run_refine.py", *SMALL, "--teacher-steps=2", f"--outdir={outdir}", "--desc=small"]
+    done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return outdir / "00000-small", done.stdout
+
+
+def test_run_folder_holds_what_is_promised(run_folder):
+    folder, stdout = run_folder
+    names = {path.name for path in folder.iterdir()}
+    metric = "fd250-fashion16"
+    expected = {"options.json", "log.txt", "stats.jsonl", f"metric-{metric}.jsonl", "summary.json", "fakes_init.png"}
+    assert names == expected | {"fakes000000.png", "network-refined-best.pkl", "network-refined-last.pkl"}
+    summary = json.loads((folder / "summary.json").read_text())
+    assert set(summary) == RESULT_KEYS
+    assert summary["metric"] == metric
+    assert summary["kimg"] == 0.128
+    assert summary["improved"] == (summary["after"] < summary["before"])
+    gap = (summary["before"] - summary["after"]) / (summary["before"] - summary["teacher_value"])
+    assert summary["gap_closed"] == pytest.approx(gap)
+    assert stdout == summary["refined"] + "\n"
+    assert json.loads((folder / "options.json").read_text())["refine"]["batch"] == 32
+    stats = [json.loads(line) for line in (folder / "stats.jsonl").read_text().splitlines()]
+    assert [record["kimg"] for record in stats] == [0.032, 0.064, 0.096, 0.128]
+    assert all(record["skipped_steps"] == 0 and record["remaining_nats"] > 0 for record in stats[1:])
+    evaluations = [json.loads(line) for line in (folder / f"metric-{metric}.jsonl").read_text().splitlines()]
+    assert [record["snapshot"] for record in evaluations] == ["original", "fakes000000", "fakes000000"]
+    assert min(record["results"][metric] for record in evaluations) == summary["after"]
+
+
+def test_refined_pickle_opens_and_gives_the_images_of_the_last_grid(run_folder):
+    folder, _ = run_folder
+    generator = load_stylegan2(folder / "network-refined-last.pkl")
+    images = render(generator, grid_latents(generator, seed=0))
+    saved = np.asarray(Image.open(folder / "fakes000000.png"))[:, :, None]
+    difference = np.abs(tile(images).astype(int) - saved.astype(int))
+    assert difference.max() <= 1  # the snapshot was rendered by other threads
+    original = load_stylegan2(assets.resolve("gan", "fashion16"))
+    assert not np.array_equal(tile(render(original, grid_latents(original, seed=0))), saved)
+
+
+def test_original_grid_is_that_of_the_original(run_folder):
+    folder, _ = run_folder
+    original = load_stylegan2(assets.resolve("gan", "fashion16"))
+    images = tile(render(original, grid_latents(original, seed=0)))
+    assert np.abs(images.astype(int) - np.asarray(Image.open(folder / "fakes_init.png"))[:, :, None].astype(int)).max() <= 1
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> dict[str, str]:
+    """Pickles that do not fit the embedded ones."""
+    folder = tmp_path_factory.mktemp("files")
+    (folder / "text.pkl").write_text("not a pickle\n")
+    unet = {"model_type": "SongUNet", "model_channels": 8, "channel_mult": [1, 2], "num_blocks": 1, "attn_resolutions": [4]}
+    for name, resolution, channels in [("teacher32", 32, 1), ("teacher_rgb", 16, 3)]:
+        write_networks(folder / f"{name}.pkl", {"ema": EDMPrecond(resolution, channels, **unet)})
+    widths = {"channel_base": 64, "channel_max": 8}
+    make = lambda: Generator(8, 0, 8, 16, 1, synthesis_kwargs=widths)  # noqa: E731
+    networks = {"G": make(), "D": Discriminator(0, 16, 1, architecture="orig", **widths), "G_ema": make()}
+    write_networks(folder / "gan16.pkl", {**networks, "training_set_kwargs": None, "augment_pipe": None})
+    return {path.stem: str(path) for path in folder.iterdir()}
+
+
+BAD = {
+    "missing file": (["--gan=nowhere.pkl"], "nowhere.pkl is not a file"),
+    "folder": (["--gan={tmp}"], "is a folder"),
+    "text": (["--gan={text}"], "text.pkl"),
+    "teacher as gan": (["--gan={teacher32}"], "--teacher"),
+    "gan as teacher": (["--teacher={gan16}"], "--gan"),
+    "resolution": (["--teacher={teacher32}"], "16x16 grey images but the teacher denoises 32x32 grey"),
+    "channels": (["--teacher={teacher_rgb}"], "16x16 grey images but the teacher denoises 16x16 RGB"),
+    "batch 0": (["--batch=0"], "--batch=0 is not allowed; give a positive number"),
+    "batch-gpu": (["--batch=64", "--batch-gpu=48"], "not a multiple of --batch-gpu=48"),
+    "batch text": (["--batch=many"], "many"),
+    "kimg": (["--kimg=-1"], "--kimg=-1.0"),
+    "kimg nan": (["--kimg=nan"], "--kimg=nan"),
+    "unknown option": (["--gann=x"], "--gann"),
+    "unknown objective": (["--objective=wgan"], "choose one of diff-instruct, sds"),
+    "unknown key": (["--objective=diff-instruct,wait=1"], "unknown option 'wait' of objective diff-instruct; its options are"),
+    "bad value": (["--objective=diff-instruct,weight=one"], "choose one of sigma2, dmd"),
+    "bad number": (["--objective=diff-instruct,score_steps=two"], "whole number"),
+    "no value": (["--objective=diff-instruct,weight"], "name,key=value"),
+    "unwritable": (["--outdir=/dev/null/runs"], "cannot write to --outdir"),
+    "metric": (["--metrics=fid"], "choose one of"),
+    "reference": (["--fid-ref={text}"], "text.pkl"),
+    "device": (["--device=tpu9"], "--device=tpu9"),
+    "eval images": (["--eval-images=1"], "--eval-images=1"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line_and_exit_code_2_and_writes_nothing(case, files, tmp_path, monkeypatch, capsys):
+    arguments, expected = BAD[case]
+    outdir = tmp_path / "out"
+    filled = [argument.format(tmp=tmp_path, **files) for argument in arguments]
+    base = [] if any(a.startswith("--outdir") for a in filled) else [f"--outdir={outdir}"]
+    code = command(monkeypatch, "--gan=fashion16", "--teacher=fashion16", "--device=cpu", *base, *filled)
+    captured = capsys.readouterr()
+    lines = captured.err.strip().splitlines()
+    assert code == 2
+    assert lines[-1].startswith("error: ")
+    assert expected in lines[-1]
+    assert len([line for line in lines if not line.startswith("GAN: ")]) == 1
+    assert captured.out == ""
+    assert not outdir.exists()
+
+
+def test_dry_run_shows_the_options_and_writes_nothing(tmp_path, monkeypatch, capsys):
+    assert command(monkeypatch, *SMALL, f"--outdir={tmp_path / 'out'}", "--dry-run") == 0
+    captured = capsys.readouterr()
+    assert '"total_images": 128' in captured.err
+    assert captured.out == ""
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_improvement_the_best_pickle_is_the_original(tmp_path, monkeypatch, capsys):
+    arguments = [*SMALL, "--glr=0.3", "--kimg=0.064", f"--outdir={tmp_path}", "--teacher-steps=0"]
+    assert command(monkeypatch, *arguments) == 0
+    (folder,) = tmp_path.iterdir()
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["improved"] is False
+    assert summary["after"] == summary["before"]
+    assert "Nothing improved" in capsys.readouterr().err
+    original = assets.resolve("gan", "fashion16")
+    assert (folder / "network-refined-best.pkl").read_bytes() == original.read_bytes()
+
+
+def test_without_a_metric_the_last_pickle_is_taken(tmp_path, monkeypatch):
+    arguments = [*SMALL, "--metrics=none", "--kimg=0.064", f"--outdir={tmp_path}"]
+    assert command(monkeypatch, *arguments) == 0
+    (folder,) = tmp_path.iterdir()
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["metric"] is summary["before"] is summary["after"] is None
+    last, best = (load_stylegan2(folder / f"network-refined-{name}.pkl").state_dict() for name in ("last", "best"))
+    assert all(torch.equal(last[name], best[name]) for name in last)
+
+
+def test_interruption_leaves_a_readable_run_folder(tmp_path):
+    arguments = [sys.executable, "run_refine.py", *SMALL, "--kimg=1000", "--teacher-steps=0", f"--outdir={tmp_path}"]
+    process = subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.time() + 120
+    while not list(tmp_path.glob("*/network-refined-last.pkl")) and time.time() < deadline:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.2)
+    os.kill(process.pid, signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    (folder,) = tmp_path.iterdir()
+    assert process.returncode == 130
+    assert "Traceback" not in stderr
+    summary = json.loads((folder / "summary.json").read_text())
+    assert 0 < summary["kimg"] < 1000
+    assert load_stylegan2(folder / "network-refined-best.pkl").spec.resolution == 16
+    assert not list(folder.glob("*.tmp"))
+
+
+def test_runs_are_numbered(tmp_path):
+    from gan_refine.runlog import RunLog
+
+    names = [RunLog(tmp_path, "x").folder.name for _ in range(3)]
+    assert names == ["00000-x", "00001-x", "00002-x"]
