@@ -1,6 +1,6 @@
 """Refine a pretrained GAN generator with a pretrained diffusion teacher and no data set.
 
-    python run_refine.py --gan=GAN.pkl --teacher=TEACHER.pkl --outdir=training-runs
+python run_refine.py --gan=GAN.pkl --teacher=TEACHER.pkl --outdir=training-runs
 """
 
 import math
@@ -15,12 +15,12 @@ import torch
 from tqdm import tqdm
 
 from gan_refine import assets
-from gan_refine.config import RefineOptions, build_options, choose, parse_spec, require, to_json
+from gan_refine.config import RefineOptions, choose, parse_spec, require, to_json
 from gan_refine.errors import MismatchError, OptionError, UserError
 from gan_refine.generators import GENERATORS
 from gan_refine.interfaces import Denoiser, Generator, ImageSpec, Objective
 from gan_refine.metrics import FrechetMetric, load_detector, load_reference
-from gan_refine.objectives import OBJECTIVES
+from gan_refine.objectives import build_objective
 from gan_refine.refine import Progress, refine
 from gan_refine.report import Summary, distance_of_generator, distance_of_teacher, grid_latents, render
 from gan_refine.runlog import RunLog, table
@@ -49,7 +49,9 @@ class RunOptions:
 
     def __post_init__(self) -> None:
         require("eval_images", self.eval_images, self.eval_images >= 2, "at least 2")
-        require("teacher_steps", self.teacher_steps, self.teacher_steps == 0 or self.teacher_steps >= 2, "0 or at least 2")
+        require(
+            "teacher_steps", self.teacher_steps, self.teacher_steps == 0 or self.teacher_steps >= 2, "0 or at least 2"
+        )
         require("snap", self.snap, self.snap > 0, "a positive number of ticks")
 
 
@@ -78,23 +80,22 @@ class Run:
 
 def wire(options: RunOptions) -> Run:
     """Reads both networks and builds objective and metric. Raises UserError; writes nothing."""
-    name, settings = parse_spec(options.objective)
-    objective_class = choose("objective", name, OBJECTIVES)
-    objective_options = build_options(objective_class.Options, settings, f"objective {name}")
     device = torch.device(options.device)
     gan_path = assets.resolve("gan", options.gan)
     teacher_path = assets.resolve("teacher", options.teacher)
     generator = GENERATORS["stylegan2"](gan_path).to(device)
     teacher = TEACHERS["edm"](teacher_path).to(device)
     check_match(generator.spec, teacher.spec)
-    objective = objective_class(teacher, objective_options)
+    objective = build_objective(options.objective, teacher)
     return Run(options, gan_path, teacher_path, generator, teacher, objective, make_metric(options, generator.spec))
 
 
 def check_match(gan: ImageSpec, teacher: ImageSpec) -> None:
     """Raises MismatchError unless the teacher can judge the generator's images."""
     if (gan.resolution, gan.channels) != (teacher.resolution, teacher.channels):
-        raise MismatchError(f"the GAN makes {gan} images but the teacher denoises {teacher}; choose a teacher of the GAN's size")
+        raise MismatchError(
+            f"the GAN makes {gan} images but the teacher denoises {teacher}; choose a teacher of the GAN's size"
+        )
     if teacher.num_classes not in (0, gan.num_classes):
         raise MismatchError(
             f"the GAN makes {gan} but the teacher expects {teacher.num_classes} classes; choose a teacher with the same classes"
@@ -105,7 +106,9 @@ def make_metric(options: RunOptions, spec: ImageSpec) -> FrechetMetric | None:
     """The metric named by --metrics, or None for 'none'; 'auto' takes the embedded detector for images of this kind."""
     if options.metrics == "none":
         return None
-    detectors = {name: load_detector(assets.resolve("detector", name), device=options.device) for name in assets.catalog()}
+    detectors = {
+        name: load_detector(assets.resolve("detector", name), device=options.device) for name in assets.catalog()
+    }
     names = {f"fd-{name}": name for name in detectors}
     if options.metrics == "auto":
         fitting = [name for name, detector in detectors.items() if _same_images(detector.spec, spec)]
@@ -115,7 +118,9 @@ def make_metric(options: RunOptions, spec: ImageSpec) -> FrechetMetric | None:
     else:
         name = choose("metric", options.metrics, names | {"none": "none", "auto": "auto"})
         if not _same_images(detectors[name].spec, spec):
-            raise MismatchError(f"--metrics={options.metrics} is for {detectors[name].spec} images but the GAN makes {spec}")
+            raise MismatchError(
+                f"--metrics={options.metrics} is for {detectors[name].spec} images but the GAN makes {spec}"
+            )
     reference = load_reference(assets.resolve("reference", name if options.fid_ref == "auto" else options.fid_ref))
     return FrechetMetric(detectors[name], reference, options.eval_images)
 
@@ -200,7 +205,13 @@ class Driver:
         if value is not None and self.run.metric is not None:
             seconds = round(time.time() - started, 2)
             name = self.run.metric.name
-            record = {"results": {name: value}, "metric": name, "total_time": seconds, "snapshot": snapshot, "kimg": self.kimg}
+            record = {
+                "results": {name: value},
+                "metric": name,
+                "total_time": seconds,
+                "snapshot": snapshot,
+                "kimg": self.kimg,
+            }
             self.log.append(f"metric-{name}.jsonl", record)
             self.log.say(f"{self.kimg:8.3f} kimg  {name} {value:.3f}  ({self.log.seconds:.0f} s)")
         return value
@@ -225,7 +236,9 @@ class Driver:
 def launch(options: RunOptions, dry_run: bool) -> Summary | None:
     """One run from its options. Raises UserError before anything is written if they are not right."""
     run = wire(options)
-    tqdm.write(f"GAN: {options.gan}, {run.generator.spec}. Teacher: {options.teacher}, {run.teacher.spec}.", file=sys.stderr)
+    tqdm.write(
+        f"GAN: {options.gan}, {run.generator.spec}. Teacher: {options.teacher}, {run.teacher.spec}.", file=sys.stderr
+    )
     if dry_run:
         tqdm.write(to_json(options) + "\nDry run: nothing was written.", file=sys.stderr)
         return None
@@ -263,16 +276,24 @@ def _images(kimg: float, what: str) -> int:
 @click.option("--desc", default=None, help="Name of the run folder after its number.")
 @click.option("--kimg", type=float, default=DEFAULTS.total_images / 1000, help="Thousands of images to refine for.")
 @click.option("--batch", type=int, default=DEFAULTS.batch, help="Images a step.")
-@click.option("--batch-gpu", type=int, default=None, help="Images in memory at a time; divides --batch.  [default: --batch]")
+@click.option(
+    "--batch-gpu", type=int, default=None, help="Images in memory at a time; divides --batch.  [default: --batch]"
+)
 @click.option("--glr", type=float, default=DEFAULTS.glr, help="Learning rate of the generator.")
 @click.option("--score-lr", type=float, default=DEFAULTS.score_lr, help="Learning rate of the score model.")
 @click.option("--objective", default="diff-instruct", help="Objective and its options: NAME,key=value,...")
-@click.option("--ema-kimg", type=float, default=DEFAULTS.ema_halflife_images / 1000, help="Half-life of the weight average.")
+@click.option(
+    "--ema-kimg", type=float, default=DEFAULTS.ema_halflife_images / 1000, help="Half-life of the weight average."
+)
 @click.option("--metrics", default="auto", help="auto (the embedded detector that fits), fd-NAME, or none.")
 @click.option("--fid-ref", default="auto", help="Reference moments: an .npz file, or auto (those of the detector).")
 @click.option("--eval-images", type=int, default=10_000, help="Images an evaluation.")
-@click.option("--teacher-steps", type=int, default=18, help="Sampler steps for the teacher's own distance; 0 to skip it.")
-@click.option("--tick", type=float, default=DEFAULTS.tick_images / 1000, help="Thousands of images between progress records.")
+@click.option(
+    "--teacher-steps", type=int, default=18, help="Sampler steps for the teacher's own distance; 0 to skip it."
+)
+@click.option(
+    "--tick", type=float, default=DEFAULTS.tick_images / 1000, help="Thousands of images between progress records."
+)
 @click.option("--snap", type=int, default=8, help="Ticks between snapshots, each evaluated.")
 @click.option("--seed", type=int, default=DEFAULTS.seed, help="Of all noise and latents.")
 @click.option("--device", default=default_device, help="cpu, cuda, cuda:1 ...  [default: a GPU if there is one]")
@@ -294,7 +315,9 @@ def cli(dry_run: bool, **given) -> None:
     try:
         torch.empty(0, device=given["device"])
     except (RuntimeError, AssertionError) as error:
-        raise OptionError(f"--device={given['device']} cannot be used here; give cpu, or cuda on a machine with a GPU") from error
+        raise OptionError(
+            f"--device={given['device']} cannot be used here; give cpu, or cuda on a machine with a GPU"
+        ) from error
     summary = launch(RunOptions(refine=training, **given), dry_run)
     if summary is not None:
         print(summary.refined)

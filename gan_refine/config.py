@@ -21,6 +21,7 @@ class RefineOptions:
     total_images: int = 16_000
     batch: int = 64
     batch_gpu: int = 64  # images in memory at a time; gradients accumulate up to `batch`
+    warmup_images: int = 0  # fakes that the score model learns from before the generator moves
     glr: float = 1e-4
     score_lr: float = 1e-4
     beta1: float = 0.0
@@ -34,7 +35,7 @@ class RefineOptions:
     def __post_init__(self) -> None:
         for name in ("total_images", "batch", "batch_gpu", "ema_halflife_images", "tick_images"):
             require(name, getattr(self, name), getattr(self, name) > 0, "a positive number")
-        for name in ("glr", "score_lr", "ema_rampup"):
+        for name in ("glr", "score_lr", "ema_rampup", "warmup_images"):
             require(name, getattr(self, name), getattr(self, name) >= 0, "a number of at least 0")
         require("lr_decay", self.lr_decay, 0 <= self.lr_decay <= 1, "between 0 and 1")
         if self.batch % self.batch_gpu:

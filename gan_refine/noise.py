@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+import numpy as np
 import torch
 
 from gan_refine.interfaces import Images, Sigma
@@ -66,3 +67,9 @@ def karras_grid(steps: int, sigma_min: float, sigma_max: float, rho: float) -> l
     levels = [(high + i / max(steps - 1, 1) * (low - high)) ** rho for i in range(steps)]
     assert all(math.isfinite(level) for level in levels), "finite limits give finite levels"
     return [*levels, 0.0]
+
+
+def rng_for(seed: int, rank: int, images: int, stream: int) -> torch.Generator:
+    """A CPU generator that depends on nothing else: a resumed run replays the same noise. `stream` tells uses apart."""
+    state = np.random.SeedSequence([seed, rank, images, stream]).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state >> np.uint64(1)))

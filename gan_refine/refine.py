@@ -11,9 +11,13 @@ from torch import nn
 from gan_refine.config import RefineOptions
 from gan_refine.ema import WeightAverage
 from gan_refine.interfaces import Generator, Objective, Terms
+from gan_refine.noise import rng_for
 
 # Bounds of the bands of sigma in which health is reported, about one unit of ln sigma each.
 SIGMA_BANDS = (0.02, 0.06, 0.18, 0.54, 1.6, 5.0, 15.0, 80.0)
+
+
+WARMUP_STREAM = 2000  # apart from the streams of the steps, which are 0 for the generator and 1, 2, ... for the helpers
 
 
 @dataclass
@@ -44,8 +48,10 @@ class Health:
         return [float(s / n) if n else None for s, n in zip(totals, self.counts, strict=True)]
 
     def remaining_nats(self) -> float | None:
-        """Estimate of KL(generator || teacher) over the bands seen, in nats an image: the integral of |s_g - s_d|^2 sigma
-        over sigma, which is that of |D_g - D_d|^2 / sigma^2 over ln sigma. It needs no data, and is only as good as the score model.
+        """Estimate of KL(generator || teacher) over the bands seen, in nats an image; None without a score model.
+
+        The integral of sigma |s_g - s_d|^2 over sigma is that of |D_g - D_d|^2 / sigma^2 over ln sigma. It needs no data, and
+        is only as good as the score model.
         """
         if "nats" not in self.sums:
             return None
@@ -74,12 +80,6 @@ class Progress:
     glr: float
 
 
-def rng_for(seed: int, rank: int, images: int, stream: int) -> torch.Generator:
-    """A CPU generator that depends on nothing else: a resumed run replays the same noise. `stream` tells uses apart."""
-    state = np.random.SeedSequence([seed, rank, images, stream]).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(state >> np.uint64(1)))
-
-
 def lr_factor(done: float, decay_share: float) -> float:
     """1 until the last `decay_share` of the run, then a cosine to 0; `done` runs from 0 to 1."""
     if done <= 1 - decay_share or decay_share == 0:
@@ -90,6 +90,7 @@ def lr_factor(done: float, decay_share: float) -> float:
 def refine(generator: Generator, objective: Objective, options: RefineOptions, rank: int = 0) -> Iterator[Progress]:
     """Trains `generator` in place and yields after every tick of about `tick_images`, and at the end.
 
+    First the helpers alone learn for `warmup_images`, since a score model equal to the teacher has nothing to say.
     Opens no data set and no file. Parameters of the generator and of the objective's helpers are moved by Adam; a step whose
     gradient is not finite is skipped and counted in the health record. (Algorithm 1 of arXiv:2305.18455.)
     """
@@ -100,6 +101,10 @@ def refine(generator: Generator, objective: Objective, options: RefineOptions, r
     helpers = objective.helper_parameters()
     opt_h = torch.optim.Adam(helpers, lr=options.score_lr, betas=betas) if helpers else None
     health, images, last_tick = Health(), 0, 0
+    for warm in range(0, options.warmup_images if opt_h else 0, options.batch):
+        assert opt_h is not None, "an objective without helpers has nothing to warm up"
+        _helper_gradient(generator, objective, options, rng_for(options.seed, rank, warm, WARMUP_STREAM))
+        _apply(opt_h, options.score_lr, health, "helper")
     while images < options.total_images:
         factor = lr_factor(images / options.total_images, options.lr_decay)
         for helper_step in range(objective.helper_steps):

@@ -25,7 +25,9 @@ class RunLog:
             self.folder = _next_folder(outdir, description)
             self.folder.mkdir()
         except OSError as error:
-            raise UserError(f"cannot write to --outdir={outdir} ({error.strerror}); choose a folder that you may write to") from error
+            raise UserError(
+                f"cannot write to --outdir={outdir} ({error.strerror}); choose a folder that you may write to"
+            ) from error
         self.started = time.time()
 
     def say(self, text: str) -> None:

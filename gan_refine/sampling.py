@@ -1,5 +1,6 @@
 """The teacher's own multi-step sampler: deterministic, second order (Algorithm 1 of arXiv:2206.00364 without churn)."""
 
+import itertools
 from collections.abc import Iterator
 
 import torch
@@ -24,10 +25,11 @@ def heun(
 
     Limits beyond the denoiser's own range are brought into it.
     """
+    assert steps >= 1, "a sampler takes at least one step"
     low, high = denoiser.sigma_range
     levels = karras_grid(steps, max(sigma_min, low), min(sigma_max, high), rho)
     x = latents.to(torch.float64) * levels[0]
-    for sigma, following in zip(levels[:-1], levels[1:], strict=True):
+    for sigma, following in itertools.pairwise(levels):
         slope = _slope(denoiser, x, sigma, labels)
         euler = x + (following - sigma) * slope
         if following > 0:
@@ -43,14 +45,15 @@ def _slope(denoiser: Denoiser, x: Tensor, sigma: float, labels: Labels) -> Tenso
     return (x - denoised.to(torch.float64)) / sigma
 
 
-def sample_images(denoiser: Denoiser, num_images: int, steps: int, batch: int, rng: torch.Generator) -> Iterator[Images]:
+def sample_images(
+    denoiser: Denoiser, num_images: int, steps: int, batch: int, rng: torch.Generator
+) -> Iterator[Images]:
     """Batches of float32 samples, `num_images` in all; labels are uniform over the classes. `rng` is on the CPU."""
     spec = denoiser.spec
     device = next(denoiser.parameters()).device
-    for first in range(0, num_images, batch):
-        n = min(batch, num_images - first)
-        latents = torch.randn([n, spec.channels, spec.resolution, spec.resolution], generator=rng)
-        labels = torch.zeros([n, spec.num_classes])
-        if spec.num_classes:
-            labels[torch.arange(n), torch.randint(spec.num_classes, [n], generator=rng)] = 1
+    all_labels = torch.zeros([num_images, spec.num_classes])
+    if spec.num_classes:  # all at once, so that the samples do not depend on the size of the batches
+        all_labels[torch.arange(num_images), torch.randint(spec.num_classes, [num_images], generator=rng)] = 1
+    for labels in all_labels.split(batch):
+        latents = torch.randn([len(labels), spec.channels, spec.resolution, spec.resolution], generator=rng)
         yield heun(denoiser, latents.to(device), labels.to(device), steps=steps).to(torch.float32)

@@ -1,9 +1,9 @@
 """From training checkpoints to the files in pretrained/.
 
-    python recipes/export.py teacher fashion16 teacher16.pt     the network pickle and its origin record
-    python recipes/export.py gan fashion16 gan16.pt
-    python recipes/export.py measure fashion16                  the teacher's own distance, into catalog.json
-    python recipes/export.py catalog                            digests and licences of everything there, into catalog.json
+python recipes/export.py teacher fashion16 teacher16.pt     the network pickle and its origin record
+python recipes/export.py gan fashion16 gan16.pt
+python recipes/export.py measure fashion16                  the teacher's own distance, into catalog.json
+python recipes/export.py catalog                            digests and licences of everything there, into catalog.json
 """
 
 import json
@@ -18,15 +18,15 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from gan_refine.assets import KINDS, PRETRAINED, catalog, sha256  # noqa: E402
-from gan_refine.metrics import FrechetMetric, load_detector, load_reference  # noqa: E402
-from gan_refine.networks.edm_precond import EDMPrecond  # noqa: E402
-from gan_refine.networks.stylegan2 import Discriminator, Generator  # noqa: E402
-from gan_refine.pickles import write_networks  # noqa: E402
-from gan_refine.report import distance_of_teacher  # noqa: E402
-from gan_refine.teachers import load_edm  # noqa: E402
-from recipes import train_gan, train_teacher  # noqa: E402
-from recipes.training import commit, hardware  # noqa: E402
+from gan_refine.assets import KINDS, PRETRAINED, catalog, sha256
+from gan_refine.metrics import FrechetMetric, load_detector, load_reference
+from gan_refine.networks.edm_precond import EDMPrecond
+from gan_refine.networks.stylegan2 import Discriminator, Generator
+from gan_refine.pickles import write_networks
+from gan_refine.report import distance_of_teacher
+from gan_refine.teachers import load_edm
+from recipes import train_gan, train_teacher
+from recipes.training import commit, hardware
 
 LICENCE = "Apache-2.0; trained on Fashion-MNIST (MIT, Zalando SE)"
 FILES = {

@@ -16,27 +16,38 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from gan_refine import assets  # noqa: E402
-from gan_refine.config import RefineOptions, build_options, parse_spec  # noqa: E402
-from gan_refine.generators import load_stylegan2  # noqa: E402
-from gan_refine.metrics import FrechetMetric, load_detector, load_reference  # noqa: E402
-from gan_refine.objectives import OBJECTIVES  # noqa: E402
-from gan_refine.refine import refine  # noqa: E402
-from gan_refine.report import distance_of_generator  # noqa: E402
-from gan_refine.teachers import load_edm  # noqa: E402
+from gan_refine import assets
+from gan_refine.config import RefineOptions, build_options
+from gan_refine.generators import load_stylegan2
+from gan_refine.metrics import FrechetMetric, load_detector, load_reference
+from gan_refine.objectives import build_objective
+from gan_refine.refine import refine
+from gan_refine.report import distance_of_generator
+from gan_refine.teachers import load_edm
 
 
 @click.command()
 @click.argument("name")
 @click.argument("settings", nargs=-1, required=True)
 @click.option("--kimg", type=float, default=8, show_default=True)
-@click.option("--evaluations", type=int, default=4, show_default=True, help="Evaluations along each run, the last at its end.")
+@click.option(
+    "--evaluations", type=int, default=4, show_default=True, help="Evaluations along each run, the last at its end."
+)
 @click.option("--eval-images", type=int, default=10_000, show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--threads", type=int, default=2, show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="File that a JSON line is added to for each run.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), required=True, help="File that a JSON line is added to for each run."
+)
 def main(
-    name: str, settings: tuple[str, ...], kimg: float, evaluations: int, eval_images: int, seed: int, threads: int, out: Path
+    name: str,
+    settings: tuple[str, ...],
+    kimg: float,
+    evaluations: int,
+    eval_images: int,
+    seed: int,
+    threads: int,
+    out: Path,
 ) -> None:
     torch.set_num_threads(threads)
     original = load_stylegan2(assets.resolve("gan", name))
@@ -45,18 +56,18 @@ def main(
     reference = load_reference(assets.resolve("reference", name))
 
     def distance(generator) -> float:
-        value = distance_of_generator(generator, lambda: FrechetMetric(detector, reference, eval_images), eval_images, seed)
+        value = distance_of_generator(
+            generator, lambda: FrechetMetric(detector, reference, eval_images), eval_images, seed
+        )
         return round(value, 3)
 
     before = distance(original)
     for setting in settings:
         fields = dict(pair.split("=", 1) for pair in setting.split())
-        objective_name, objective_options = parse_spec(fields.pop("objective", "diff-instruct"))
-        objective_class = OBJECTIVES[objective_name]
+        objective = build_objective(fields.pop("objective", "diff-instruct"), teacher)
         total = int(kimg * 1000)
         fields = {"total_images": str(total), "tick_images": str(total // evaluations), "seed": str(seed), **fields}
         options = build_options(RefineOptions, fields, "RefineOptions")
-        objective = objective_class(teacher, build_options(objective_class.Options, objective_options, objective_name))
         started, curve, nats = time.time(), [], []
         for progress in refine(copy.deepcopy(original), objective, options):
             curve.append([progress.images, distance(progress.average)])

@@ -1,4 +1,4 @@
-"""Trains a detector on Fashion-MNIST: `python recipes/train_detector.py fashion16 --data=FOLDER --checkpoint=detector16.pt`.
+"""Trains a detector on Fashion-MNIST: `python recipes/train_detector.py fashion16 --data=FOLDER --checkpoint=FILE`.
 
 Writes NAME-detector.safetensors, NAME-reference.npz (moments of its features over the 60,000 training images) and
 NAME-detector.json (their origin) into --out. An interrupted run goes on from --checkpoint.
@@ -15,12 +15,12 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from gan_refine.metrics.detectors import Detector, FashionClassifier, load_detector, save_detector  # noqa: E402
-from gan_refine.metrics.frechet import frechet_distance  # noqa: E402
-from gan_refine.metrics.moments import Moments  # noqa: E402
-from gan_refine.metrics.references import Reference, save_reference  # noqa: E402
-from recipes import fashion  # noqa: E402
-from recipes.training import Checkpoint  # noqa: E402
+from gan_refine.metrics.detectors import Detector, FashionClassifier, load_detector, save_detector
+from gan_refine.metrics.frechet import frechet_distance
+from gan_refine.metrics.moments import Moments
+from gan_refine.metrics.references import Reference, save_reference
+from recipes import fashion
+from recipes.training import Checkpoint
 
 
 def shifted(images: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
@@ -33,7 +33,13 @@ def shifted(images: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
 
 
 def train_epoch(
-    network: FashionClassifier, optimizer: torch.optim.Optimizer, data: fashion.Images, epoch: int, epochs: int, batch: int, lr: float
+    network: FashionClassifier,
+    optimizer: torch.optim.Optimizer,
+    data: fashion.Images,
+    epoch: int,
+    epochs: int,
+    batch: int,
+    lr: float,
 ) -> float:
     """One pass over shuffled, shifted images at a learning rate on a cosine over all epochs; the mean cross-entropy."""
     network.train()
@@ -71,7 +77,8 @@ def feature_moments(detector: Detector, data: fashion.Images) -> Moments:
 
 def write_all(name: str, out: Path, network: FashionClassifier, folder: Path, origin: dict) -> None:
     """Weights, reference and origin; the reference is made by the detector as it reads back from its file."""
-    weights, reference, record = (out / f"{name}-{end}" for end in ("detector.safetensors", "reference.npz", "detector.json"))
+    weights, reference = out / f"{name}-detector.safetensors", out / f"{name}-reference.npz"
+    record = out / f"{name}-detector.json"
     out.mkdir(parents=True, exist_ok=True)
     save_detector(weights, name, network)
     detector = load_detector(weights)
@@ -100,7 +107,8 @@ def main(name: str, data: Path, state_file: Path, out: Path, epochs: int, batch:
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     dataset = fashion.load(data, name)
-    network = FashionClassifier(fashion.RESOLUTIONS[name]).to(memory_format=torch.channels_last)
+    network = FashionClassifier(fashion.RESOLUTIONS[name])
+    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=0.01)
     checkpoint = Checkpoint(state_file)
     first = 0

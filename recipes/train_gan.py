@@ -13,9 +13,9 @@ import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from gan_refine.networks.stylegan2 import Discriminator, Generator  # noqa: E402
-from recipes import fashion  # noqa: E402
-from recipes.training import Checkpoint  # noqa: E402
+from gan_refine.networks.stylegan2 import Discriminator, Generator
+from recipes import fashion
+from recipes.training import Checkpoint
 
 R1_INTERVAL = 16  # steps between two penalties, each weighted by the interval (lazy regularisation)
 CHANNEL_BASE = {"fashion16": 512, "fashion32": 1024}
@@ -51,7 +51,9 @@ def r1_penalty(discriminator: Discriminator, real: torch.Tensor) -> torch.Tensor
 class Trainer:
     """Both networks, their optimisers and the generator's average; one `step` is one update of each."""
 
-    def __init__(self, name: str, data: fashion.Images, batch: int, lr: float, r1_gamma: float, ema_images: int) -> None:
+    def __init__(
+        self, name: str, data: fashion.Images, batch: int, lr: float, r1_gamma: float, ema_images: int
+    ) -> None:
         self.data, self.batch, self.r1_gamma, self.ema_images = data, batch, r1_gamma, ema_images
         self.generator = Generator(**generator_kwargs(name)).train()
         self.discriminator = Discriminator(**discriminator_kwargs(name)).train()
@@ -60,7 +62,7 @@ class Trainer:
         ratio = R1_INTERVAL / (R1_INTERVAL + 1)
         self.opt_g = torch.optim.Adam(self.generator.parameters(), lr=lr, betas=(0.0, 0.99))
         self.opt_d = torch.optim.Adam(self.discriminator.parameters(), lr=lr * ratio, betas=(0.0, 0.99**ratio))
-        self.parts = {
+        self.parts: dict[str, torch.nn.Module | torch.optim.Optimizer] = {
             "generator": self.generator,
             "discriminator": self.discriminator,
             "average": self.average,

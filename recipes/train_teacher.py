@@ -13,9 +13,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from gan_refine.networks.edm_precond import EDMPrecond  # noqa: E402
-from recipes import fashion  # noqa: E402
-from recipes.training import Checkpoint  # noqa: E402
+from gan_refine.networks.edm_precond import EDMPrecond
+from recipes import fashion
+from recipes.training import Checkpoint
 
 ARCHITECTURES = {
     "fashion16": {"model_channels": 32, "channel_mult": [1, 2, 2]},
@@ -56,7 +56,7 @@ def main(name: str, data: Path, out: Path, images: int, batch: int, lr: float, e
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     dataset = fashion.load(data, name)
-    net = EDMPrecond(**network_kwargs(name)).to(memory_format=torch.channels_last)
+    net = EDMPrecond(**network_kwargs(name)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     ema = copy.deepcopy(net).eval().requires_grad_(False)
     optimizer = torch.optim.Adam(net.parameters(), lr=lr, betas=(0.9, 0.99))
     checkpoint = Checkpoint(out)
@@ -80,7 +80,12 @@ def main(name: str, data: Path, out: Path, images: int, batch: int, lr: float, e
         decay = min(ema_decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(list(ema.parameters()), list(net.parameters()), 1 - decay)
         if (step + 1) % 100 == 0 or step + 1 == total:
-            state = {"net": net.state_dict(), "ema": ema.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}
+            state = {
+                "net": net.state_dict(),
+                "ema": ema.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "step": step + 1,
+            }
             checkpoint.save(state, images=(step + 1) * batch)
             print(f"{(step + 1) * batch} images, {checkpoint.origin['seconds']:.0f} s, loss {running:.4f}", flush=True)
 

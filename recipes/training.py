@@ -15,7 +15,9 @@ def hardware() -> str:
     """Processor and thread count, or the GPU's name, in one line."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
-    cpu = next((line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), platform.processor())
+    cpu = next(
+        (line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), platform.processor()
+    )
     return f"{cpu}, {torch.get_num_threads()} thread(s)"
 
 
@@ -41,7 +43,13 @@ class Checkpoint:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.started = time.time()
-        self.origin = {"command": _command(), "commit": commit(), "hardware": hardware(), "torch": torch.__version__}
+        self.seconds_before = 0.0
+        self.origin: dict[str, str | float] = {
+            "command": _command(),
+            "commit": commit(),
+            "hardware": hardware(),
+            "torch": str(torch.__version__),
+        }
         self.origin.update(seconds=0.0, images=0)
 
     def load(self) -> dict | None:
@@ -50,11 +58,11 @@ class Checkpoint:
             return None
         saved = torch.load(self.path, weights_only=True)
         self.origin = json.loads(saved["origin"])
-        self.started = time.time() - self.origin["seconds"]
+        self.seconds_before = float(self.origin["seconds"])
         return saved["state"]
 
     def save(self, state: dict, images: int) -> None:
-        self.origin.update(seconds=round(time.time() - self.started, 1), images=images)
+        self.origin.update(seconds=round(self.seconds_before + time.time() - self.started, 1), images=images)
         temporary = self.path.with_suffix(".tmp")
         torch.save({"state": state, "origin": json.dumps(self.origin)}, temporary)
         os.replace(temporary, self.path)

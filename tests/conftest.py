@@ -10,10 +10,12 @@ import torch
 
 PACKAGE = Path(__file__).parent.parent / "gan_refine"
 
-# The sources of gan_refine.networks are embedded in pickles and run in other tools too: they are tested as they are.
-CHECKED = [f"gan_refine.{found.name}" for found in pkgutil.iter_modules([str(PACKAGE)]) if found.name != "networks"]
+# Sources of networks are embedded in pickles and run in other tools too: they are tested as they are. pickles handles
+# bytes, not shapes, and its tests measure time, which checking every call of its inner loop would spoil.
+UNCHECKED = {"networks", "pickles"}
+MODULES = {found.name for found in pkgutil.iter_modules([str(PACKAGE)])}
 
-jaxtyping.install_import_hook(CHECKED, "typechecking.check")
+jaxtyping.install_import_hook([f"gan_refine.{name}" for name in sorted(MODULES - UNCHECKED)], "typechecking.check")
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)  # the workers are the parallelism

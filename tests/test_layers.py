@@ -12,7 +12,8 @@ ROOT = Path(__file__).parent.parent
 ROWS = [
     ["errors", "interfaces"],
     ["noise", "ema", "config"],
-    ["networks", "pickles", "assets", "checkpoint", "runlog", "sampling"],
+    ["networks", "assets", "checkpoint", "runlog", "sampling"],
+    ["pickles"],  # builds networks from files
     ["generators", "teachers", "objectives", "metrics"],
     ["refine", "report"],
     ["run_refine", "cli", "gan_refine"],

@@ -10,6 +10,7 @@ from gan_refine.noise import SIGMA_LAWS, Karras, LogNormal, add_noise, edm_weigh
 
 N = 100_000
 STANDARD_ERRORS = 5
+LOW, HIGH = 0.002 ** (1 / 7), 80 ** (1 / 7)
 
 
 def rng(seed: int = 0) -> torch.Generator:
@@ -24,8 +25,7 @@ def test_lognormal_has_its_mean_and_deviation() -> None:
 
 def test_karras_is_uniform_on_the_grid() -> None:
     position = Karras(lower=0.0, upper=1.0).sample(N, rng()).double().flatten() ** (1 / 7)
-    low, high = 0.002 ** (1 / 7), 80 ** (1 / 7)
-    uniform, _ = ((position - low) / (high - low)).sort()
+    uniform, _ = ((position - LOW) / (HIGH - LOW)).sort()
     distance = (uniform - (torch.arange(N, dtype=torch.float64) + 0.5) / N).abs().max()
     assert float(distance) < 2 / math.sqrt(N)  # Kolmogorov-Smirnov: exceeded with probability 2 exp(-8)
 
@@ -33,7 +33,7 @@ def test_karras_is_uniform_on_the_grid() -> None:
 @pytest.mark.parametrize(
     ("law", "lowest", "highest"),
     [
-        (Karras(), (0.002 ** (1 / 7) * 0.98 + 80 ** (1 / 7) * 0.02) ** 7, (0.002 ** (1 / 7) * 0.02 + 80 ** (1 / 7) * 0.98) ** 7),
+        (Karras(), (0.98 * LOW + 0.02 * HIGH) ** 7, (0.02 * LOW + 0.98 * HIGH) ** 7),
         (Karras(lower=0.0, upper=0.8), 0.002, 24.4),
     ],
     ids=["dmd", "sid"],

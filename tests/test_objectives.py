@@ -28,7 +28,9 @@ def gradient_at(objective, fake: torch.Tensor, seed: int = 0) -> tuple[torch.Ten
 @pytest.mark.parametrize("weight", ["sigma2", "dmd"])
 def test_gradient_is_exactly_zero_while_score_model_equals_teacher(weight):
     torch.manual_seed(0)
-    net = EDMPrecond(8, 1, model_type="SongUNet", model_channels=8, channel_mult=[1, 2], num_blocks=1, attn_resolutions=[4])
+    net = EDMPrecond(
+        8, 1, model_type="SongUNet", model_channels=8, channel_mult=[1, 2], num_blocks=1, attn_resolutions=[4]
+    )
     for parameter in net.parameters():  # fresh networks end in near-zero layers, which would make any gradient small
         parameter.data.add_(0.1 * torch.randn_like(parameter))
     objective = DiffInstruct(EdmTeacher(net), DiffInstructOptions(weight=weight))

@@ -1,16 +1,11 @@
 """Pickles: what is read, what is refused, and that a refined file differs only where it should.
 
-The hostile files are built here. Where Python's own pickle would run one, a test shows that it does, so that the bait is live.
+Hostile files have tests of their own: test_hostile_pickles.py.
 """
 
 import ast
-import contextlib
 import copy
-import io
 import pickle
-import random
-import resource
-import struct
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -20,7 +15,6 @@ import numpy as np
 import pytest
 import torch
 
-import torch_utils.persistence
 from gan_refine import networks
 from gan_refine.errors import FileFormatError
 from gan_refine.networks.edm_precond import PRECONDITIONINGS
@@ -39,7 +33,6 @@ from gan_refine.pickles import (
 SYNTHESIS = {"channel_base": 64, "channel_max": 8}
 GENERATOR = {"z_dim": 8, "c_dim": 2, "w_dim": 8, "img_resolution": 8, "img_channels": 3}
 UNET = {"model_channels": 16, "channel_mult": [1, 1], "num_blocks": 1, "attn_resolutions": [4]}
-BAIT = "touch ran"  # tests with hostile files run in a folder of their own
 
 
 @pytest.fixture(autouse=True)
@@ -157,29 +150,16 @@ def test_building_leaves_the_callers_randomness(gan_path: Path) -> None:
 def test_plain_values(tmp_path: Path, protocol: int, numpy_core: bytes) -> None:
     """Files of numpy 1 and 2; the lengths before names need mending where the protocol writes them."""
     array = np.asfortranarray(np.arange(6, dtype="f8").reshape(2, 3))
-    held = {
-        "array": array,
-        "scalar": np.float32(1.5),
-        "set": {1, 2},
-        "size": torch.Size([1, 2]),
-        "dtype": torch.float16,
-    }
-    held |= {
-        "device": torch.device("cuda", 1),
-        "ordered": OrderedDict(a=1),
-        "number": -(1 << 40),
-        "text": "ü",
-        "f": 0.5,
-    }
+    held = {"array": array, "scalar": np.float32(1.5), "set": {1, 2}, "number": -(1 << 40), "text": "ü", "f": 0.5}
+    held |= {"device": torch.device("cuda", 1), "size": torch.Size([1, 2]), "dtype": torch.float16}
+    held |= {"ordered": OrderedDict(a=1)}
     data = pickle.dumps(held, protocol=protocol)
     for module in (b"multiarray", b"numeric"):
         old, new = b"numpy._core." + module, numpy_core + module
-        data = data.replace(b"\x8c" + bytes([len(old)]) + old, b"\x8c" + bytes([len(new)]) + new).replace(
-            b"c" + old, b"c" + new
-        )
-    (tmp_path / "v.pkl").write_bytes(
-        data[:2] + data[11:] if protocol > 3 else data
-    )  # 11: without the frame, whose length changed
+        data = data.replace(b"\x8c" + bytes([len(old)]) + old, b"\x8c" + bytes([len(new)]) + new)
+        data = data.replace(b"c" + old, b"c" + new)
+    unframed = data[:2] + data[11:] if protocol > 3 else data  # the frame's length is no longer right
+    (tmp_path / "v.pkl").write_bytes(unframed)
     read = read_pickle(tmp_path / "v.pkl").root
     assert isinstance(read, dict)
     assert isinstance(read["array"], ArrayRecord)
@@ -192,13 +172,8 @@ def test_plain_values(tmp_path: Path, protocol: int, numpy_core: bytes) -> None:
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.int64, torch.bool, torch.complex64])
 def test_tensors_of_every_layout(tmp_path: Path, dtype: torch.dtype) -> None:
     base = torch.arange(24).reshape(2, 3, 4).to(dtype)
-    held = {
-        "whole": base,
-        "part": base[1, :, 1:3],
-        "turned": base.permute(2, 0, 1),
-        "none": base[:0],
-        "one": base[0, 0, 1],
-    }
+    held = {"whole": base, "part": base[1, :, 1:3], "turned": base.permute(2, 0, 1), "one": base[0, 0, 1]}
+    held |= {"none": base[:0], "empty": torch.zeros([0, 3], dtype=dtype)}
     (tmp_path / "t.pkl").write_bytes(pickle.dumps(held))
     file = read_pickle(tmp_path / "t.pkl")
     assert isinstance(file.root, dict)
@@ -322,12 +297,7 @@ def test_embedded_sources_use_published_names_only(name: str) -> None:
 
 
 def test_mistaken_files(tmp_path: Path) -> None:
-    cases = {
-        "text.pkl": b"<html>404</html>",
-        "empty.pkl": b"",
-        "number.pkl": pickle.dumps(3),
-        "odd.pkl": pickle.dumps({1: 2}),
-    }
+    cases = {"text": b"<html>404</html>", "empty": b"", "number": pickle.dumps(3), "odd": pickle.dumps({1: 2})}
     for name, data in cases.items():
         (tmp_path / name).write_bytes(data)
         assert "wanted is a StyleGAN2-ADA" in refused(tmp_path / name)
@@ -342,11 +312,11 @@ def test_mistaken_files(tmp_path: Path) -> None:
 def test_swapped_files(gan_path: Path, teacher_path: Path) -> None:
     with pytest.raises(FileFormatError, match=r"is an EDM teacher \(EDMPrecond\); pass it as --teacher"):
         build_generator(read_pickle(teacher_path))
-    with pytest.raises(FileFormatError, match="is a GAN .*; pass it as --gan"):
+    with pytest.raises(FileFormatError, match=r"is a GAN .*; pass it as --gan"):
         build_teacher(read_pickle(gan_path))
     with pytest.raises(FileFormatError, match=r"has no network 'E'; its networks: G, D, G_ema"):
         build_generator(read_pickle(gan_path), "E")
-    with pytest.raises(FileFormatError, match="D is a Discriminator"):
+    with pytest.raises(FileFormatError, match="D is of class Discriminator"):
         build_generator(read_pickle(gan_path), "D")
 
 
@@ -368,22 +338,13 @@ def change_weight(net: Generator, name: str, value: torch.Tensor | None) -> None
     [
         (lambda net: change_weight(net, "more", torch.zeros(1)), "has the unknown mapping.more"),
         (lambda net: net.mapping.fc1._parameters.pop("weight"), "lacks mapping.fc1.weight"),
-        (
-            lambda net: setattr(net.mapping.fc1, "bias", torch.nn.Parameter(torch.zeros(5))),
-            "in another shape mapping.fc1",
-        ),
+        (lambda net: net.mapping.register_buffer("w_avg", torch.zeros(5)), "has in another shape mapping.w_avg"),
         (lambda net: net._init_kwargs.update(colour=3), "colour"),
         (lambda net: net._init_kwargs.update(img_resolution=12), "power of two"),
         (lambda net: net.__dict__.pop("_init_kwargs"), "does not fit"),
         (lambda net: net._init_kwargs.update(z_dim=1 << 30), "more numbers than the file holds"),
-        (
-            lambda net: net._init_kwargs.update(mapping_kwargs={"num_layers": 1 << 40}),
-            "more numbers than the file holds",
-        ),
-        (
-            lambda net: net._init_kwargs.update(synthesis_kwargs={"channel_max": 1 << 20, "channel_base": 1 << 30}),
-            "more num",
-        ),
+        (lambda net: net._init_kwargs.update(mapping_kwargs={"num_layers": 1 << 40}), "more numbers"),
+        (lambda net: net._init_kwargs.update(synthesis_kwargs={"channel_max": 1 << 20}), "more numbers"),
     ],
 )
 def test_weights_and_arguments_must_fit(tmp_path: Path, edit: Callable[[Generator], object], message: str) -> None:
@@ -401,234 +362,3 @@ def test_unknown_attributes_are_tolerated(tmp_path: Path) -> None:
     del net.mapping.__dict__["_backward_hooks"]
     write_networks(tmp_path / "g.pkl", {"G_ema": net.eval()})
     build_generator(read_pickle(tmp_path / "g.pkl"))
-
-
-# ---- what is refused: hostile files
-
-
-def text(value: str | bytes) -> bytes:
-    data = value.encode() if isinstance(value, str) else value
-    return b"X" + struct.pack("<I", len(data)) + data
-
-
-def blob(data: bytes) -> bytes:
-    return b"B" + struct.pack("<I", len(data)) + data
-
-
-def stack_global(module: str, name: str) -> bytes:
-    return text(module) + text(name) + b"\x93"
-
-
-def integer(value: int) -> bytes:
-    return pickle.dumps(value, protocol=2)[2:-1]
-
-
-SYSTEM = b"cos\nsystem\n"
-COMMAND = text(BAIT)
-HEADER = pickle.dumps(0x1950A86A20F9469CFC6C, 2) + pickle.dumps(1001, 2) + pickle.dumps({"little_endian": True}, 2)
-LOAD = b"ctorch.storage\n_load_from_bytes\n"
-PERSISTENT = b"ctorch_utils.persistence\n_reconstruct_persistent_obj\n"
-
-LIVE = {  # Python's own pickle runs these
-    "REDUCE": SYSTEM + COMMAND + b"\x85R",
-    "STACK_GLOBAL": stack_global("os", "system") + COMMAND + b"\x85R",
-    "INST": b"(" + COMMAND + b"ios\nsystem\n",
-    "OBJ": b"(" + SYSTEM + COMMAND + b"o",
-    "BUILD": b"ctypes\nSimpleNamespace\n)R}" + text("__setstate__") + SYSTEM + b"sb" + COMMAND + b"b",
-    "dotted name": stack_global("os", "path.os.system") + COMMAND + b"\x85R",
-    "getattr": b"cbuiltins\ngetattr\ncos\n__dict__\n"
-    + text("get")
-    + b"\x86R"
-    + text("system")
-    + b"\x85R"
-    + COMMAND
-    + b"\x85R",
-    "exec": b"cbuiltins\nexec\n" + text(f"import os; os.system({BAIT!r})") + b"\x85R",
-    "inside a storage": LOAD + blob(b"\x80\x02" + SYSTEM + COMMAND + b"\x85R.") + b"\x85R",
-    "inside a proper storage": LOAD + blob(HEADER + b"\x80\x02" + SYSTEM + COMMAND + b"\x85R.") + b"\x85R",
-}
-
-
-def storage(count: int, present: int, dtype: str = "FloatStorage") -> bytes:
-    """A storage that declares `count` numbers and holds `present` bytes."""
-    identity = b"\x80\x02(" + text("storage") + f"ctorch\n{dtype}\n".encode() + text("0") + text("cpu")
-    identity += integer(count) + b"NtQ."
-    payload = HEADER + identity + pickle.dumps(["0"], 2) + struct.pack("<q", count) + bytes(present)
-    return LOAD + blob(payload) + b"\x85R"
-
-
-def tensor(held: bytes, shape: list[int], stride: list[int], offset: int = 0) -> bytes:
-    numbers = [b"(" + b"".join(map(integer, ns)) + b"t" for ns in (shape, stride)]
-    return b"ctorch._utils\n_rebuild_tensor_v2\n(" + held + integer(offset) + numbers[0] + numbers[1] + b"\x89NtR"
-
-
-def array(shape: list[int], data: bytes, code: str = "f4") -> bytes:
-    dtype = (
-        b"cnumpy\ndtype\n"
-        + text(code)
-        + b"\x89\x88\x87R(K\x03"
-        + text("<")
-        + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
-    )
-    made = b"cnumpy._core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85C\x01b\x87R"
-    return made + b"(K\x01(" + b"".join(map(integer, shape)) + b"t" + dtype + b"\x89" + blob(data) + b"tb"
-
-
-def persistent(name: str, source: str, state: bytes = b"}") -> bytes:
-    meta = {
-        "type": b"X\x05\x00\x00\x00class",
-        "version": b"K\x06",
-        "module_src": text(source),
-        "class_name": text(name),
-    }
-    items = b"".join(text(key) + value for key, value in (meta | {"state": state}).items())
-    return PERSISTENT + b"}(" + items + b"u\x85R"
-
-
-SOURCE = f"import os; os.system({BAIT!r})\nclass Generator: pass\n"
-
-HOSTILE = LIVE | {
-    "NEWOBJ": b"csubprocess\nPopen\n" + COMMAND + b"\x85\x81",
-    "NEWOBJ_EX": b"csubprocess\nPopen\n" + COMMAND + b"\x85}\x92",
-    "dotted into an allowed name": stack_global("collections", "OrderedDict.__init__.__globals__"),
-    "dotted module": stack_global("torch_utils.persistence.sys", "modules"),
-    "name that is no text": b"K\x01K\x02\x93",
-    "persistent id": COMMAND + b"Q",
-    "extension registry": b"\x82\x01",
-    "persistent source": persistent("Evil", SOURCE),
-    "persistent source of a known name": persistent("Generator", SOURCE),
-    "persistent version": PERSISTENT + b"}" + b"\x85R",
-    "unknown class": b"ctorch.nn.modules.linear\nLinear\n)\x81",
-    "storage of the other size": tensor(storage(4, 8), [4], [1]),
-    "storage of 2 TiB": tensor(storage(1 << 39, 16), [1 << 39], [1]),
-    "storage of a negative size": tensor(storage(-1, 16), [1], [1]),
-    "tensor of 2 TiB": tensor(storage(4, 16), [1 << 39], [1]),
-    "expanded tensor": tensor(storage(4, 16), [1 << 20, 1 << 19], [0, 0]),
-    "tensor behind its storage": tensor(storage(4, 16), [2], [1], offset=3),
-    "tensor with a stride beyond": tensor(storage(4, 16), [2], [4]),
-    "tensor before its storage": tensor(storage(4, 16), [2], [-1], offset=1),
-    "tensor without storage": tensor(b"K\x01", [1], [1]),
-    "array of 2 TiB": array([1 << 39], b"abcd"),
-    "array of overflowing size": array([1 << 61, 8], b""),
-    "array of objects": array([1], bytes(8), "O8"),
-    "array of endless dimensions": array([1] * 200, bytes(4)),
-    "bytes of 2 TiB": b"\x8e" + struct.pack("<Q", 1 << 41),
-    "text of 2 TiB": b"\x8d" + struct.pack("<Q", 1 << 41),
-    "integer of 2 GiB": b"\x8b" + struct.pack("<i", (1 << 31) - 1),
-    "integer of negative length": b"\x8b" + struct.pack("<i", -1),
-    "decimal integer": b"I" + b"9" * 100_000 + b"\n",
-    "memo far away": b"Nr\xff\xff\xff\xff0j\xfe\xff\xff\xff",
-    "deep list": b"]" * 1_000_000 + b"a" * 999_999,
-    "half as deep list": b"]" * 400_000 + b"a" * 399_999,
-    "deep tuple": b")" + b"\x85" * 500_000,
-    "doubling key": b"}N" + b"2\x86" * 200 + b"Ns",
-    "list copied into sets": b"]q\x00(" + b"K\x01" * 30_000 + b"e" + b"cbuiltins\nset\nh\x00\x85R0" * 30_000,
-    "a dict as key": b"}}Ns",
-    "a list that holds itself": b"]q\x00h\x00a",
-    "modules in a circle": b"}"
-    + text("G_ema")
-    + persistent("Generator", "", b"}q\x00" + text("_modules") + b"h\x00s")
-    + b"s",
-    "frame beyond the end": b"\x95" + struct.pack("<Q", 1 << 60) + b"N",
-    "no operand": b"R",
-    "no mark": b"t",
-    "no global": b"cos",
-    "no text": b"X\x02\x00\x00\x00\xff\xff",
-    "protocol": b"\x80\x09N",
-}
-
-
-def in_gan(payload: bytes) -> bytes:
-    """A pickle with the payload as the value of 'G_ema'."""
-    return b"\x80\x04}" + text("G_ema") + payload + b"s."
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.mark.parametrize("name", LIVE)
-def test_the_bait_is_live(folder: Path, name: str) -> None:
-    with contextlib.suppress(Exception):
-        pickle.loads(in_gan(LIVE[name]))
-    assert (folder / "ran").exists()
-
-
-@pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_file_is_refused_quickly_and_nothing_runs(folder: Path, name: str) -> None:
-    (folder / "hostile.pkl").write_bytes(in_gan(HOSTILE[name]))
-    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
-    refused(folder / "hostile.pkl")
-    assert time.perf_counter() - start < 3  # one, with room for a busy machine
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 << 10  # kilobytes
-    assert not (folder / "ran").exists()
-
-
-def test_message_shows_names_without_control_characters(folder: Path) -> None:
-    (folder / "hostile.pkl").write_bytes(in_gan(stack_global("a\nb\x1b[31m", "c" * 10_000)))
-    assert len(refused(folder / "hostile.pkl")) < 600
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """A proper file that is mostly structure: one network, with a short text in place of each source."""
-    path = tmp_path_factory.mktemp("small") / "small.pkl"
-    sizes = GENERATOR | {"z_dim": 2, "w_dim": 2, "img_resolution": 4}
-    net = Generator(**sizes, mapping_kwargs={"num_layers": 1}, synthesis_kwargs={"channel_base": 8, "channel_max": 2})
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch_utils.persistence, "module_source", lambda cls: "source")
-        data = io.BytesIO()
-        pickle.dump({"G_ema": net.eval().requires_grad_(False)}, data, protocol=4)
-    path.write_bytes(data.getvalue())
-    build_generator(read_pickle(path))
-    return data.getvalue()
-
-
-def test_cut_files(small: bytes, gan_path: Path, tmp_path: Path) -> None:
-    for data in (small, gan_path.read_bytes()):
-        for part in range(100):
-            (tmp_path / "cut.pkl").write_bytes(data[: part * len(data) // 100])
-            refused(tmp_path / "cut.pkl")
-
-
-def opens_or_is_refused(path: Path) -> bool:
-    """True when it opens; any other error than ours fails the test."""
-    try:
-        file = read_pickle(path)
-        net = build_generator(file)
-        write_refined(file, net.state_dict(), path.with_name("out.pkl"))
-    except FileFormatError as error:
-        assert "\n" not in str(error)
-        return False
-    return True
-
-
-def test_flipped_bytes(small: bytes, folder: Path) -> None:
-    opened = 0
-    for seed in range(400):
-        rng = random.Random(seed)
-        data = bytearray(small)
-        for _ in range(rng.choice([1, 1, 2, 8])):
-            data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
-        (folder / "flipped.pkl").write_bytes(data)
-        opened += opens_or_is_refused(folder / "flipped.pkl")
-    assert 0 < opened < 400  # flips inside weights are values like others
-
-
-def test_random_operations(folder: Path) -> None:
-    operations = [bytes([code]) for code in b"\x80\x8c(.0N\x88)]}\x8fKMqhreRb\x81\x85\x86\x87tasu\x90\x91\x93cQ\x92oi"]
-    operations += [
-        stack_global("collections", "OrderedDict"),
-        stack_global("torch", "device"),
-        PERSISTENT,
-        LOAD,
-        text("a"),
-    ]
-    operations += [b"cnumpy\ndtype\n", b"ccopyreg\n_reconstructor\n", b"cbuiltins\nset\n", b"ctorch\nSize\n"]
-    for seed in range(1000):
-        rng = random.Random(seed)
-        soup = b"".join(rng.choices(operations, k=40))
-        (folder / "soup.pkl").write_bytes(b"\x80\x04" + soup + b".")
-        opens_or_is_refused(folder / "soup.pkl")

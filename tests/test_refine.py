@@ -14,8 +14,9 @@ from gan_refine.generators import AffineGenerator, StyleGan2
 from gan_refine.interfaces import ImageSpec, Terms
 from gan_refine.networks.edm_precond import EDMPrecond
 from gan_refine.networks.stylegan2 import Generator
+from gan_refine.noise import rng_for
 from gan_refine.objectives import DiffInstruct
-from gan_refine.refine import Health, lr_factor, refine, rng_for
+from gan_refine.refine import Health, lr_factor, refine
 from gan_refine.teachers import EdmTeacher, GaussianTeacher
 
 SHORT = RefineOptions(total_images=32, batch=8, batch_gpu=4, tick_images=16, ema_halflife_images=16)
@@ -25,7 +26,13 @@ def tiny_pair() -> tuple[StyleGan2, EdmTeacher]:
     torch.manual_seed(0)
     widths = {"channel_base": 128, "channel_max": 16}
     net = Generator(16, 0, 16, 8, 1, mapping_kwargs={"num_layers": 2}, synthesis_kwargs=widths)
-    unet = {"model_type": "SongUNet", "model_channels": 8, "channel_mult": [1, 2], "num_blocks": 1, "attn_resolutions": [4]}
+    unet = {
+        "model_type": "SongUNet",
+        "model_channels": 8,
+        "channel_mult": [1, 2],
+        "num_blocks": 1,
+        "attn_resolutions": [4],
+    }
     teacher = EDMPrecond(8, 1, **unet)
     for parameter in teacher.parameters():
         parameter.data.add_(0.05 * torch.randn_like(parameter))
@@ -160,7 +167,10 @@ def test_rates_fall_over_the_last_share_only():
 
 
 def test_noise_depends_on_seed_rank_images_and_stream():
-    draws = [torch.randn(3, generator=rng_for(*key)) for key in [(0, 0, 0, 0), (1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 8, 0), (0, 0, 0, 1)]]
+    draws = [
+        torch.randn(3, generator=rng_for(*key))
+        for key in [(0, 0, 0, 0), (1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 8, 0), (0, 0, 0, 1)]
+    ]
     assert torch.equal(draws[0], torch.randn(3, generator=rng_for(0, 0, 0, 0)))
     assert all(not torch.equal(draws[0], other) for other in draws[1:])
 

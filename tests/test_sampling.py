@@ -12,8 +12,8 @@ from gan_refine.sampling import heun, sample_images
 from gan_refine.teachers import GaussianTeacher
 
 NETWORKS = ["edm_adm_cond_rgb8", "edm_ddpmpp_uncond_rgb8", "edm_ncsnpp_cond_gray8"]  # those with whole runs
-# steps, sigma_min, sigma_max, rho. The files do not record the limits of the second run: 0.01 and 20 were found by search,
-# and leave an error of 1e-6 on all three networks, where their neighbours leave 1e-2.
+# steps, sigma_min, sigma_max, rho. The files do not record the limits of the second run: 0.01 and 20 were found by
+# search, and leave an error of 1e-6 on all three networks, where their neighbours leave 1e-2.
 RUNS = {"out/heun18": (18, 0.002, 80.0, 7.0), "out/heun5_rho5": (5, 0.01, 20.0, 5.0)}
 MEAN, DEVIATION = 0.3, 0.5
 
@@ -65,7 +65,7 @@ def test_published_runs(name: str, key: str) -> None:
 
 
 def exact_flow(latents: torch.Tensor) -> torch.Tensor:
-    """Where the ODE carries sigma_max * latents at sigma 0: (x - m) / sqrt(s^2 + sigma^2) is constant for Gaussian data."""
+    """Where the ODE carries 80 * latents: for Gaussian data (x - m) / sqrt(s^2 + sigma^2) is constant along it."""
     return MEAN + (latents.double() * 80 - MEAN) * DEVIATION / math.hypot(DEVIATION, 80)
 
 
@@ -79,9 +79,9 @@ def test_many_steps_reach_the_exact_gaussian() -> None:
 
 def test_error_falls_with_the_square_of_the_steps() -> None:
     latents, labels = torch.randn(16, 1, 4, 4), torch.zeros(16, 0)
-    limits = {"sigma_min": 0.002, "sigma_max": 80.0}
-    errors = [float((heun(Recorder(), latents, labels, n, **limits) - exact_flow(latents)).abs().max()) for n in (16, 32)]
-    assert errors[0] / errors[1] > 3  # second order gives 4, Euler's method 2
+    exact = exact_flow(latents)
+    coarse, fine = (float((heun(Recorder(), latents, labels, steps) - exact).abs().max()) for steps in (16, 32))
+    assert coarse / fine > 3  # second order gives 4, Euler's method 2
 
 
 def test_levels_and_number_of_calls() -> None:
@@ -106,9 +106,7 @@ def test_one_step_is_the_denoised_start() -> None:
 
 
 def test_sample_images_gives_n_images_whatever_the_batch() -> None:
-    whole, parts = (
-        list(sample_images(Recorder(), 7, 3, batch, torch.Generator().manual_seed(0))) for batch in (7, 3)
-    )
+    whole, parts = (list(sample_images(Recorder(), 7, 3, batch, torch.Generator().manual_seed(0))) for batch in (7, 3))
     assert [len(part) for part in parts] == [3, 3, 1] and whole[0].dtype == torch.float32
     torch.testing.assert_close(torch.cat(parts), whole[0], rtol=0, atol=1e-6)
 

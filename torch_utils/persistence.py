@@ -80,7 +80,7 @@ def _reconstruct_persistent_obj(meta: dict) -> object:
             f"the pickle holds a {meta['class_name']!r} with source of its own, which plain pickle.load would have to run; "
             "open it with gan_refine.load_generator(path) or gan_refine.load_teacher(path), which run nothing"
         )
-    obj = cls.__new__(cls)
+    obj: object = object.__new__(cls)
     set_state = getattr(obj, "__setstate__", None)
     if set_state is not None:
         set_state(meta["state"])

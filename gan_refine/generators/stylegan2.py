@@ -15,7 +15,7 @@ class StyleGan2(nn.Module):
 
     def __init__(self, net: nn.Module, source: PickleFile | None = None) -> None:
         super().__init__()
-        self.net = net.eval()
+        self.net = net.eval().requires_grad_(True)
         self.source = source
         self.spec = ImageSpec(int(net.img_channels), int(net.img_resolution), int(net.c_dim))  # type: ignore[arg-type]
 
@@ -47,7 +47,9 @@ class StyleGan2(nn.Module):
     def export(self, path: Path) -> None:
         """Writes the source file's object graph with these weights in G_ema and G; atomic."""
         if self.source is None:
-            raise ValueError("this generator was not read from a file; export it with gan_refine.pickles.write_networks")
+            raise ValueError(
+                "this generator was not read from a file; export it with gan_refine.pickles.write_networks"
+            )
         weights = {name: tensor.detach().cpu() for name, tensor in self.net.state_dict().items()}
         write_refined(self.source, weights, path)
 

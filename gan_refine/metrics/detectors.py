@@ -3,6 +3,7 @@
 import json
 import pickle
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -70,6 +71,16 @@ class FashionClassifier(nn.Module):
 ARCHITECTURES: dict[str, type[FashionClassifier]] = {"FashionClassifier": FashionClassifier}
 
 
+@dataclass(frozen=True)
+class Description:
+    """What a detector's file says of its network, as JSON beside the weights."""
+
+    architecture: str
+    name: str
+    resolution: int
+    num_features: int
+
+
 class ClassifierDetector:
     """The penultimate features of a classifier as a Detector. The network is frozen and in evaluation mode."""
 
@@ -80,8 +91,8 @@ class ClassifierDetector:
         self.spec = network.spec
         self.num_features = network.num_features
         self.device = torch.device(device)
-        frozen = network.eval().requires_grad_(False)
-        self.network = frozen.to(device=self.device, memory_format=torch.channels_last)
+        frozen = network.eval().requires_grad_(False).to(self.device)
+        self.network = frozen.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @torch.no_grad()
     def __call__(self, images_uint8: PixelBytes) -> Features32:
@@ -105,33 +116,20 @@ def load_detector(path: Path | str, name: str | None = None, device: torch.devic
     file = _find(Path(path), name)
     description, weights = _read_safetensors(file) if file.suffix == ".safetensors" else _read_torch(file)
     try:
-        network = ARCHITECTURES[description["architecture"]]
-        resolution, num_features = int(description["resolution"]), int(description["num_features"])
-        label = str(description["name"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise FileFormatError(f"{file} does not describe a detector ({type(error).__name__}: {error})") from error
-    if not 1 <= num_features <= LARGEST_WIDTH:
-        raise FileFormatError(f"{file} asks for {num_features} features; 1 to {LARGEST_WIDTH} are allowed")
-    try:
-        detector = network(resolution, num_features)
-        detector.load_state_dict(weights)
+        network = ARCHITECTURES[description.architecture](description.resolution, description.num_features)
+        network.load_state_dict(weights)
     except (RuntimeError, TypeError, AttributeError, UserError) as error:
         reason = str(error).splitlines()[0]
-        raise FileFormatError(f"{file}: weights do not fit {description['architecture']} ({reason})") from error
-    return ClassifierDetector(label, detector, device)
+        raise FileFormatError(f"{file}: weights do not fit {description.architecture} ({reason})") from error
+    return ClassifierDetector(description.name, network, device)
 
 
 def save_detector(path: Path, name: str, network: FashionClassifier) -> None:
     """Writes what `load_detector` reads as .safetensors, atomically."""
-    description = {
-        "architecture": type(network).__name__,
-        "name": name,
-        "resolution": network.spec.resolution,
-        "num_features": network.num_features,
-    }
+    description = Description(type(network).__name__, name, network.spec.resolution, network.num_features)
     weights = {key: value.cpu().contiguous() for key, value in network.state_dict().items()}
     temporary = path.with_suffix(".tmp")
-    save_file(weights, temporary, metadata={"detector": json.dumps(description, sort_keys=True)})
+    save_file(weights, temporary, metadata={"detector": json.dumps(asdict(description), sort_keys=True)})
     temporary.replace(path)
 
 
@@ -147,7 +145,7 @@ def _find(path: Path, name: str | None) -> Path:
     return path / f"{chosen}{SUFFIX}"
 
 
-def _read_safetensors(file: Path) -> tuple[dict[str, object], Mapping[str, Tensor]]:
+def _read_safetensors(file: Path) -> tuple[Description, Mapping[str, Tensor]]:
     try:
         with safe_open(file, framework="pt") as opened:
             metadata = opened.metadata() or {}
@@ -157,7 +155,7 @@ def _read_safetensors(file: Path) -> tuple[dict[str, object], Mapping[str, Tenso
     return _parse(file, metadata.get("detector", "")), weights
 
 
-def _read_torch(file: Path) -> tuple[dict[str, object], Mapping[str, Tensor]]:
+def _read_torch(file: Path) -> tuple[Description, Mapping[str, Tensor]]:
     try:
         saved = torch.load(file, map_location="cpu", weights_only=True)
         return _parse(file, saved["detector"]), saved["weights"]
@@ -166,11 +164,18 @@ def _read_torch(file: Path) -> tuple[dict[str, object], Mapping[str, Tensor]]:
         raise FileFormatError(f"{file} is not a detector that opens with weights_only ({reason})") from error
 
 
-def _parse(file: Path, text: object) -> dict[str, object]:
+def _parse(file: Path, text: object) -> Description:
     try:
-        parsed = json.loads(text) if isinstance(text, str) else None
-    except ValueError:
-        parsed = None
-    if not isinstance(parsed, dict):
-        raise FileFormatError(f"{file} holds weights but no detector description; make it with recipes/train_detector.py")
-    return parsed
+        description = Description(**json.loads(str(text)))
+    except (TypeError, ValueError) as error:
+        raise FileFormatError(f"{file} describes no detector; make one with recipes/train_detector.py") from error
+    kinds = {key: type(value).__name__ for key, value in asdict(description).items()}
+    if kinds != {"architecture": "str", "name": "str", "resolution": "int", "num_features": "int"}:
+        raise FileFormatError(f"{file} describes a detector with fields of the wrong kind: {kinds}")
+    if description.architecture not in ARCHITECTURES:
+        raise FileFormatError(f"{file} is for {description.architecture}; known detectors: {', '.join(ARCHITECTURES)}")
+    if not 1 <= description.num_features <= LARGEST_WIDTH:
+        raise FileFormatError(
+            f"{file} asks for {description.num_features} features; at most {LARGEST_WIDTH} are allowed"
+        )
+    return description

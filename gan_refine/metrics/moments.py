@@ -37,7 +37,7 @@ class Moments:
             self._combine(other.count, other.mean.to(self.mean.device), other.scatter.to(self.mean.device))
 
     def _combine(self, count: int, mean: Mean, scatter: Covariance) -> None:
-        # Pairwise update of Chan, Golub and LeVeque (1979): no difference of large sums, so a large mean costs no digits.
+        # Pairwise update of Chan, Golub and LeVeque (1979): no difference of large sums, so a large mean is harmless.
         total = self.count + count
         shift = mean - self.mean
         self.scatter = self.scatter + scatter + torch.outer(shift, shift) * (self.count * count / total)

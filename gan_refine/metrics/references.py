@@ -63,10 +63,11 @@ def load_reference(path: Path | str) -> Reference:
 def save_reference(path: Path, reference: Reference) -> None:
     """Writes what `load_reference` reads, atomically; fields that are None are left out."""
     optional = {"num_images": reference.num_images, "ddof": reference.ddof, "detector": reference.detector}
-    recorded = {key: np.asarray(value) for key, value in optional.items() if value is not None}
+    arrays = {"mu": reference.mean.cpu().numpy(), "sigma": reference.covariance.cpu().numpy()}
+    arrays.update({key: np.asarray(value) for key, value in optional.items() if value is not None})
     temporary = path.with_suffix(".tmp")
     with temporary.open("wb") as file:
-        np.savez(file, mu=reference.mean.cpu().numpy(), sigma=reference.covariance.cpu().numpy(), **recorded)
+        np.savez(file, **arrays)  # type: ignore[arg-type] # its keyword for pickles is none of these
     temporary.replace(path)
 
 

@@ -132,7 +132,7 @@ class VEPrecond(_Precond):
 
 @persistence.persistent_class
 class iDDPMPrecond(_Precond):  # noqa: N801 - the name is fixed by files in circulation
-    """Improved DDPM (arXiv:2102.09672): a cosine schedule of M discrete levels; the network also predicts variances, unused here."""
+    """Improved DDPM (arXiv:2102.09672): M discrete levels on a cosine schedule; predicted variances are not used."""
 
     out_channels_factor = 2
 

@@ -122,7 +122,9 @@ class Conv2d(torch.nn.Module):
 class GroupNorm(torch.nn.Module):
     """Group normalisation with at least `min_channels_per_group` channels in each of at most `num_groups` groups."""
 
-    def __init__(self, num_channels: int, num_groups: int = 32, min_channels_per_group: int = 4, eps: float = 1e-5) -> None:
+    def __init__(
+        self, num_channels: int, num_groups: int = 32, min_channels_per_group: int = 4, eps: float = 1e-5
+    ) -> None:
         super().__init__()
         self.num_groups = min(num_groups, num_channels // min_channels_per_group)
         self.eps = eps
@@ -338,7 +340,9 @@ class SongUNet(torch.nn.Module):
                 skips.append(width)
         return skips
 
-    def _build_decoder(self, shape: tuple, skips: list[int], out_channels: int, decoder_type: str, resample_filter) -> None:
+    def _build_decoder(
+        self, shape: tuple, skips: list[int], out_channels: int, decoder_type: str, resample_filter
+    ) -> None:
         img_resolution, widths, num_blocks, attn_resolutions = shape
         width = skips[-1]
         for level, level_width in reversed(list(enumerate(widths))):
@@ -381,7 +385,8 @@ class SongUNet(torch.nn.Module):
         return F.silu(self.map_layer1(F.silu(self.map_layer0(emb))))
 
     def _encode(self, x: torch.Tensor, emb: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        aux, skips = x, []
+        aux = x
+        skips: list[torch.Tensor] = []
         for name, module in self.enc.items():
             if name.endswith("_aux_down"):
                 aux = module(aux)

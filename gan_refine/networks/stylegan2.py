@@ -131,7 +131,13 @@ class Conv2dLayer(torch.nn.Module):
     def forward(self, x: torch.Tensor, gain: float = 1) -> torch.Tensor:
         weight = (self.weight * self.weight_gain).to(x.dtype)
         x = conv2d_resample.conv2d_resample(
-            x=x, w=weight, f=self.resample_filter, up=self.up, down=self.down, padding=self.padding, flip_weight=self.up == 1
+            x=x,
+            w=weight,
+            f=self.resample_filter,
+            up=self.up,
+            down=self.down,
+            padding=self.padding,
+            flip_weight=self.up == 1,
         )
         return _activate(x, self.bias, self.activation, gain, self.conv_clamp)
 
@@ -645,9 +651,7 @@ class Discriminator(torch.nn.Module):
             self.mapping = MappingNetwork(
                 z_dim=0, c_dim=c_dim, w_dim=cmap_dim, num_ws=None, w_avg_beta=None, **(mapping_kwargs or {})
             )
-        self.b4 = DiscriminatorEpilogue(
-            width[4], cmap_dim=cmap_dim, resolution=4, **(epilogue_kwargs or {}), **common
-        )
+        self.b4 = DiscriminatorEpilogue(width[4], cmap_dim=cmap_dim, resolution=4, **(epilogue_kwargs or {}), **common)
 
     def forward(self, img: torch.Tensor, c: torch.Tensor | None, **block_kwargs) -> torch.Tensor:
         x = None

@@ -1,8 +1,21 @@
 """Objectives: where the generator's gradient comes from, one file an idea."""
 
+from collections.abc import Mapping
+
+from gan_refine.config import build_options, choose, parse_spec
+from gan_refine.interfaces import Denoiser, Objective
 from gan_refine.objectives.diff_instruct import DiffInstruct, DiffInstructOptions
 from gan_refine.objectives.sds import Sds, SdsOptions
 
-OBJECTIVES = {"diff-instruct": DiffInstruct, "sds": Sds}
+OBJECTIVES: Mapping[str, type[DiffInstruct] | type[Sds]] = {"diff-instruct": DiffInstruct, "sds": Sds}
 
-__all__ = ["OBJECTIVES", "DiffInstruct", "DiffInstructOptions", "Sds", "SdsOptions"]
+
+def build_objective(spec: str, teacher: Denoiser) -> Objective:
+    """The objective written as NAME,key=value,... Raises OptionError that lists what is allowed."""
+    name, texts = parse_spec(spec)
+    objective = choose("objective", name, OBJECTIVES)
+    options = build_options(objective.Options, texts, f"objective {name}")
+    return objective(teacher, options)  # type: ignore[arg-type]  # each class is given options of its own
+
+
+__all__ = ["OBJECTIVES", "DiffInstruct", "DiffInstructOptions", "Sds", "SdsOptions", "build_objective"]

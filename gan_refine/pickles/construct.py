@@ -52,7 +52,9 @@ def build_generator(file: PickleFile, which: str = "G_ema") -> torch.nn.Module:
     graph = networks[which]
     if graph.class_name != "Generator":
         name = printable(graph.class_name)
-        raise FileFormatError(f"{file.path}: {which} is a {name}; wanted is a StyleGAN2 Generator, such as G_ema")
+        raise FileFormatError(
+            f"{file.path}: {which} is of class {name}; wanted is a StyleGAN2 Generator, such as G_ema"
+        )
     return _guarded(file, which, lambda: _generator(file, graph))
 
 
@@ -71,7 +73,7 @@ def build_teacher(file: PickleFile) -> torch.nn.Module:
     graph = networks["ema"]
     if graph.class_name not in PRECONDITIONINGS:
         known = ", ".join(PRECONDITIONINGS)
-        raise FileFormatError(f"{file.path}: ema is a {printable(graph.class_name)}; known are {known}")
+        raise FileFormatError(f"{file.path}: ema is of class {printable(graph.class_name)}; known are {known}")
     return _guarded(file, "ema", lambda: _teacher(file, graph))
 
 

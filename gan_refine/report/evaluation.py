@@ -6,7 +6,7 @@ import torch
 
 from gan_refine.interfaces import Denoiser, Generator, Latents, Metric, PixelBytes
 from gan_refine.metrics import to_uint8
-from gan_refine.refine import rng_for
+from gan_refine.noise import rng_for
 from gan_refine.sampling import sample_images
 
 CHUNK = 250  # latents are drawn in chunks of this size, so that figures do not depend on memory options
@@ -27,7 +27,7 @@ def distance_of_generator(generator: Generator, make_metric: MakeMetric, num_ima
 
 @torch.no_grad()
 def distance_of_teacher(
-    teacher: Denoiser, make_metric: MakeMetric, num_images: int, steps: int, seed: int, tick: Callable[[int], None]
+    teacher: Denoiser, make_metric: MakeMetric, num_images: int, steps: int, seed: int, tick: Callable[[int], object]
 ) -> float:
     """The metric's value on samples of the deterministic sampler; `tick` hears of each batch's size."""
     metric = make_metric()

@@ -1,0 +1,220 @@
+"""Files that attack a reader of pickles, and what becomes of them: `python hostile_pickles.py FOLDER`, a folder of its own.
+
+A process of its own has no checker of annotations, which would slow every operation, and shows its memory honestly.
+"""
+
+import copy
+import io
+import json
+import os
+import pickle
+import random
+import resource
+import struct
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+import torch_utils.persistence
+from gan_refine.errors import FileFormatError
+from gan_refine.networks.stylegan2 import Generator
+from gan_refine.pickles import build_generator, build_teacher, read_pickle, write_refined
+
+BAIT = "touch ran"  # makes a file in the current folder
+
+
+def text(value: str | bytes) -> bytes:
+    data = value.encode() if isinstance(value, str) else value
+    return b"X" + struct.pack("<I", len(data)) + data
+
+
+def blob(data: bytes) -> bytes:
+    return b"B" + struct.pack("<I", len(data)) + data
+
+
+def stack_global(module: str, name: str) -> bytes:
+    return text(module) + text(name) + b"\x93"
+
+
+def integer(value: int) -> bytes:
+    return pickle.dumps(value, protocol=2)[2:-1]
+
+
+SYSTEM = b"cos\nsystem\n"
+COMMAND = text(BAIT)
+HEADER = pickle.dumps(0x1950A86A20F9469CFC6C, 2) + pickle.dumps(1001, 2) + pickle.dumps({"little_endian": True}, 2)
+LOAD = b"ctorch.storage\n_load_from_bytes\n"
+PERSISTENT = b"ctorch_utils.persistence\n_reconstruct_persistent_obj\n"
+
+OS = b"cbuiltins\n__import__\n" + text("os") + b"\x85R"
+GETATTR = b"cbuiltins\ngetattr\n" + OS + text("system") + b"\x86R"
+
+LIVE = {  # Python's own pickle runs these
+    "REDUCE": SYSTEM + COMMAND + b"\x85R",
+    "STACK_GLOBAL": stack_global("os", "system") + COMMAND + b"\x85R",
+    "INST": b"(" + COMMAND + b"ios\nsystem\n",
+    "OBJ": b"(" + SYSTEM + COMMAND + b"o",
+    "BUILD": b"ctypes\nSimpleNamespace\n)R}" + text("__setstate__") + SYSTEM + b"sb" + COMMAND + b"b",
+    "dotted name": stack_global("os", "path.os.system") + COMMAND + b"\x85R",
+    "getattr": GETATTR + COMMAND + b"\x85R",
+    "exec": b"cbuiltins\nexec\n" + text(f"import os; os.system({BAIT!r})") + b"\x85R",
+    "inside a storage": LOAD + blob(b"\x80\x02" + SYSTEM + COMMAND + b"\x85R.") + b"\x85R",
+    "inside a proper storage": LOAD + blob(HEADER + b"\x80\x02" + SYSTEM + COMMAND + b"\x85R.") + b"\x85R",
+}
+
+
+def storage(count: int, present: int, dtype: str = "FloatStorage") -> bytes:
+    """A storage that declares `count` numbers and holds `present` bytes."""
+    identity = b"\x80\x02(" + text("storage") + f"ctorch\n{dtype}\n".encode() + text("0") + text("cpu")
+    identity += integer(count) + b"NtQ."
+    payload = HEADER + identity + pickle.dumps(["0"], 2) + struct.pack("<q", count) + bytes(present)
+    return LOAD + blob(payload) + b"\x85R"
+
+
+def tensor(held: bytes, shape: list[int], stride: list[int], offset: int = 0) -> bytes:
+    numbers = [b"(" + b"".join(map(integer, ns)) + b"t" for ns in (shape, stride)]
+    return b"ctorch._utils\n_rebuild_tensor_v2\n(" + held + integer(offset) + numbers[0] + numbers[1] + b"\x89NtR"
+
+
+def array(shape: list[int], data: bytes, code: str = "f4") -> bytes:
+    state = b"(K\x03" + text("<") + b"NNN" + integer(-1) + integer(-1) + b"K\x00t"
+    dtype = b"cnumpy\ndtype\n" + text(code) + b"\x89\x88\x87R" + state + b"b"
+    made = b"cnumpy._core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85C\x01b\x87R"
+    return made + b"(K\x01(" + b"".join(map(integer, shape)) + b"t" + dtype + b"\x89" + blob(data) + b"tb"
+
+
+def persistent(name: str, source: str, state: bytes = b"}") -> bytes:
+    meta = {"type": text("class"), "version": b"K\x06", "module_src": text(source), "class_name": text(name)}
+    items = b"".join(text(key) + value for key, value in (meta | {"state": state}).items())
+    return PERSISTENT + b"}(" + items + b"u\x85R"
+
+
+# {"_modules": {"mapping": A, "synthesis": A, "b4": A, "conv1": A}}, and that dict is the state of A as well
+CIRCLE = b"}q\x00" + text("_modules") + b"}q\x01s0h\x01" + text("mapping") + persistent("A", "", b"h\x00")
+CIRCLE += b"q\x02s" + b"".join(text(name) + b"h\x02s" for name in ("synthesis", "b4", "conv1")) + b"0h\x00"
+SOURCE = f"import os; os.system({BAIT!r})\nclass Generator: pass\n"
+
+HOSTILE = LIVE | {
+    "NEWOBJ": b"csubprocess\nPopen\n" + COMMAND + b"\x85\x81",
+    "NEWOBJ_EX": b"csubprocess\nPopen\n" + COMMAND + b"\x85}\x92",
+    "dotted into an allowed name": stack_global("collections", "OrderedDict.__init__.__globals__"),
+    "dotted module": stack_global("torch_utils.persistence.sys", "modules"),
+    "name that is no text": b"K\x01K\x02\x93",
+    "persistent id": COMMAND + b"Q",
+    "extension registry": b"\x82\x01",
+    "persistent source": persistent("Evil", SOURCE),
+    "persistent source of a known name": persistent("Generator", SOURCE),
+    "persistent version": PERSISTENT + b"}" + b"\x85R",
+    "unknown class": b"ctorch.nn.modules.linear\nLinear\n)\x81",
+    "storage of the other size": tensor(storage(4, 8), [4], [1]),
+    "storage of 2 TiB": tensor(storage(1 << 39, 16), [1 << 39], [1]),
+    "storage of a negative size": tensor(storage(-1, 16), [1], [1]),
+    "tensor of 2 TiB": tensor(storage(4, 16), [1 << 39], [1]),
+    "expanded tensor": tensor(storage(4, 16), [1 << 20, 1 << 19], [0, 0]),
+    "tensor behind its storage": tensor(storage(4, 16), [2], [1], offset=3),
+    "tensor with a stride beyond": tensor(storage(4, 16), [2], [4]),
+    "tensor of negative stride": tensor(storage(4, 16), [2], [-1], offset=1),
+    "tensor without storage": tensor(b"K\x01", [1], [1]),
+    "array of 2 TiB": array([1 << 39], b"abcd"),
+    "array of overflowing size": array([1 << 61, 8], b""),
+    "array of objects": array([1], bytes(8), "O8"),
+    "array of endless dimensions": array([1] * 200, bytes(4)),
+    "bytes of 2 TiB": b"\x8e" + struct.pack("<Q", 1 << 41),
+    "text of 2 TiB": b"\x8d" + struct.pack("<Q", 1 << 41),
+    "integer of 2 GiB": b"\x8b" + struct.pack("<i", (1 << 31) - 1),
+    "integer of negative length": b"\x8b" + struct.pack("<i", -1),
+    "decimal integer": b"I" + b"9" * 100_000 + b"\n",
+    "memo far away": b"Nr\xff\xff\xff\xff0j\xfe\xff\xff\xff",
+    "deep list": b"]" * 1_000_000 + b"a" * 999_999,
+    "deep list within the budget": b"]" * 200_000 + b"a" * 199_999,
+    "deep tuple": b")" + b"\x85" * 500_000,
+    "doubling key": b"}N" + b"2\x86" * 200 + b"Ns",
+    "list copied into sets": b"]q\x00(" + b"K\x01" * 30_000 + b"e" + b"cbuiltins\nset\nh\x00\x85R0" * 30_000,
+    "a dict as key": b"}}Ns",
+    "a list that holds itself": b"]q\x00h\x00a",
+    "modules in a circle": persistent("Generator", "", CIRCLE),
+    "frame beyond the end": b"\x95" + struct.pack("<Q", 1 << 60) + b"N",
+    "no operand": b"R",
+    "no mark": b"t",
+    "no global": b"cos",
+    "no text": b"X\x02\x00\x00\x00\xff\xff",
+    "protocol": b"\x80\x09N",
+}
+
+
+def in_gan(payload: bytes) -> bytes:
+    """A pickle with the payload as the value of 'G_ema'."""
+    return b"\x80\x04}" + text("G_ema") + payload + b"s."
+
+
+def small() -> bytes:
+    """A proper file that is mostly structure: one network, with a short text in place of each source."""
+    kwargs = {"z_dim": 2, "c_dim": 2, "w_dim": 2, "img_resolution": 4, "img_channels": 3}
+    net = Generator(**kwargs, mapping_kwargs={"num_layers": 1}, synthesis_kwargs={"channel_base": 8, "channel_max": 2})
+    original, torch_utils.persistence.module_source = torch_utils.persistence.module_source, lambda cls: "source"
+    try:
+        data = io.BytesIO()
+        pickle.dump({"G_ema": copy.deepcopy(net).eval().requires_grad_(False)}, data, protocol=4)
+    finally:
+        torch_utils.persistence.module_source = original
+    return data.getvalue()
+
+
+def cut() -> Iterator[bytes]:
+    data = small()
+    yield from (data[: part * len(data) // 200] for part in range(200))
+
+
+def flipped(seeds: int) -> Iterator[bytes]:
+    data = small()
+    for seed in range(seeds):
+        rng = random.Random(seed)
+        changed = bytearray(data)
+        for _ in range(rng.choice([1, 1, 2, 8])):
+            changed[rng.randrange(len(changed))] ^= 1 << rng.randrange(8)
+        yield bytes(changed)
+
+
+def soup(seeds: int) -> Iterator[bytes]:
+    """Random operations and allowed names."""
+    operations = [bytes([code]) for code in b"\x8c(.0N\x88)]}\x8fKMqhreRb\x81\x85\x86\x87tasu\x90\x91\x93cQ\x92oi"]
+    operations += [stack_global("collections", "OrderedDict"), stack_global("torch", "device"), text("a")]
+    operations += [PERSISTENT, LOAD, b"cnumpy\ndtype\n", b"ccopyreg\n_reconstructor\n", b"cbuiltins\nset\n"]
+    for seed in range(seeds):
+        yield b"\x80\x04" + b"".join(random.Random(seed).choices(operations, k=40)) + b"."
+
+
+def verdict(data: bytes) -> dict[str, object]:
+    """What became of a file: 'opened', the message of our error or the name of another one; seconds, growth in KiB."""
+    path = Path("hostile.pkl")
+    path.write_bytes(data)
+    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+    outcome, message = "opened", ""
+    try:
+        file = read_pickle(path)
+        net = build_teacher(file) if "ema" in file.networks() else build_generator(file)
+        write_refined(file, net.state_dict(), Path("out.pkl"))
+    except FileFormatError as error:
+        outcome, message = "refused", str(error)
+    except Exception as error:  # what the test looks for
+        outcome, message = type(error).__name__, str(error)
+    growth = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    ran = Path("ran").exists()
+    return {"outcome": outcome, "message": message, "seconds": time.perf_counter() - start, "kib": growth, "ran": ran}
+
+
+def main(folder: str) -> None:
+    os.chdir(folder)
+    torch.set_num_threads(1)
+    groups = {"flipped": flipped(600), "soup": soup(1000), "cut": cut()}
+    report = {name: verdict(in_gan(payload)) for name, payload in HOSTILE.items()}
+    for group, files in groups.items():
+        report |= {f"{group} {index}": verdict(data) for index, data in enumerate(files)}
+    json.dump(report, sys.stdout)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

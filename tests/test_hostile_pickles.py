@@ -1,0 +1,67 @@
+"""Hostile pickles are refused within a second and 200 MB, with our error and no other, and nothing in them runs."""
+
+import contextlib
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hostile_pickles import HOSTILE, LIVE, in_gan, stack_global
+
+from gan_refine.errors import FileFormatError
+from gan_refine.pickles import read_pickle
+
+ROOT = Path(__file__).parent.parent
+
+Verdict = dict[str, object]
+
+
+@pytest.fixture(scope="module")
+def verdicts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Verdict]:
+    """What became of every file of the corpus, in a process of its own."""
+    command = [sys.executable, str(ROOT / "tests" / "hostile_pickles.py"), str(tmp_path_factory.mktemp("corpus"))]
+    done = subprocess.run(
+        command, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("name", LIVE)
+def test_the_bait_is_live(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Python's own pickle runs these, so that 'nothing ran' means something."""
+    monkeypatch.chdir(tmp_path)
+    with contextlib.suppress(Exception):
+        pickle.loads(in_gan(LIVE[name]))
+    assert (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_file_is_refused_and_nothing_runs(verdicts: dict[str, Verdict], name: str) -> None:
+    verdict = verdicts[name]
+    assert (verdict["outcome"], verdict["ran"]) == ("refused", False), verdict
+    assert str(verdict["message"]).isprintable()
+    assert float(str(verdict["seconds"])) < 3  # one, with room for a busy machine
+    assert int(str(verdict["kib"])) < 200 << 10
+
+
+@pytest.mark.parametrize(
+    ("group", "count", "may_open"), [("cut", 200, False), ("flipped", 600, True), ("soup", 1000, False)]
+)
+def test_damaged_files_end_in_our_error(verdicts: dict[str, Verdict], group: str, count: int, may_open: bool) -> None:
+    found = {name: verdict for name, verdict in verdicts.items() if name.startswith(f"{group} ")}
+    assert len(found) == count
+    allowed = ("refused", "opened") if may_open else ("refused",)  # a flip inside a weight gives another weight
+    wrong = {name: verdict for name, verdict in found.items() if verdict["outcome"] not in allowed or verdict["ran"]}
+    assert not wrong
+    assert sum(verdict["outcome"] == "refused" for verdict in found.values()) > count // 2
+
+
+def test_message_shows_names_without_control_characters(tmp_path: Path) -> None:
+    (tmp_path / "hostile.pkl").write_bytes(in_gan(stack_global("a\nb\x1b[31m", "c" * 10_000)))
+    with pytest.raises(FileFormatError) as caught:
+        read_pickle(tmp_path / "hostile.pkl")
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 600
