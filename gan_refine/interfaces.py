@@ -61,6 +61,14 @@ class Terms:
     logs: dict[str, PerSample]
 
 
+@dataclass(frozen=True)
+class HelperGroup:
+    """Parameters that learn at one rate; None means the score model's."""
+
+    parameters: list[torch.nn.Parameter]
+    lr: float | None = None
+
+
 @runtime_checkable
 class Generator(Protocol):
     """A trainable torch module that makes images. Parameters are float32."""
@@ -100,7 +108,9 @@ class Objective(Protocol):
 
     def generator_terms(self, fake: Images, labels: Labels, rng: torch.Generator) -> Terms: ...
 
-    def helper_parameters(self) -> list[torch.nn.Parameter]: ...
+    def helper_groups(self) -> list[HelperGroup]: ...
+
+    def prepare(self, rng: torch.Generator) -> Iterator[tuple[int, int]]: ...
 
 
 @runtime_checkable

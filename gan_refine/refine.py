@@ -17,7 +17,10 @@ from gan_refine.noise import rng_for
 SIGMA_BANDS = (0.02, 0.06, 0.18, 0.54, 1.6, 5.0, 15.0, 80.0)
 
 
-WARMUP_STREAM = 2000  # apart from the streams of the steps, which are 0 for the generator and 1, 2, ... for the helpers
+PREPARE_STREAM, WARMUP_STREAM = (
+    2001,
+    2000,
+)  # apart from the streams of the steps, which are 0 for the generator and 1, 2, ... for the helpers
 
 
 @dataclass
@@ -98,22 +101,25 @@ def refine(generator: Generator, objective: Objective, options: RefineOptions, r
     average = WeightAverage(generator, options.ema_halflife_images, options.ema_rampup)
     betas = (options.beta1, options.beta2)
     opt_g = torch.optim.Adam(generator.parameters(), lr=options.glr, betas=betas)
-    helpers = objective.helper_parameters()
-    opt_h = torch.optim.Adam(helpers, lr=options.score_lr, betas=betas) if helpers else None
+    groups = objective.helper_groups()
+    opt_h = torch.optim.Adam([{"params": group.parameters} for group in groups], betas=betas) if groups else None
+    helper_rates = [options.score_lr if group.lr is None else group.lr for group in groups]
+    for _ in objective.prepare(rng_for(options.seed, rank, 0, PREPARE_STREAM)):
+        pass
     health, images, last_tick = Health(), 0, 0
     for warm in range(0, options.warmup_images if opt_h else 0, options.batch):
         assert opt_h is not None, "an objective without helpers has nothing to warm up"
         _helper_gradient(generator, objective, options, rng_for(options.seed, rank, warm, WARMUP_STREAM))
-        _apply(opt_h, options.score_lr, health, "helper")
+        _apply(opt_h, helper_rates, health, "helper")
     while images < options.total_images:
         factor = lr_factor(images / options.total_images, options.lr_decay)
         for helper_step in range(objective.helper_steps):
             assert opt_h is not None, "an objective with helper steps has helper parameters"
             rng = rng_for(options.seed, rank, images, 1 + helper_step)
             _helper_gradient(generator, objective, options, rng)
-            _apply(opt_h, options.score_lr * factor, health, "helper")
+            _apply(opt_h, [rate * factor for rate in helper_rates], health, "helper")
         _generator_gradient(generator, objective, options, rng_for(options.seed, rank, images, 0), health)
-        _apply(opt_g, options.glr * factor, health, "generator")
+        _apply(opt_g, [options.glr * factor], health, "generator")
         images += options.batch
         average.update(generator, images, options.batch)
         if images - last_tick >= options.tick_images or images >= options.total_images:
@@ -142,14 +148,15 @@ def _generator_gradient(
         health.add(terms)
 
 
-def _apply(optimizer: torch.optim.Optimizer, lr: float, health: Health, name: str) -> None:
+def _apply(optimizer: torch.optim.Optimizer, rates: list[float], health: Health, name: str) -> None:
     """One update from the accumulated gradients, unless they are not finite; then forgets them."""
-    (group,) = optimizer.param_groups
-    gradients = [parameter.grad for parameter in group["params"] if parameter.grad is not None]
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     norm = float(torch.nn.utils.get_total_norm(gradients))
     if math.isfinite(norm):
         health.norms[name].append(norm)
-        group["lr"] = lr
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
         optimizer.step()
     else:
         health.skipped_steps += 1

@@ -1,4 +1,4 @@
-"""Files that attack a reader of pickles, and what becomes of them: `python hostile_pickles.py FOLDER`, a folder of its own.
+"""Files that attack a reader of pickles, and what becomes of them: `python hostile_pickles.py EMPTY_FOLDER`.
 
 A process of its own has no checker of annotations, which would slow every operation, and shows its memory honestly.
 """

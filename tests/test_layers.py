@@ -153,7 +153,7 @@ def test_layers(path: Path) -> None:
         ("gan_refine.generators.toy", "from gan_refine.teachers import edm"),
         ("gan_refine.generators.toy", "from ..metrics.moments import Moments"),
         ("gan_refine.generators.__init__", "from ..metrics import moments"),
-        ("gan_refine.pickles.reader", "import gan_refine.networks.stylegan2"),
+        ("gan_refine.runlog", "import gan_refine.networks.stylegan2"),
         ("gan_refine.refine", "from gan_refine.sampling import heun"),  # lower, but no contract
         ("gan_refine.refine", "from gan_refine.objectives import DiffInstruct"),
         ("gan_refine.cli.generate", "import run_refine"),

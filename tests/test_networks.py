@@ -122,3 +122,20 @@ def test_sources_are_embedded_unaltered() -> None:
         module = sys.modules[cls.__module__]
         with open(module.__file__, encoding="utf-8") as file:
             assert inspect.getsource(module) == file.read()
+
+
+def test_the_stem_of_song_unets_has_model_channels_whatever_the_first_multiplier():
+    """NVIDIA's CIFAR-10 teachers have channel_mult [2, 2, 2]; all golden files start with 1."""
+    unet = {
+        "model_type": "SongUNet",
+        "model_channels": 8,
+        "channel_mult": [2, 2],
+        "num_blocks": 1,
+        "attn_resolutions": [4],
+    }
+    net = PRECONDITIONINGS["EDMPrecond"](8, 3, **unet)
+    shapes = {name: list(value.shape) for name, value in net.state_dict().items()}
+    assert shapes["model.enc.8x8_conv.weight"] == [8, 3, 3, 3]
+    assert shapes["model.enc.8x8_block0.skip.weight"] == [16, 8, 1, 1]
+    assert shapes["model.dec.8x8_block1.skip.weight"] == [16, 24, 1, 1]
+    assert net(torch.zeros([2, 3, 8, 8]), torch.ones([2])).shape == (2, 3, 8, 8)

@@ -235,12 +235,13 @@ def test_parameters_are_due_and_buffers_are_not(gan_path: Path, tmp_path: Path) 
 def test_shared_memory_is_never_changed_behind_a_name(tmp_path: Path) -> None:
     net = make_generator(1)
     weights = net.state_dict()
-    net.mapping.fc1.weight = net.mapping.fc0.weight
+    net.synthesis.b8.conv1.affine.weight = net.synthesis.b8.conv0.affine.weight
     other = copy.deepcopy(net)
     write_networks(tmp_path / "tied.pkl", {"G_ema": net})
     file = read_pickle(tmp_path / "tied.pkl")
     with pytest.raises(FileFormatError, match="shares its memory"):
         write_refined(file, weights, tmp_path / "new.pkl")
+    other.synthesis.b8.conv0.affine.weight.data.add_(1)
     other.mapping.fc0.weight.data.add_(1)
     write_refined(file, other.state_dict(), tmp_path / "new.pkl")
     assert torch.equal(images(build_generator(read_pickle(tmp_path / "new.pkl"))), images(other.eval()))
@@ -342,8 +343,13 @@ def change_weight(net: Generator, name: str, value: torch.Tensor | None) -> None
         (lambda net: net._init_kwargs.update(colour=3), "colour"),
         (lambda net: net._init_kwargs.update(img_resolution=12), "power of two"),
         (lambda net: net.__dict__.pop("_init_kwargs"), "does not fit"),
-        (lambda net: net._init_kwargs.update(z_dim=1 << 30), "more numbers than the file holds"),
-        (lambda net: net._init_kwargs.update(mapping_kwargs={"num_layers": 1 << 40}), "more numbers"),
+        (lambda net: net._init_kwargs.update(z_dim=1 << 30), "z_dim is larger"),
+        (lambda net: net._init_kwargs.update(z_dim=1 << 20), "more numbers than the file holds"),
+        (lambda net: net._init_kwargs.update(mapping_kwargs={"num_layers": 1 << 20}), "more numbers"),
+        (
+            lambda net: net._init_kwargs.update(synthesis_kwargs={"resample_filter": [1] * 9999}),
+            "resample_filter is larger",
+        ),
         (lambda net: net._init_kwargs.update(synthesis_kwargs={"channel_max": 1 << 20}), "more numbers"),
     ],
 )

@@ -11,7 +11,7 @@ from torch import nn
 from gan_refine.config import RefineOptions
 from gan_refine.errors import OptionError
 from gan_refine.generators import AffineGenerator, StyleGan2
-from gan_refine.interfaces import ImageSpec, Terms
+from gan_refine.interfaces import HelperGroup, ImageSpec, Terms
 from gan_refine.networks.edm_precond import EDMPrecond
 from gan_refine.networks.stylegan2 import Generator
 from gan_refine.noise import rng_for
@@ -106,7 +106,10 @@ class Quadratic(nn.Module):
         super().__init__()
         self.calls, self.broken_call = 0, broken_call
 
-    def helper_parameters(self) -> list[nn.Parameter]:
+    def prepare(self, rng):
+        yield from ()
+
+    def helper_groups(self) -> list[HelperGroup]:
         return []
 
     def helper_terms(self, fake, labels, rng) -> None:

@@ -5,6 +5,8 @@ D(x; sigma) = c_skip x + c_out F(c_in x, c_noise), in float32. The source of thi
 torch, numpy and torch_utils only.
 """
 
+from __future__ import annotations  # embedded in pickles, it must load in older Pythons
+
 import math
 
 import torch

@@ -4,6 +4,8 @@ Parameter names, constructor arguments and initial scales follow the published E
 so that their state dicts load. The source of this module is embedded in pickles: it may import torch, numpy and torch_utils only.
 """
 
+from __future__ import annotations  # embedded in pickles, it must load in older Pythons
+
 import math
 
 import torch
@@ -308,19 +310,21 @@ class SongUNet(torch.nn.Module):
         widths = [model_channels * mult for mult in channel_mult]
         shape = (img_resolution, widths, num_blocks, list(attn_resolutions))
         self.enc = torch.nn.ModuleDict()
-        skips = self._build_encoder(shape, in_channels, encoder_type, resample_filter)
+        skips = self._build_encoder(shape, in_channels, model_channels, encoder_type, resample_filter)
         self.dec = torch.nn.ModuleDict()
         self._build_decoder(shape, skips, out_channels, decoder_type, resample_filter)
 
-    def _build_encoder(self, shape: tuple, in_channels: int, encoder_type: str, resample_filter) -> list[int]:
+    def _build_encoder(
+        self, shape: tuple, in_channels: int, model_channels: int, encoder_type: str, resample_filter
+    ) -> list[int]:
         """Fills `enc`; returns the channel count of every skip connection in the order of the encoder."""
         img_resolution, widths, num_blocks, attn_resolutions = shape
         width, aux_width, skips = in_channels, in_channels, []
         for level, level_width in enumerate(widths):
             name = f"{img_resolution >> level}x{img_resolution >> level}"
             if level == 0:
-                self.enc[f"{name}_conv"] = Conv2d(width, level_width, kernel=3, **self._init)
-                width = level_width
+                self.enc[f"{name}_conv"] = Conv2d(width, model_channels, kernel=3, **self._init)
+                width = model_channels  # whatever the first multiplier: the first block widens
             else:
                 self.enc[f"{name}_down"] = UNetBlock(width, width, down=True, **self._block_kwargs)
                 resample = {"down": True, "resample_filter": resample_filter}

@@ -4,6 +4,8 @@ The source of this module is embedded in pickles, so that they open in the publi
 those names of torch_utils that the published sources import.
 """
 
+from __future__ import annotations  # embedded in pickles, it must load in older Pythons
+
 import math
 
 import torch

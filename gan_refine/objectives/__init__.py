@@ -4,10 +4,15 @@ from collections.abc import Mapping
 
 from gan_refine.config import build_options, choose, parse_spec
 from gan_refine.interfaces import Denoiser, Objective
+from gan_refine.objectives.adversarial import Adversarial, AdversarialOptions
 from gan_refine.objectives.diff_instruct import DiffInstruct, DiffInstructOptions
 from gan_refine.objectives.sds import Sds, SdsOptions
 
-OBJECTIVES: Mapping[str, type[DiffInstruct] | type[Sds]] = {"diff-instruct": DiffInstruct, "sds": Sds}
+OBJECTIVES: Mapping[str, type[DiffInstruct] | type[Adversarial] | type[Sds]] = {
+    "diff-instruct": DiffInstruct,
+    "adversarial": Adversarial,
+    "sds": Sds,
+}
 
 
 def build_objective(spec: str, teacher: Denoiser) -> Objective:
@@ -18,4 +23,5 @@ def build_objective(spec: str, teacher: Denoiser) -> Objective:
     return objective(teacher, options)  # type: ignore[arg-type]  # each class is given options of its own
 
 
-__all__ = ["OBJECTIVES", "DiffInstruct", "DiffInstructOptions", "Sds", "SdsOptions", "build_objective"]
+__all__ = ["OBJECTIVES", "Adversarial", "AdversarialOptions", "DiffInstruct", "DiffInstructOptions"]
+__all__ += ["Sds", "SdsOptions", "build_objective"]

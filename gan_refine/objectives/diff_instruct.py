@@ -1,5 +1,6 @@
 """Diff-Instruct (arXiv:2305.18455): follow the difference of two scores, the generator's own and the teacher's."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -7,7 +8,7 @@ import torch
 from torch import nn
 
 from gan_refine.config import require
-from gan_refine.interfaces import Denoiser, Images, Labels, Sigma, Terms
+from gan_refine.interfaces import Denoiser, HelperGroup, Images, Labels, Sigma, Terms
 from gan_refine.noise import Karras, LogNormal, SigmaLaw, add_noise
 from gan_refine.objectives.score_model import denoising_loss
 
@@ -47,8 +48,12 @@ class DiffInstruct(nn.Module):
         self._generator_law = self.options.law()
         self._score_law = LogNormal()
 
-    def helper_parameters(self) -> list[nn.Parameter]:
-        return list(self.score_model.parameters())
+    def prepare(self, rng: torch.Generator) -> Iterator[tuple[int, int]]:
+        """Nothing to make beforehand."""
+        yield from ()
+
+    def helper_groups(self) -> list[HelperGroup]:
+        return [HelperGroup(list(self.score_model.parameters()))]
 
     def helper_terms(self, fake: Images, labels: Labels, rng: torch.Generator) -> Terms:
         """Denoising score matching of the score model on detached fakes, eq. 3.1."""

@@ -1,12 +1,13 @@
 """Score distillation sampling (arXiv:2209.14988): Diff-Instruct's special case of a generator without spread."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from gan_refine.config import require
-from gan_refine.interfaces import Denoiser, Images, Labels, Terms
+from gan_refine.interfaces import Denoiser, HelperGroup, Images, Labels, Terms
 from gan_refine.noise import LogNormal, add_noise
 
 
@@ -33,7 +34,11 @@ class Sds(nn.Module):
         self.teacher = teacher
         self._law = LogNormal(self.options.sigma_mean, self.options.sigma_std)
 
-    def helper_parameters(self) -> list[nn.Parameter]:
+    def prepare(self, rng: torch.Generator) -> Iterator[tuple[int, int]]:
+        """Nothing to make beforehand."""
+        yield from ()
+
+    def helper_groups(self) -> list[HelperGroup]:
         return []
 
     def helper_terms(self, fake: Images, labels: Labels, rng: torch.Generator) -> None:

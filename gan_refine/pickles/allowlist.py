@@ -101,11 +101,11 @@ def _declared_storage(identity: object) -> tuple[torch.dtype, int, str]:
     if not isinstance(identity, tuple) or len(identity) not in (5, 6) or identity[0] != "storage":
         raise DamagedError("a storage is declared in an unknown way")
     kind, key, count = identity[1], identity[2], identity[4]
-    if not isinstance(kind, Global) or not isinstance(kind.value, torch.dtype) or not isinstance(key, str):
+    if not isinstance(kind, torch.dtype) or not isinstance(key, str):
         raise DamagedError("a storage is of no known type")
     if type(count) is not int or not 0 <= count < 2**48 or identity[5:] not in ((), (None,)):
         raise DamagedError("a storage is of no proper size")
-    return kind.value, count, key
+    return kind, count, key
 
 
 def _dict(machine: Machine, args: tuple) -> dict[object, object]:

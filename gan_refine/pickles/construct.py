@@ -12,7 +12,6 @@ from gan_refine.networks.stylegan2 import Generator
 from gan_refine.pickles.bounds import BoundedFactories
 from gan_refine.pickles.records import (
     CONSEQUENCES,
-    MAX_DEPTH,
     ArrayRecord,
     DamagedError,
     PersistentObject,
@@ -34,6 +33,9 @@ _GENERATOR_ARGUMENTS = (
     "synthesis_kwargs",
 )
 _PRECOND_ARGUMENTS = ("img_resolution", "img_channels", "label_dim", "use_fp16")
+MAX_INTEGER = 1 << 20  # among a constructor's arguments; the largest published is channel_base = 65536
+MAX_LENGTH = 256  # of a list, a text or a dict there
+MAX_DEPTH = 4
 _FUSION_ONLY = "fused_modconv_default"  # an argument of StyleGAN3's edition that changes speed and no value
 
 
@@ -96,7 +98,7 @@ def _generator(file: PickleFile, graph: PersistentObject) -> torch.nn.Module:
         raise DamagedError("it is a Generator of another family than StyleGAN2 (no mapping or no synthesis.b4)")
     kwargs = _constructor_arguments(graph, _GENERATOR_ARGUMENTS)
     synthesis = {key: kwargs.pop(key) for key in list(kwargs) if key not in _GENERATOR_ARGUMENTS}  # StyleGAN3's edition
-    nested = kwargs.get("synthesis_kwargs", {})
+    nested = kwargs.get("synthesis_kwargs") or {}
     if not isinstance(nested, dict):
         raise DamagedError("synthesis_kwargs is no dict")
     combined = _structure(graph) | synthesis | nested
@@ -167,15 +169,16 @@ def _constructor_arguments(graph: PersistentObject, names: tuple[str, ...]) -> d
 
 
 def _plain(value: object, name: str, depth: int = 0) -> object:
-    """Arguments as Python's own numbers, strings, lists and dicts."""
-    if depth > MAX_DEPTH // 8:
-        raise DamagedError(f"the constructor's argument {name} is nested too deeply")
+    """Arguments as Python's own numbers, strings, lists and dicts, of sizes that networks have."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    elif isinstance(value, ArrayRecord):
+        value = value.array().tolist() if value.array().size <= MAX_LENGTH else value
+    length = len(value) if isinstance(value, list | tuple | dict | str) else 0
+    if depth > MAX_DEPTH or length > MAX_LENGTH or (isinstance(value, int) and abs(value) > MAX_INTEGER):
+        raise DamagedError(f"the constructor's argument {name} is larger than that of any network")
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, ArrayRecord):
-        return value.array().tolist()
     if isinstance(value, list | tuple):
         return [_plain(item, name, depth + 1) for item in value]
     if isinstance(value, dict):

@@ -107,12 +107,12 @@ class Machine:
         del self.stack[start:]
         return items
 
-    def look_up(self, module: object, name: object) -> Global:
+    def look_up(self, module: object, name: object) -> object:
         module = _PY2_MODULES.get(module, module) if isinstance(module, str) else module
         found = self.table.get((module, name)) if isinstance(module, str) and isinstance(name, str) else None
         if found is None:
             raise DamagedError(f"it names {str(module)[:80]}.{str(name)[:80]}, {_why_refused(module)}")
-        return found
+        return found if found.value is None else found.value
 
 
 def _why_refused(module: object) -> str:

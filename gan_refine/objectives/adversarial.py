@@ -1,0 +1,114 @@
+"""Diff-Instruct together with an adversarial term on the teacher's own samples: still without any data."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from gan_refine.config import require
+from gan_refine.interfaces import Denoiser, HelperGroup, Images, Labels, PerSample, Terms
+from gan_refine.networks.stylegan2 import Discriminator
+from gan_refine.objectives.diff_instruct import DiffInstruct, DiffInstructOptions
+from gan_refine.sampling import sample_images
+
+R1_INTERVAL = 16  # one step in so many, at random, carries the penalty, weighted by this number
+
+
+@dataclass(frozen=True)
+class AdversarialOptions:
+    """`push` weighs Diff-Instruct's gradient against the adversarial one; 0 leaves it and its score model out."""
+
+    push: float = 0.0
+    weight: Literal["sigma2", "dmd"] = "sigma2"  # of Diff-Instruct's gradient
+    samples: int = 6144  # teacher samples, made once at the start; their labels are drawn uniformly
+    steps: int = 10  # of the teacher's sampler
+    r1_gamma: float = 0.3
+    discriminator_lr: float = 2.5e-3
+    discriminator_width: int = 64  # channels at most
+    discriminator_steps: int = 1  # for each step of the generator
+
+    def __post_init__(self) -> None:
+        for name in ("push", "r1_gamma", "discriminator_lr"):
+            require(name, getattr(self, name), getattr(self, name) >= 0, "a number of at least 0")
+        for name in ("samples", "steps", "discriminator_width", "discriminator_steps"):
+            require(name, getattr(self, name), getattr(self, name) >= 1, "a number of at least 1")
+
+
+class Adversarial(nn.Module):
+    """Non-saturating logistic loss against a discriminator that tells fakes from teacher samples, plus `push` Diff-Instruct.
+
+    By Cor. 3.5 of arXiv:2305.18455 the adversarial part is Diff-Instruct's integral with all its weight at sigma 0; an endless
+    source of teacher samples takes the place of data. R1 as in arXiv:1801.04406, lazily as in arXiv:1912.04958.
+    """
+
+    Options = AdversarialOptions
+
+    def __init__(self, teacher: Denoiser, options: AdversarialOptions | None = None) -> None:
+        super().__init__()
+        self.options = options or AdversarialOptions()
+        self.teacher = teacher
+        self.helper_steps = self.options.discriminator_steps
+        spec, width = teacher.spec, self.options.discriminator_width
+        self.discriminator = Discriminator(
+            spec.num_classes,
+            spec.resolution,
+            spec.channels,
+            architecture="orig",
+            channel_base=width * 8 * max(spec.resolution // 16, 1),
+            channel_max=width,
+        )
+        self.diff_instruct: DiffInstruct | None = None
+        if self.options.push:
+            self.diff_instruct = DiffInstruct(teacher, DiffInstructOptions(weight=self.options.weight))
+        self.samples = torch.empty([0, spec.channels, spec.resolution, spec.resolution])
+
+    def prepare(self, rng: torch.Generator) -> Iterator[tuple[int, int]]:
+        """Makes the teacher samples unless they are there; yields (done, in all) after every batch."""
+        total, parts, done = self.options.samples, [], 0
+        if len(self.samples) == total:
+            return
+        device = next(self.teacher.parameters()).device
+        self.discriminator.to(device)
+        for images in sample_images(self.teacher, total, steps=self.options.steps, batch=256, rng=rng):
+            parts.append(images)
+            done += len(images)
+            yield done, total
+        self.samples = torch.cat(parts)
+
+    def helper_groups(self) -> list[HelperGroup]:
+        own = HelperGroup(list(self.discriminator.parameters()), self.options.discriminator_lr)
+        return [own, *(self.diff_instruct.helper_groups() if self.diff_instruct else [])]
+
+    def helper_terms(self, fake: Images, labels: Labels, rng: torch.Generator) -> Terms:
+        """The discriminator's loss on detached fakes and as many teacher samples, and the score model's if there is one."""
+        index = torch.randint(len(self.samples), [len(fake)], generator=rng)
+        real = self.samples[index].requires_grad_(bool(torch.randint(R1_INTERVAL, [], generator=rng) == 0))
+        given = labels if self.teacher.spec.num_classes else None
+        logits = self.discriminator(real, given)
+        loss = F.softplus(-logits).flatten() + F.softplus(self.discriminator(fake, given)).flatten()
+        if real.requires_grad:
+            loss = loss + self.options.r1_gamma / 2 * R1_INTERVAL * _squared_gradient(logits, real)
+        if self.diff_instruct is None:
+            return Terms(loss, torch.zeros_like(loss), {})
+        terms = self.diff_instruct.helper_terms(fake, labels, rng)
+        return Terms(loss + terms.loss, terms.sigma, terms.logs)
+
+    def generator_terms(self, fake: Images, labels: Labels, rng: torch.Generator) -> Terms:
+        """softplus(-logit) for each fake, plus `push` times Diff-Instruct's loss."""
+        given = labels if self.teacher.spec.num_classes else None
+        self.discriminator.requires_grad_(False)
+        logits = self.discriminator(fake, given).flatten()
+        self.discriminator.requires_grad_(True)
+        loss = F.softplus(-logits)
+        if self.diff_instruct is None:
+            return Terms(loss, torch.zeros_like(loss), {})
+        terms = self.diff_instruct.generator_terms(fake, labels, rng)
+        return Terms(loss + self.options.push * terms.loss, terms.sigma, terms.logs)
+
+
+def _squared_gradient(logits: torch.Tensor, images: Images) -> PerSample:
+    (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
+    return gradient.square().flatten(1).sum(1)
