@@ -28,6 +28,7 @@ class RefineOptions:
     beta2: float = 0.99
     ema_halflife_images: int = 2_000
     ema_rampup: float = 0.2  # the half-life is at most this share of the images seen
+    lr_rampup: float = 0.1  # share of the run, at its start, over which both rates rise
     lr_decay: float = 0.5  # share of the run, at its end, over which both rates fall to zero by a cosine
     tick_images: int = 512
     seed: int = 0
@@ -37,7 +38,8 @@ class RefineOptions:
             require(name, getattr(self, name), getattr(self, name) > 0, "a positive number")
         for name in ("glr", "score_lr", "ema_rampup", "warmup_images"):
             require(name, getattr(self, name), getattr(self, name) >= 0, "a number of at least 0")
-        require("lr_decay", self.lr_decay, 0 <= self.lr_decay <= 1, "between 0 and 1")
+        for name in ("lr_rampup", "lr_decay"):
+            require(name, getattr(self, name), 0 <= getattr(self, name) <= 1, "between 0 and 1")
         if self.batch % self.batch_gpu:
             raise OptionError(
                 f"--batch={self.batch} is not a multiple of --batch-gpu={self.batch_gpu}; choose one that divides it"

@@ -83,11 +83,15 @@ class Progress:
     glr: float
 
 
-def lr_factor(done: float, decay_share: float) -> float:
-    """1 until the last `decay_share` of the run, then a cosine to 0; `done` runs from 0 to 1."""
+def lr_factor(done: float, rampup_share: float, decay_share: float) -> float:
+    """A straight rise over the first `rampup_share` of the run, 1, a cosine to 0 over the last `decay_share`; `done` is in [0, 1].
+
+    Adam's first steps have full size whatever the gradient: without the rise they throw a trained network off its place.
+    """
+    rise = min(done / rampup_share, 1.0) if rampup_share else 1.0
     if done <= 1 - decay_share or decay_share == 0:
-        return 1.0
-    return 0.5 * (1 + math.cos(math.pi * (done - (1 - decay_share)) / decay_share))
+        return rise
+    return rise * 0.5 * (1 + math.cos(math.pi * (done - (1 - decay_share)) / decay_share))
 
 
 def refine(generator: Generator, objective: Objective, options: RefineOptions, rank: int = 0) -> Iterator[Progress]:
@@ -112,7 +116,7 @@ def refine(generator: Generator, objective: Objective, options: RefineOptions, r
         _helper_gradient(generator, objective, options, rng_for(options.seed, rank, warm, WARMUP_STREAM))
         _apply(opt_h, helper_rates, health, "helper")
     while images < options.total_images:
-        factor = lr_factor(images / options.total_images, options.lr_decay)
+        factor = lr_factor((images + options.batch) / options.total_images, options.lr_rampup, options.lr_decay)
         for helper_step in range(objective.helper_steps):
             assert opt_h is not None, "an objective with helper steps has helper parameters"
             rng = rng_for(options.seed, rank, images, 1 + helper_step)

@@ -20,7 +20,7 @@ from gan_refine import assets
 from gan_refine.config import RefineOptions, build_options
 from gan_refine.generators import load_stylegan2
 from gan_refine.metrics import FrechetMetric, load_detector, load_reference
-from gan_refine.objectives import build_objective
+from gan_refine.objectives import Adversarial, build_objective
 from gan_refine.refine import refine
 from gan_refine.report import distance_of_generator
 from gan_refine.teachers import load_edm
@@ -62,16 +62,22 @@ def main(
         return round(value, 3)
 
     before = distance(original)
+    samples: dict[tuple[int, int], torch.Tensor] = {}  # of the teacher, shared by the runs
     for setting in settings:
         fields = dict(pair.split("=", 1) for pair in setting.split())
-        objective = build_objective(fields.pop("objective", "diff-instruct"), teacher)
+        objective = build_objective(fields.pop("objective", "diff-instruct"), teacher, original.critic())
         total = int(kimg * 1000)
         fields = {"total_images": str(total), "tick_images": str(total // evaluations), "seed": str(seed), **fields}
         options = build_options(RefineOptions, fields, "RefineOptions")
+        if isinstance(objective, Adversarial):
+            key = (objective.options.samples, objective.options.steps)
+            objective.samples = samples.get(key, objective.samples)
         started, curve, nats = time.time(), [], []
         for progress in refine(copy.deepcopy(original), objective, options):
             curve.append([progress.images, distance(progress.average)])
             nats.append(progress.health.remaining_nats())
+        if isinstance(objective, Adversarial):
+            samples[key] = objective.samples
         record = {"pair": name, "setting": setting, "seed": seed, "before": before, "curve": curve, "nats": nats}
         record["seconds"] = round(time.time() - started, 1)
         with open(out, "a") as file:

@@ -12,7 +12,7 @@ from gan_refine.refine import refine
 from gan_refine.teachers import GaussianTeacher
 
 SPEC = ImageSpec(channels=1, resolution=8)
-FEW = {"samples": 64, "steps": 40, "discriminator_width": 8}
+FEW = {"samples": 64, "steps": 40, "discriminator_width": 8, "start": "fresh"}
 
 
 def prepared(**options) -> Adversarial:
@@ -59,6 +59,6 @@ def test_generator_moves_to_the_teachers_mean():
 
 def test_options_are_checked():
     teacher = GaussianTeacher(0.5, 0.25, SPEC)
-    assert isinstance(build_objective("adversarial,push=0.1,samples=64", teacher), Adversarial)
+    assert isinstance(build_objective("adversarial,start=fresh,push=0.1,samples=64", teacher), Adversarial)
     with pytest.raises(OptionError, match="--samples=0 is not allowed"):
         build_objective("adversarial,samples=0", teacher)

@@ -162,11 +162,12 @@ def test_helpers_lower_their_loss_on_fakes():
     assert score < teacher
 
 
-def test_rates_fall_over_the_last_share_only():
-    assert lr_factor(0.0, 0.5) == lr_factor(0.5, 0.5) == 1.0
-    assert lr_factor(0.75, 0.5) == pytest.approx(0.5)
-    assert lr_factor(1.0, 0.5) == pytest.approx(0.0)
-    assert lr_factor(1.0, 0.0) == 1.0
+def test_rates_rise_over_the_first_share_and_fall_over_the_last():
+    assert lr_factor(0.0, 0.0, 0.5) == lr_factor(0.5, 0.1, 0.5) == 1.0
+    assert lr_factor(0.05, 0.1, 0.5) == pytest.approx(0.5)
+    assert lr_factor(0.75, 0.1, 0.5) == pytest.approx(0.5)
+    assert lr_factor(1.0, 0.1, 0.5) == pytest.approx(0.0)
+    assert lr_factor(1.0, 0.0, 0.0) == 1.0
 
 
 def test_noise_depends_on_seed_rank_images_and_stream():

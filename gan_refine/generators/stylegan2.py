@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from gan_refine.interfaces import Images, ImageSpec, Latents
-from gan_refine.pickles import PickleFile, build_generator, read_pickle, write_refined
+from gan_refine.pickles import PickleFile, build_discriminator, build_generator, read_pickle, write_refined
 
 
 class StyleGan2(nn.Module):
@@ -43,6 +43,10 @@ class StyleGan2(nn.Module):
         with torch.random.fork_rng(devices):
             torch.manual_seed(latents.noise_seed)
             return self.net(latents.z, latents.labels, **options)
+
+    def critic(self) -> nn.Module | None:
+        """The discriminator that was trained with this generator, if its file holds one."""
+        return None if self.source is None else build_discriminator(self.source)
 
     def export(self, path: Path) -> None:
         """Writes the source file's object graph with these weights in G_ema and G; atomic."""

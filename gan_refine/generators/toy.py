@@ -24,5 +24,8 @@ class AffineGenerator(nn.Module):
     def forward(self, latents: Latents) -> Images:
         return self.scale * latents.z + self.shift
 
+    def critic(self) -> None:
+        return None
+
     def export(self, path: Path) -> None:
         torch.save(self.state_dict(), path)

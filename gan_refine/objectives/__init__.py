@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 
+from torch import nn
+
 from gan_refine.config import build_options, choose, parse_spec
 from gan_refine.interfaces import Denoiser, Objective
 from gan_refine.objectives.adversarial import Adversarial, AdversarialOptions
@@ -15,11 +17,16 @@ OBJECTIVES: Mapping[str, type[DiffInstruct] | type[Adversarial] | type[Sds]] = {
 }
 
 
-def build_objective(spec: str, teacher: Denoiser) -> Objective:
-    """The objective written as NAME,key=value,... Raises OptionError that lists what is allowed."""
+def build_objective(spec: str, teacher: Denoiser, critic: nn.Module | None = None) -> Objective:
+    """The objective written as NAME,key=value,...; `critic` is the GAN's discriminator, for those that use one.
+
+    Raises OptionError that lists what is allowed.
+    """
     name, texts = parse_spec(spec)
     objective = choose("objective", name, OBJECTIVES)
     options = build_options(objective.Options, texts, f"objective {name}")
+    if isinstance(options, AdversarialOptions):
+        return Adversarial(teacher, options, critic)
     return objective(teacher, options)  # type: ignore[arg-type]  # each class is given options of its own
 
 

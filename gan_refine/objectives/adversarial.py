@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from gan_refine.config import require
+from gan_refine.errors import OptionError
 from gan_refine.interfaces import Denoiser, HelperGroup, Images, Labels, PerSample, Terms
 from gan_refine.networks.stylegan2 import Discriminator
 from gan_refine.objectives.diff_instruct import DiffInstruct, DiffInstructOptions
@@ -21,13 +22,14 @@ R1_INTERVAL = 16  # one step in so many, at random, carries the penalty, weighte
 class AdversarialOptions:
     """`push` weighs Diff-Instruct's gradient against the adversarial one; 0 leaves it and its score model out."""
 
+    start: Literal["pickle", "fresh"] = "pickle"  # the GAN's own discriminator, or a new one
     push: float = 0.0
     weight: Literal["sigma2", "dmd"] = "sigma2"  # of Diff-Instruct's gradient
-    samples: int = 6144  # teacher samples, made once at the start; their labels are drawn uniformly
-    steps: int = 10  # of the teacher's sampler
-    r1_gamma: float = 0.3
+    samples: int = 4096  # teacher samples, made once at the start; their labels are drawn uniformly
+    steps: int = 14  # of the teacher's sampler
+    r1_gamma: float = 0.1
     discriminator_lr: float = 2.5e-3
-    discriminator_width: int = 64  # channels at most
+    discriminator_width: int = 64  # channels at most, of a fresh one
     discriminator_steps: int = 1  # for each step of the generator
 
     def __post_init__(self) -> None:
@@ -46,24 +48,29 @@ class Adversarial(nn.Module):
 
     Options = AdversarialOptions
 
-    def __init__(self, teacher: Denoiser, options: AdversarialOptions | None = None) -> None:
+    def __init__(
+        self, teacher: Denoiser, options: AdversarialOptions | None = None, critic: nn.Module | None = None
+    ) -> None:
         super().__init__()
         self.options = options or AdversarialOptions()
         self.teacher = teacher
         self.helper_steps = self.options.discriminator_steps
-        spec, width = teacher.spec, self.options.discriminator_width
-        self.discriminator = Discriminator(
-            spec.num_classes,
-            spec.resolution,
-            spec.channels,
-            architecture="orig",
-            channel_base=width * 8 * max(spec.resolution // 16, 1),
-            channel_max=width,
-        )
+        spec = teacher.spec
+        self.discriminator = self._discriminator(critic)
         self.diff_instruct: DiffInstruct | None = None
         if self.options.push:
             self.diff_instruct = DiffInstruct(teacher, DiffInstructOptions(weight=self.options.weight))
         self.samples = torch.empty([0, spec.channels, spec.resolution, spec.resolution])
+
+    def _discriminator(self, critic: nn.Module | None) -> nn.Module:
+        """The GAN's own: it has learnt what this generator gets wrong, where a new one first drives it astray."""
+        spec, width = self.teacher.spec, self.options.discriminator_width
+        if self.options.start == "fresh":
+            base = width * 8 * max(spec.resolution // 16, 1)
+            return Discriminator(spec.num_classes, spec.resolution, spec.channels, "orig", base, width)
+        if critic is None:
+            raise OptionError("the GAN's file holds no discriminator; give --objective=adversarial,start=fresh")
+        return critic.requires_grad_(True)
 
     def prepare(self, rng: torch.Generator) -> Iterator[tuple[int, int]]:
         """Makes the teacher samples unless they are there; yields (done, in all) after every batch."""

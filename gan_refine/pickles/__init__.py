@@ -1,6 +1,6 @@
 """Network pickles of StyleGAN2-ADA and EDM: read without running anything, written so that they open elsewhere."""
 
-from gan_refine.pickles.construct import build_generator, build_teacher
+from gan_refine.pickles.construct import build_discriminator, build_generator, build_teacher
 from gan_refine.pickles.reader import read_pickle
 from gan_refine.pickles.records import (
     ArrayRecord,
@@ -18,6 +18,7 @@ __all__ = [
     "PickleFile",
     "PlainObject",
     "TensorRecord",
+    "build_discriminator",
     "build_generator",
     "build_teacher",
     "named_tensors",

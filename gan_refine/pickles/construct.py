@@ -8,7 +8,7 @@ import torch
 from gan_refine.errors import FileFormatError
 from gan_refine.networks.edm_precond import PRECONDITIONINGS
 from gan_refine.networks.edm_unet import MODELS
-from gan_refine.networks.stylegan2 import Generator
+from gan_refine.networks.stylegan2 import Discriminator, Generator
 from gan_refine.pickles.bounds import BoundedFactories
 from gan_refine.pickles.records import (
     CONSEQUENCES,
@@ -32,6 +32,7 @@ _GENERATOR_ARGUMENTS = (
     "mapping_kwargs",
     "synthesis_kwargs",
 )
+_DISCRIMINATOR_ARGUMENTS = ("c_dim", "img_resolution", "img_channels")
 _PRECOND_ARGUMENTS = ("img_resolution", "img_channels", "label_dim", "use_fp16")
 MAX_INTEGER = 1 << 20  # among a constructor's arguments; the largest published is channel_base = 65536
 MAX_LENGTH = 256  # of a list, a text or a dict there
@@ -77,6 +78,27 @@ def build_teacher(file: PickleFile) -> torch.nn.Module:
         known = ", ".join(PRECONDITIONINGS)
         raise FileFormatError(f"{file.path}: ema is of class {printable(graph.class_name)}; known are {known}")
     return _guarded(file, "ema", lambda: _teacher(file, graph))
+
+
+def build_discriminator(file: PickleFile) -> torch.nn.Module | None:
+    """The StyleGAN2 discriminator under 'D', or None if the file has none: float32 weights, no gradients.
+
+    Raises FileFormatError for a network of another class and for weights that do not fit by name and shape.
+    """
+    graph = file.networks().get("D")
+    if graph is None:
+        return None
+    if graph.class_name != "Discriminator":
+        raise FileFormatError(f"{file.path}: D is of class {printable(graph.class_name)}; wanted is a Discriminator")
+    return _guarded(file, "D", lambda: _discriminator(file, graph))
+
+
+def _discriminator(file: PickleFile, graph: PersistentObject) -> torch.nn.Module:
+    kwargs = _constructor_arguments(graph, _DISCRIMINATOR_ARGUMENTS)
+    conv = child_module(graph, f"b{kwargs.get('img_resolution')}", "conv0")
+    if conv is not None and "conv_clamp" in conv.state:  # the editions' defaults differ
+        kwargs.setdefault("conv_clamp", _plain(conv.state["conv_clamp"], "conv_clamp"))
+    return _construct(file, graph, Discriminator, kwargs)
 
 
 def _guarded(file: PickleFile, which: str, build: Callable[[], torch.nn.Module]) -> torch.nn.Module:
