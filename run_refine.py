@@ -20,8 +20,9 @@ from gan_refine.errors import MismatchError, OptionError, UserError
 from gan_refine.generators import GENERATORS
 from gan_refine.interfaces import Denoiser, Generator, ImageSpec, Objective
 from gan_refine.metrics import FrechetMetric, load_detector, load_reference
+from gan_refine.noise import rng_for
 from gan_refine.objectives import build_objective
-from gan_refine.refine import Progress, refine
+from gan_refine.refine import PREPARE_STREAM, Progress, refine
 from gan_refine.report import Summary, distance_of_generator, distance_of_teacher, grid_latents, render
 from gan_refine.runlog import RunLog, table
 from gan_refine.teachers import TEACHERS
@@ -155,6 +156,10 @@ class Driver:
     def refine(self) -> None:
         """Runs the loop to its end, with a snapshot every `snap` ticks and at the end."""
         options = self.run.options.refine
+        rng = rng_for(options.seed, 0, 0, PREPARE_STREAM)
+        for done, total in self.run.objective.prepare(rng):
+            if done == total or done % 1024 == 0:
+                self.log.say(f"{done} of {total} teacher samples ({self.log.seconds:.0f} s)")
         with tqdm(total=options.total_images, unit="img", file=sys.stderr, desc="refining", smoothing=0.1) as bar:
             for tick, progress in enumerate(refine(self.run.generator, self.run.objective, options), start=1):
                 bar.update(progress.images - bar.n)
@@ -264,9 +269,10 @@ def default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _images(kimg: float, what: str) -> int:
-    require(what, kimg, math.isfinite(kimg) and kimg > 0, "a positive number of thousands of images")
-    return max(round(kimg * 1000), 1)
+def _images(kimg: float, what: str, least: int = 1) -> int:
+    allowed = "a positive number of thousands of images" if least else "a number of at least 0"
+    require(what, kimg, math.isfinite(kimg) and (kimg > 0 or (kimg == 0 and not least)), allowed)
+    return max(round(kimg * 1000), least)
 
 
 @click.command(context_settings={"show_default": True, "max_content_width": 120})
@@ -278,6 +284,12 @@ def _images(kimg: float, what: str) -> int:
 @click.option("--batch", type=int, default=DEFAULTS.batch, help="Images a step.")
 @click.option(
     "--batch-gpu", type=int, default=None, help="Images in memory at a time; divides --batch.  [default: --batch]"
+)
+@click.option(
+    "--warmup-kimg",
+    type=float,
+    default=DEFAULTS.warmup_images / 1000,
+    help="Fakes for the helpers to learn from first.",
 )
 @click.option("--glr", type=float, default=DEFAULTS.glr, help="Learning rate of the generator.")
 @click.option("--score-lr", type=float, default=DEFAULTS.score_lr, help="Learning rate of the score model.")
@@ -303,6 +315,7 @@ def cli(dry_run: bool, **given) -> None:
     training = replace(
         DEFAULTS,
         total_images=_images(given.pop("kimg"), "kimg"),
+        warmup_images=_images(given.pop("warmup_kimg"), "warmup-kimg", least=0),
         batch=given["batch"],
         batch_gpu=given["batch"] if given["batch_gpu"] is None else given["batch_gpu"],
         glr=given.pop("glr"),

@@ -29,6 +29,7 @@ from gan_refine.teachers import load_edm
 @click.command()
 @click.argument("name")
 @click.argument("settings", nargs=-1, required=True)
+@click.option("--gan", default=None, help="Another generator than the pair's.")
 @click.option("--kimg", type=float, default=8, show_default=True)
 @click.option(
     "--evaluations", type=int, default=4, show_default=True, help="Evaluations along each run, the last at its end."
@@ -42,6 +43,7 @@ from gan_refine.teachers import load_edm
 def main(
     name: str,
     settings: tuple[str, ...],
+    gan: str | None,
     kimg: float,
     evaluations: int,
     eval_images: int,
@@ -50,7 +52,7 @@ def main(
     out: Path,
 ) -> None:
     torch.set_num_threads(threads)
-    original = load_stylegan2(assets.resolve("gan", name))
+    original = load_stylegan2(assets.resolve("gan", gan or name))
     teacher = load_edm(assets.resolve("teacher", name))
     detector = load_detector(assets.resolve("detector", name))
     reference = load_reference(assets.resolve("reference", name))
