@@ -34,15 +34,18 @@ class StyleGan2(nn.Module):
         return Latents(z.to(device), labels.to(device), seed)
 
     def forward(self, latents: Latents) -> Images:
-        """Differentiable images; float32 throughout while gradients are wanted."""
+        """Differentiable images, clamped to [-1, 1] as every viewer does; float32 throughout while gradients are wanted.
+
+        GANs overshoot that range invisibly; a denoiser that never saw such pixels would have the generator mend nothing else.
+        """
         options = {"force_fp32": torch.is_grad_enabled(), "noise_mode": "const"}
         if latents.noise_seed is None:
-            return self.net(latents.z, latents.labels, **options)
+            return self.net(latents.z, latents.labels, **options).clamp(-1, 1)
         options["noise_mode"] = "random"
         devices = [latents.z.device] if latents.z.device.type == "cuda" else []
         with torch.random.fork_rng(devices):
             torch.manual_seed(latents.noise_seed)
-            return self.net(latents.z, latents.labels, **options)
+            return self.net(latents.z, latents.labels, **options).clamp(-1, 1)
 
     def critic(self) -> nn.Module | None:
         """The discriminator that was trained with this generator, if its file holds one."""

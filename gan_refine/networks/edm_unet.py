@@ -461,11 +461,14 @@ class DhariwalUNet(torch.nn.Module):
             torch.nn.init.normal_(self.map_label.weight)  # a one-hot label picks one column: unit variance an entry
 
         widths = [model_channels * mult for mult in channel_mult]
-        width, skips = in_channels, []
+        # Name, width and attention of each level, from the finest.
+        levels = [
+            (f"{img_resolution >> i}x{img_resolution >> i}", w, (img_resolution >> i) in list(attn_resolutions))
+            for i, w in enumerate(widths)
+        ]
         self.enc = torch.nn.ModuleDict()
-        for level, level_width in enumerate(widths):
-            resolution = img_resolution >> level
-            name, attention = f"{resolution}x{resolution}", resolution in list(attn_resolutions)
+        width, skips = in_channels, []
+        for level, (name, level_width, attention) in enumerate(levels):
             if level == 0:
                 self.enc[f"{name}_conv"] = Conv2d(width, level_width, kernel=3, **init)
                 width = level_width
@@ -476,22 +479,26 @@ class DhariwalUNet(torch.nn.Module):
                 self.enc[f"{name}_block{index}"] = UNetBlock(width, level_width, attention=attention, **block_kwargs)
                 width = level_width
                 skips.append(width)
-
         self.dec = torch.nn.ModuleDict()
-        for level, level_width in reversed(list(enumerate(widths))):
-            resolution = img_resolution >> level
-            name, attention = f"{resolution}x{resolution}", resolution in list(attn_resolutions)
-            if level == len(widths) - 1:
-                self.dec[f"{name}_in0"] = UNetBlock(width, width, attention=True, **block_kwargs)
-                self.dec[f"{name}_in1"] = UNetBlock(width, width, **block_kwargs)
+        self._build_decoder(levels, skips, num_blocks, block_kwargs)
+        self.out_norm = GroupNorm(widths[0])
+        self.out_conv = Conv2d(widths[0], out_channels, kernel=3, **init_zero)
+
+    def _build_decoder(
+        self, levels: list[tuple[str, int, bool]], skips: list[int], num_blocks: int, block: dict
+    ) -> None:
+        """Fills `dec` from the coarsest level up, taking the encoder's widths from the end of `skips`."""
+        width = skips[-1]
+        for level, (name, level_width, attention) in reversed(list(enumerate(levels))):
+            if level == len(levels) - 1:
+                self.dec[f"{name}_in0"] = UNetBlock(width, width, attention=True, **block)
+                self.dec[f"{name}_in1"] = UNetBlock(width, width, **block)
             else:
-                self.dec[f"{name}_up"] = UNetBlock(width, width, up=True, **block_kwargs)
+                self.dec[f"{name}_up"] = UNetBlock(width, width, up=True, **block)
             for index in range(num_blocks + 1):
-                block = UNetBlock(width + skips.pop(), level_width, attention=attention, **block_kwargs)
-                self.dec[f"{name}_block{index}"] = block
+                joined = UNetBlock(width + skips.pop(), level_width, attention=attention, **block)
+                self.dec[f"{name}_block{index}"] = joined
                 width = level_width
-        self.out_norm = GroupNorm(width)
-        self.out_conv = Conv2d(width, out_channels, kernel=3, **init_zero)
 
     def forward(
         self,
