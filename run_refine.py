@@ -306,7 +306,7 @@ def _images(kimg: float, what: str, least: int = 1) -> int:
 @click.option(
     "--tick", type=float, default=DEFAULTS.tick_images / 1000, help="Thousands of images between progress records."
 )
-@click.option("--snap", type=int, default=8, help="Ticks between snapshots, each evaluated.")
+@click.option("--snap", type=int, default=1, help="Ticks between snapshots, each evaluated.")
 @click.option("--seed", type=int, default=DEFAULTS.seed, help="Of all noise and latents.")
 @click.option("--device", default=default_device, help="cpu, cuda, cuda:1 ...  [default: a GPU if there is one]")
 @click.option("--dry-run", is_flag=True, help="Check everything, show the options, write nothing.")

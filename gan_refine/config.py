@@ -18,18 +18,18 @@ D = TypeVar("D")
 class RefineOptions:
     """What `refine` needs to know. Counts are in images shown to the generator; learning rates are Adam's."""
 
-    total_images: int = 16_000
+    total_images: int = 2_560
     batch: int = 64
     batch_gpu: int = 64  # images in memory at a time; gradients accumulate up to `batch`
-    warmup_images: int = 0  # fakes that the score model learns from before the generator moves
-    glr: float = 1e-4
-    score_lr: float = 1e-4
-    beta1: float = 0.0
-    beta2: float = 0.99
-    ema_halflife_images: int = 2_000
+    warmup_images: int = 20_000  # fakes that the score model learns from before the generator moves
+    glr: float = 4e-4
+    score_lr: float = 2e-4
+    beta1: float = 0.9
+    beta2: float = 0.999
+    ema_halflife_images: int = 500
     ema_rampup: float = 0.2  # the half-life is at most this share of the images seen
     lr_rampup: float = 0.1  # share of the run, at its start, over which both rates rise
-    lr_decay: float = 0.5  # share of the run, at its end, over which both rates fall to zero by a cosine
+    lr_decay: float = 0.7  # share of the run, at its end, over which both rates fall to zero by a cosine
     tick_images: int = 512
     seed: int = 0
 

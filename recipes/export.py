@@ -89,8 +89,8 @@ def write_catalog() -> None:
     path = PRETRAINED / "catalog.json"
     known = catalog() if path.exists() else {}
     pairs = {}
-    for file in sorted(PRETRAINED.glob("*-teacher.pkl")):
-        name = file.name.removesuffix("-teacher.pkl")
+    for file in sorted(PRETRAINED.glob("*-gan.pkl")):
+        name = file.name.removesuffix("-gan.pkl")
         entry: dict[str, dict] = {}
         for kind in KINDS:
             asset = PRETRAINED / FILES[kind].format(name)

@@ -32,7 +32,7 @@ SMALL = [
     "--snap=2",
     "--eval-images=250",
 ]
-SMALL += ["--ema-kimg=0.03", "--device=cpu"]
+SMALL += ["--ema-kimg=0.03", "--warmup-kimg=0.064", "--device=cpu"]
 RESULT_KEYS = {
     "gan",
     "teacher",
