@@ -114,7 +114,9 @@ def refine(generator: Generator, objective: Objective, options: RefineOptions, r
     for warm in range(0, options.warmup_images if opt_h else 0, options.batch):
         assert opt_h is not None, "an objective without helpers has nothing to warm up"
         _helper_gradient(generator, objective, options, rng_for(options.seed, rank, warm, WARMUP_STREAM))
-        _apply(opt_h, helper_rates, health, "helper")
+        left = 0.5 * (1 + math.cos(math.pi * warm / options.warmup_images))
+        boost = 1 + left * (options.warmup_boost - 1)
+        _apply(opt_h, [rate * boost for rate in helper_rates], health, "helper")
     while images < options.total_images:
         factor = lr_factor((images + options.batch) / options.total_images, options.lr_rampup, options.lr_decay)
         for helper_step in range(objective.helper_steps):

@@ -156,7 +156,9 @@ def test_helpers_lower_their_loss_on_fakes():
     """After some steps the score model denoises fakes better than the teacher does."""
     generator = AffineGenerator(0.3, -0.5, ImageSpec(1, 2))
     objective = DiffInstruct(GaussianTeacher(0.5, 0.5, ImageSpec(1, 2)))
-    options = RefineOptions(total_images=64 * 100, batch=64, batch_gpu=64, glr=0.0, score_lr=2e-2, tick_images=64 * 50, warmup_images=0)
+    options = RefineOptions(
+        total_images=64 * 100, batch=64, batch_gpu=64, glr=0.0, score_lr=2e-2, tick_images=64 * 50, warmup_images=0
+    )
     *_, last = refine(generator, objective, options)
     score, teacher = (last.health.bands(name)[3] for name in ("score_loss", "teacher_loss"))
     assert score < teacher
