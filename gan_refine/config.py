@@ -18,16 +18,16 @@ D = TypeVar("D")
 class RefineOptions:
     """What `refine` needs to know. Counts are in images shown to the generator; learning rates are Adam's."""
 
-    total_images: int = 3_072
-    batch: int = 128
-    batch_gpu: int = 128  # images in memory at a time; gradients accumulate up to `batch`
+    total_images: int = 2_560
+    batch: int = 64
+    batch_gpu: int = 64  # images in memory at a time; gradients accumulate up to `batch`
     warmup_images: int = 20_000  # fakes that the score model learns from before the generator moves
-    warmup_boost: float = 5.0  # their rate at the start of that, as a multiple; it falls to 1 by a cosine
-    glr: float = 2e-4
-    score_lr: float = 1e-4
+    warmup_boost: float = 1.0  # their rate at the start of that, as a multiple; it falls to 1 by a cosine
+    glr: float = 4e-4
+    score_lr: float = 2e-4
     beta1: float = 0.9
     beta2: float = 0.999
-    ema_halflife_images: int = 700
+    ema_halflife_images: int = 500
     ema_rampup: float = 0.2  # the half-life is at most this share of the images seen
     lr_rampup: float = 0.1  # share of the run, at its start, over which both rates rise
     lr_decay: float = 0.7  # share of the run, at its end, over which both rates fall to zero by a cosine
