@@ -112,7 +112,8 @@ def test_gaussian_generator_reaches_its_teacher(weight, glr):
     spec = ImageSpec(channels=1, resolution=4)
     generator = AffineGenerator(scale=0.8, shift=-0.5, spec=spec)
     objective = DiffInstruct(GaussianTeacher(1.0, 0.5, spec), DiffInstructOptions(weight=weight))
-    options = RefineOptions(total_images=64 * 600, batch=64, batch_gpu=64, glr=glr, score_lr=0.03, tick_images=64 * 600)
+    sizes = {"total_images": 64 * 600, "batch": 64, "batch_gpu": 64, "tick_images": 64 * 600, "warmup_images": 0}
+    options = RefineOptions(glr=glr, score_lr=0.03, beta1=0.0, beta2=0.99, **sizes)
     *_, last = refine(generator, objective, options)
     assert float(last.average.shift) == pytest.approx(1.0, abs=0.05)
     assert abs(float(last.average.scale)) == pytest.approx(0.5, abs=0.05)
