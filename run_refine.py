@@ -87,7 +87,7 @@ def wire(options: RunOptions) -> Run:
     generator = GENERATORS["stylegan2"](gan_path).to(device)
     teacher = TEACHERS["edm"](teacher_path).to(device)
     check_match(generator.spec, teacher.spec)
-    objective = build_objective(options.objective, teacher, generator.critic())
+    objective = build_objective(options.objective, teacher, generator.critic)
     return Run(options, gan_path, teacher_path, generator, teacher, objective, make_metric(options, generator.spec))
 
 

@@ -67,7 +67,7 @@ def main(
     samples: dict[tuple[int, int], torch.Tensor] = {}  # of the teacher, shared by the runs
     for setting in settings:
         fields = dict(pair.split("=", 1) for pair in setting.split())
-        objective = build_objective(fields.pop("objective", "diff-instruct"), teacher, original.critic())
+        objective = build_objective(fields.pop("objective", "diff-instruct"), teacher, original.critic)
         total = int(kimg * 1000)
         fields = {"total_images": str(total), "tick_images": str(total // evaluations), "seed": str(seed), **fields}
         options = build_options(RefineOptions, fields, "RefineOptions")

@@ -78,7 +78,7 @@ def _reconstruct_persistent_obj(meta: dict) -> object:
     if cls is None or meta["type"] != "class" or meta["version"] != FORMAT_VERSION:
         raise UntrustedPickleError(
             f"the pickle holds a {meta['class_name']!r} with source of its own, which plain pickle.load would have to run; "
-            "open it with gan_refine.load_generator(path) or gan_refine.load_teacher(path), which run nothing"
+            "open it with gan_refine.generators.load_stylegan2(path) or gan_refine.teachers.load_edm(path), which run nothing"
         )
     obj: object = object.__new__(cls)
     set_state = getattr(obj, "__setstate__", None)

@@ -1,6 +1,6 @@
 """Objectives: where the generator's gradient comes from, one file an idea."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from torch import nn
 
@@ -17,8 +17,8 @@ OBJECTIVES: Mapping[str, type[DiffInstruct] | type[Adversarial] | type[Sds]] = {
 }
 
 
-def build_objective(spec: str, teacher: Denoiser, critic: nn.Module | None = None) -> Objective:
-    """The objective written as NAME,key=value,...; `critic` is the GAN's discriminator, for those that use one.
+def build_objective(spec: str, teacher: Denoiser, critic: Callable[[], nn.Module | None] = lambda: None) -> Objective:
+    """The objective written as NAME,key=value,...; `critic` gives the GAN's discriminator to those that use one.
 
     Raises OptionError that lists what is allowed.
     """
@@ -26,7 +26,7 @@ def build_objective(spec: str, teacher: Denoiser, critic: nn.Module | None = Non
     objective = choose("objective", name, OBJECTIVES)
     options = build_options(objective.Options, texts, f"objective {name}")
     if isinstance(options, AdversarialOptions):
-        return Adversarial(teacher, options, critic)
+        return Adversarial(teacher, options, critic() if options.start == "pickle" else None)
     return objective(teacher, options)  # type: ignore[arg-type]  # each class is given options of its own
 
 
