@@ -15,8 +15,9 @@ import torch
 from tqdm import tqdm
 
 from gan_refine import assets
+from gan_refine.cli.running import run_command
 from gan_refine.config import RefineOptions, choose, parse_spec, require, to_json
-from gan_refine.errors import MismatchError, OptionError, UserError
+from gan_refine.errors import MismatchError, OptionError
 from gan_refine.generators import GENERATORS
 from gan_refine.interfaces import Denoiser, Generator, ImageSpec, Objective
 from gan_refine.metrics import FrechetMetric, load_detector, load_reference
@@ -336,24 +337,5 @@ def cli(dry_run: bool, **given) -> None:
         print(summary.refined)
 
 
-def main() -> None:
-    """Runs the command; user errors end in one line on standard error and exit code 2."""
-    try:
-        cli(standalone_mode=False)
-    except UserError as error:
-        sys.exit(_complain(str(error)))
-    except click.exceptions.Abort:
-        sys.exit(130)
-    except click.ClickException as error:
-        sys.exit(_complain(error.format_message()))
-    except KeyboardInterrupt:
-        sys.exit(130)
-
-
-def _complain(message: str) -> int:
-    print("error: " + " ".join(message.split()), file=sys.stderr)
-    return 2
-
-
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(cli))

@@ -16,7 +16,8 @@ ROWS = [
     ["pickles"],  # builds networks from files
     ["generators", "teachers", "objectives", "metrics"],
     ["refine", "report"],
-    ["run_refine", "cli", "gan_refine"],
+    ["cli"],
+    ["run_refine", "__main__", "gan_refine"],
 ]
 LAYER = {unit: number for number, row in enumerate(ROWS) for unit in row}
 CONTRACTS_ONLY = {"refine"}  # sees layers 0 and 1, never a concrete class

@@ -15,6 +15,7 @@ from PIL import Image
 
 import run_refine
 from gan_refine import assets
+from gan_refine.cli.running import run_command
 from gan_refine.generators import load_stylegan2
 from gan_refine.networks.edm_precond import EDMPrecond
 from gan_refine.networks.stylegan2 import Discriminator, Generator
@@ -51,11 +52,7 @@ RESULT_KEYS = {
 def command(monkeypatch, *arguments: str) -> int:
     """Exit code of run_refine.py with these arguments, in this process."""
     monkeypatch.setattr(sys, "argv", ["run_refine.py", *arguments])
-    try:
-        run_refine.main()
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
+    return run_command(run_refine.cli)
 
 
 @pytest.fixture(scope="module")

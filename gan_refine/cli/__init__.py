@@ -1,0 +1,22 @@
+"""The companions of run_refine.py: `python -m gan_refine COMMAND`, one file a command."""
+
+import sys
+
+import click
+
+from gan_refine.cli.running import run_command
+
+COMMANDS: list[click.Command] = []
+
+
+@click.group(commands={str(command.name): command for command in COMMANDS}, invoke_without_command=True)
+@click.pass_context
+def cli(context: click.Context) -> None:
+    """Companions of run_refine.py. Results go to standard output, everything else to standard error."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+
+
+def main() -> None:
+    """Runs the command named on the command line and exits with its code."""
+    sys.exit(run_command(cli))
