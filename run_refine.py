@@ -30,6 +30,8 @@ from gan_refine.teachers import TEACHERS
 
 DEFAULT_PAIR = "fashion16"
 DEFAULTS = RefineOptions()
+# Between these levels of noise the score model is at its best, and one draw says most about an image.
+DEFAULT_OBJECTIVE = "diff-instruct,sigma_mean=-0.7,sigma_std=0.5"
 
 
 @dataclass(frozen=True)
@@ -292,9 +294,16 @@ def _images(kimg: float, what: str, least: int = 1) -> int:
     default=DEFAULTS.warmup_images / 1000,
     help="Fakes for the helpers to learn from first.",
 )
+@click.option(
+    "--pool-kimg",
+    type=float,
+    default=None,
+    help="Fakes that the generator learns to move at a time; 0 alternates as the paper does.  "
+    f"[default: {DEFAULTS.pool_images / 1000} for diff-instruct, else 0]",
+)
 @click.option("--glr", type=float, default=DEFAULTS.glr, help="Learning rate of the generator.")
 @click.option("--score-lr", type=float, default=DEFAULTS.score_lr, help="Learning rate of the score model.")
-@click.option("--objective", default="diff-instruct", help="Objective and its options: NAME,key=value,...")
+@click.option("--objective", default=DEFAULT_OBJECTIVE, help="Objective and its options: NAME,key=value,...")
 @click.option(
     "--ema-kimg", type=float, default=DEFAULTS.ema_halflife_images / 1000, help="Half-life of the weight average."
 )
@@ -313,8 +322,12 @@ def _images(kimg: float, what: str, least: int = 1) -> int:
 @click.option("--dry-run", is_flag=True, help="Check everything, show the options, write nothing.")
 def cli(dry_run: bool, **given) -> None:
     """Refine a pretrained GAN with a pretrained diffusion model of the same domain, without a data set."""
+    pool_kimg = given.pop("pool_kimg")
+    if pool_kimg is None:
+        pool_kimg = DEFAULTS.pool_images / 1000 if parse_spec(given["objective"])[0] == "diff-instruct" else 0
     training = replace(
         DEFAULTS,
+        pool_images=_images(pool_kimg, "pool-kimg", least=0),
         total_images=_images(given.pop("kimg"), "kimg"),
         warmup_images=_images(given.pop("warmup_kimg"), "warmup-kimg", least=0),
         batch=given["batch"],

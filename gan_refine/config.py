@@ -18,26 +18,41 @@ D = TypeVar("D")
 class RefineOptions:
     """What `refine` needs to know. Counts are in images shown to the generator; learning rates are Adam's."""
 
-    total_images: int = 2_560
+    total_images: int = 24_576
     batch: int = 64
     batch_gpu: int = 64  # images in memory at a time; gradients accumulate up to `batch`
-    warmup_images: int = 20_000  # fakes that the score model learns from before the generator moves
-    warmup_boost: float = 1.0  # their rate at the start of that, as a multiple; it falls to 1 by a cosine
-    glr: float = 4e-4
-    score_lr: float = 2e-4
+    warmup_images: int = 16_000  # fakes that the score model learns from before the generator moves
+    warmup_boost: float = 8.0  # their rate at the start of that, as a multiple; it falls to 1 by a cosine
+    pool_images: int = (
+        4_096  # fakes that the generator learns to move at a time; 0 gives every step new ones, as the paper does
+    )
+    pool_epochs: int = 6  # passes over one pool
+    pool_draws: int = 2  # draws of noise that the gradient of each of its images is a mean of
+    pool_step: float = 3.0  # how many times that gradient an image moves
+    glr: float = 3e-4
+    score_lr: float = 5e-5
     beta1: float = 0.9
     beta2: float = 0.999
     ema_halflife_images: int = 500
     ema_rampup: float = 0.2  # the half-life is at most this share of the images seen
     lr_rampup: float = 0.1  # share of the run, at its start, over which both rates rise
     lr_decay: float = 0.7  # share of the run, at its end, over which both rates fall to zero by a cosine
-    tick_images: int = 512
+    tick_images: int = 4_096
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("total_images", "batch", "batch_gpu", "ema_halflife_images", "tick_images"):
+        counts = (
+            "total_images",
+            "batch",
+            "batch_gpu",
+            "ema_halflife_images",
+            "tick_images",
+            "pool_epochs",
+            "pool_draws",
+        )
+        for name in (*counts, "pool_step"):
             require(name, getattr(self, name), getattr(self, name) > 0, "a positive number")
-        for name in ("glr", "score_lr", "ema_rampup", "warmup_images"):
+        for name in ("glr", "score_lr", "ema_rampup", "warmup_images", "pool_images"):
             require(name, getattr(self, name), getattr(self, name) >= 0, "a number of at least 0")
         for name in ("lr_rampup", "lr_decay"):
             require(name, getattr(self, name), 0 <= getattr(self, name) <= 1, "between 0 and 1")

@@ -10,17 +10,17 @@ from torch import nn
 
 from gan_refine.config import RefineOptions
 from gan_refine.ema import WeightAverage
-from gan_refine.interfaces import Generator, Objective, Terms
+from gan_refine.interfaces import Generator, Images, Latents, Objective, Terms
 from gan_refine.noise import rng_for
 
 # Bounds of the bands of sigma in which health is reported, about one unit of ln sigma each.
 SIGMA_BANDS = (0.02, 0.06, 0.18, 0.54, 1.6, 5.0, 15.0, 80.0)
 
 
-PREPARE_STREAM, WARMUP_STREAM = (
-    2001,
-    2000,
-)  # apart from the streams of the steps, which are 0 for the generator and 1, 2, ... for the helpers
+# Apart from the streams of the steps, which are 0 for the generator and 1, 2, ... for the helpers.
+WARMUP_STREAM, PREPARE_STREAM, POOL_STREAM = 2000, 2001, 2002
+
+Pool = list[tuple[Latents, Images]]  # micro-batches: latents and the images that the generator shall make of them
 
 
 @dataclass
@@ -97,9 +97,11 @@ def lr_factor(done: float, rampup_share: float, decay_share: float) -> float:
 def refine(generator: Generator, objective: Objective, options: RefineOptions, rank: int = 0) -> Iterator[Progress]:
     """Trains `generator` in place and yields after every tick of about `tick_images`, and at the end.
 
-    First the helpers alone learn for `warmup_images`, since a score model equal to the teacher has nothing to say.
+    First the helpers alone learn for `warmup_images`, since a score model equal to the teacher has nothing to say. Then the
+    generator learns a pool of its own images moved along the objective's gradient (see `make_pool`), and so on; or, with
+    `pool_images` 0, helpers and generator take turns on fresh batches (Algorithm 1 of arXiv:2305.18455).
     Opens no data set and no file. Parameters of the generator and of the objective's helpers are moved by Adam; a step whose
-    gradient is not finite is skipped and counted in the health record. (Algorithm 1 of arXiv:2305.18455.)
+    gradient is not finite is skipped and counted in the health record.
     """
     assert isinstance(generator, nn.Module), "generators are torch modules"
     average = WeightAverage(generator, options.ema_halflife_images, options.ema_rampup)
@@ -111,26 +113,81 @@ def refine(generator: Generator, objective: Objective, options: RefineOptions, r
     for _ in objective.prepare(rng_for(options.seed, rank, 0, PREPARE_STREAM)):
         pass
     health, images, last_tick = Health(), 0, 0
-    for warm in range(0, options.warmup_images if opt_h else 0, options.batch):
-        assert opt_h is not None, "an objective without helpers has nothing to warm up"
-        _helper_gradient(generator, objective, options, rng_for(options.seed, rank, warm, WARMUP_STREAM))
-        left = 0.5 * (1 + math.cos(math.pi * warm / options.warmup_images))
-        boost = 1 + left * (options.warmup_boost - 1)
-        _apply(opt_h, [rate * boost for rate in helper_rates], health, "helper")
+    _warm_up(generator, objective, options, opt_h, helper_rates, first=(rank, 0))
+    pool: Pool = []
+    pool_life = math.ceil(options.pool_images / options.batch) * options.batch * options.pool_epochs
     while images < options.total_images:
         factor = lr_factor((images + options.batch) / options.total_images, options.lr_rampup, options.lr_decay)
-        for helper_step in range(objective.helper_steps):
-            assert opt_h is not None, "an objective with helper steps has helper parameters"
-            rng = rng_for(options.seed, rank, images, 1 + helper_step)
-            _helper_gradient(generator, objective, options, rng)
-            _apply(opt_h, [rate * factor for rate in helper_rates], health, "helper")
-        _generator_gradient(generator, objective, options, rng_for(options.seed, rank, images, 0), health)
+        if options.pool_images:
+            if images % pool_life == 0:
+                if images:
+                    _warm_up(generator, objective, options, opt_h, helper_rates, first=(rank, images))
+                pool = make_pool(
+                    generator, objective, options, rng_for(options.seed, rank, images, POOL_STREAM), health
+                )
+            _pool_gradient(generator, pool, images // options.batch, options)
+        else:
+            for helper_step in range(objective.helper_steps):
+                assert opt_h is not None, "an objective with helper steps has helper parameters"
+                rng = rng_for(options.seed, rank, images, 1 + helper_step)
+                _helper_gradient(generator, objective, options, rng)
+                _apply(opt_h, [rate * factor for rate in helper_rates], health, "helper")
+            _generator_gradient(generator, objective, options, rng_for(options.seed, rank, images, 0), health)
         _apply(opt_g, [options.glr * factor], health, "generator")
         images += options.batch
         average.update(generator, images, options.batch)
         if images - last_tick >= options.tick_images or images >= options.total_images:
             yield Progress(images, generator, average.module, health, options.glr * factor)
             health, last_tick = Health(), images
+
+
+def _warm_up(
+    generator: Generator,
+    objective: Objective,
+    options: RefineOptions,
+    optimizer: torch.optim.Optimizer | None,
+    rates: list[float],
+    first: tuple[int, int],
+) -> None:
+    """The helpers alone learn from `warmup_images` fakes, drawn by rank and images seen; without helpers nothing happens."""
+    health = Health()
+    for warm in range(0, options.warmup_images if optimizer else 0, options.batch):
+        assert optimizer is not None, "an objective without helpers has nothing to warm up"
+        rng = rng_for(options.seed, first[0], first[1] + warm, WARMUP_STREAM)
+        _helper_gradient(generator, objective, options, rng)
+        left = 0.5 * (1 + math.cos(math.pi * warm / options.warmup_images))
+        boost = 1 + left * (options.warmup_boost - 1)
+        _apply(optimizer, [rate * boost for rate in rates], health, "helper")
+
+
+def make_pool(
+    generator: Generator, objective: Objective, options: RefineOptions, rng: torch.Generator, health: Health
+) -> Pool:
+    """At least `pool_images` latents with the generator's images of them, moved against the objective's gradient.
+
+    The gradient is a mean over `pool_draws` draws of noise: one draw is mostly noise, and weights that follow it wander.
+    Learning the moved images by squared error takes many steps along the same gradient, for the price of one.
+    """
+    pool: Pool = []
+    for _ in range(0, options.pool_images, options.batch):
+        for latents in generator.draw(options.batch, rng).split(options.batch_gpu):
+            fake = generator(latents).detach().requires_grad_()
+            for _ in range(options.pool_draws):
+                terms = objective.generator_terms(fake, latents.labels, rng)
+                (terms.loss.sum() / options.pool_draws).backward()
+                health.add(terms)
+            assert fake.grad is not None, "the objective's loss depends on the images"
+            pool.append((latents, fake.detach() - options.pool_step * fake.grad))
+    return pool
+
+
+def _pool_gradient(generator: Generator, pool: Pool, step: int, options: RefineOptions) -> None:
+    """Adds the gradient of the squared error to one batch of the pool, in turn."""
+    parts = options.batch // options.batch_gpu
+    first = step * parts % len(pool)
+    for latents, target in pool[first : first + parts]:
+        error = (generator(latents) - target).square().flatten(1).sum(1)
+        (error.sum() / options.batch).backward()
 
 
 def _helper_gradient(generator: Generator, objective: Objective, options: RefineOptions, rng: torch.Generator) -> None:

@@ -52,7 +52,9 @@ def test_helpers_all_learn():
 
 def test_generator_moves_to_the_teachers_mean():
     generator = AffineGenerator(scale=0.25, shift=-0.5, spec=SPEC)
-    options = RefineOptions(total_images=16 * 150, batch=16, batch_gpu=16, glr=0.02, tick_images=16 * 150)
+    options = RefineOptions(
+        pool_images=0, total_images=16 * 150, batch=16, batch_gpu=16, glr=0.02, tick_images=16 * 150
+    )
     refined = list(refine(generator, prepared(), options))
     assert float(refined[-1].average.shift) == pytest.approx(0.5, abs=0.2)
 

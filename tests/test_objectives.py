@@ -113,7 +113,7 @@ def test_gaussian_generator_reaches_its_teacher(weight, glr):
     generator = AffineGenerator(scale=0.8, shift=-0.5, spec=spec)
     objective = DiffInstruct(GaussianTeacher(1.0, 0.5, spec), DiffInstructOptions(weight=weight))
     sizes = {"total_images": 64 * 600, "batch": 64, "batch_gpu": 64, "tick_images": 64 * 600, "warmup_images": 0}
-    options = RefineOptions(glr=glr, score_lr=0.03, beta1=0.0, beta2=0.99, **sizes)
+    options = RefineOptions(pool_images=0, glr=glr, score_lr=0.03, beta1=0.0, beta2=0.99, **sizes)
     *_, last = refine(generator, objective, options)
     assert float(last.average.shift) == pytest.approx(1.0, abs=0.05)
     assert abs(float(last.average.scale)) == pytest.approx(0.5, abs=0.05)
@@ -121,7 +121,9 @@ def test_gaussian_generator_reaches_its_teacher(weight, glr):
 
 def test_sds_seeks_the_mode():
     generator = AffineGenerator(scale=0.8, shift=-0.5, spec=PIXEL)
-    options = RefineOptions(total_images=64 * 600, batch=64, batch_gpu=64, glr=1e-2, tick_images=64 * 600)
+    options = RefineOptions(
+        pool_images=0, total_images=64 * 600, batch=64, batch_gpu=64, glr=1e-2, tick_images=64 * 600
+    )
     *_, last = refine(generator, Sds(GaussianTeacher(1.0, 0.5, PIXEL)), options)
     assert float(last.average.shift) == pytest.approx(1.0, abs=0.03)
     assert float(last.average.scale) == pytest.approx(0.0, abs=0.03)

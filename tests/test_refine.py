@@ -16,10 +16,13 @@ from gan_refine.networks.edm_precond import EDMPrecond
 from gan_refine.networks.stylegan2 import Generator
 from gan_refine.noise import rng_for
 from gan_refine.objectives import DiffInstruct
-from gan_refine.refine import Health, lr_factor, refine
+from gan_refine.refine import Health, lr_factor, make_pool, refine
 from gan_refine.teachers import EdmTeacher, GaussianTeacher
 
-SHORT = RefineOptions(total_images=32, batch=8, batch_gpu=4, tick_images=16, ema_halflife_images=16, warmup_images=8)
+SHORT = RefineOptions(
+    total_images=32, batch=8, batch_gpu=4, tick_images=16, ema_halflife_images=16, warmup_images=8, pool_images=0
+)
+SHORT_POOL = RefineOptions(**{**vars(SHORT), "pool_images": 16})
 
 
 def tiny_pair() -> tuple[StyleGan2, EdmTeacher]:
@@ -157,7 +160,14 @@ def test_helpers_lower_their_loss_on_fakes():
     generator = AffineGenerator(0.3, -0.5, ImageSpec(1, 2))
     objective = DiffInstruct(GaussianTeacher(0.5, 0.5, ImageSpec(1, 2)))
     options = RefineOptions(
-        total_images=64 * 100, batch=64, batch_gpu=64, glr=0.0, score_lr=2e-2, tick_images=64 * 50, warmup_images=0
+        total_images=64 * 100,
+        batch=64,
+        batch_gpu=64,
+        glr=0.0,
+        score_lr=2e-2,
+        tick_images=64 * 50,
+        warmup_images=0,
+        pool_images=0,
     )
     *_, last = refine(generator, objective, options)
     score, teacher = (last.health.bands(name)[3] for name in ("score_loss", "teacher_loss"))
@@ -184,3 +194,34 @@ def test_noise_depends_on_seed_rank_images_and_stream():
 def test_batch_must_be_a_multiple_of_batch_gpu():
     with pytest.raises(OptionError, match="--batch=10 is not a multiple of --batch-gpu=4"):
         RefineOptions(batch=10, batch_gpu=4)
+
+
+def test_a_pool_is_the_generators_images_moved_against_the_mean_gradient():
+    generator = AffineGenerator(0.5, 0.0, ImageSpec(1, 4))
+    options = RefineOptions(**{**vars(SHORT), "pool_images": 20, "pool_draws": 3, "pool_step": 4.0})
+    pool = make_pool(generator, Quadratic(), options, rng_for(0, 0, 0, 0), Health())
+    assert [len(target) for _, target in pool] == [4] * 6, "rounded up to whole batches of 8, in parts of 4"
+    for latents, target in pool:
+        fake = generator(latents).detach()
+        torch.testing.assert_close(target, fake - 4.0 * 2 * (fake - 1) / 16)
+    assert all(parameter.grad is None for parameter in generator.parameters())
+
+
+def test_learning_pools_reaches_what_the_objective_asks_for_and_is_reproducible():
+    results = []
+    for _ in range(2):
+        generator = AffineGenerator(0.5, 0.0, ImageSpec(1, 4))
+        sizes = {"total_images": 8 * 600, "pool_images": 64, "pool_epochs": 5, "pool_step": 8.0, "glr": 0.03}
+        options = RefineOptions(**{**vars(SHORT), **sizes})
+        *_, last = refine(generator, Quadratic(), options)
+        assert last.images == 8 * 600
+        results.append((float(generator.scale.detach()), float(generator.shift.detach())))
+    assert results[0] == results[1]
+    assert results[0] == pytest.approx((0.0, 1.0), abs=0.05)
+
+
+def test_without_a_teacher_to_disagree_with_a_pool_moves_nothing():
+    """D_g = D_d: the targets are the generator's own images, bit for bit."""
+    generator, teacher = tiny_pair()
+    pool = make_pool(generator, DiffInstruct(teacher), SHORT_POOL, rng_for(0, 0, 0, 0), Health())
+    assert all(torch.equal(generator(latents).detach(), target) for latents, target in pool)
