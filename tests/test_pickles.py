@@ -307,7 +307,7 @@ def test_mistaken_files(tmp_path: Path) -> None:
     assert "does not exist" in refused(tmp_path / "missing.pkl")
     assert "is a folder" in refused(tmp_path)
     (tmp_path / "tf.pkl").write_bytes(b"\x80\x03cdnnlib.tflib.network\nNetwork\n.")
-    assert "TensorFlow" in refused(tmp_path / "tf.pkl")
+    assert "not of networks by name" in refused(tmp_path / "tf.pkl")
 
 
 def test_swapped_files(gan_path: Path, teacher_path: Path) -> None:
