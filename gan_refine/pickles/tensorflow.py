@@ -176,8 +176,10 @@ def _variables(graph: PlainObject) -> Arrays:
     while pending:
         prefix, current = pending.pop()
         visited += 1
-        if not isinstance(current, PlainObject) or current.class_name != TENSORFLOW_NETWORK or visited > MAX_COMPONENTS:
-            raise DamagedError(f"its component {prefix or 'itself'} is no network, or there are over {MAX_COMPONENTS}")
+        if visited > MAX_COMPONENTS:
+            raise DamagedError(f"it has over {MAX_COMPONENTS} components")
+        if not isinstance(current, PlainObject) or current.class_name != TENSORFLOW_NETWORK:
+            raise DamagedError(f"its component {prefix} is no network")
         for name, value in _named_arrays(current):
             if prefix + name in found:
                 raise DamagedError(f"its variable {prefix}{name} is there twice")
