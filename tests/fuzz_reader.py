@@ -24,6 +24,7 @@ import tensorflow_pickles
 from gan_refine.errors import UserError
 from gan_refine.networks.stylegan2 import Discriminator, Generator
 from gan_refine.pickles import PickleFile
+from gan_refine.pickles.allowlist import GLOBALS
 
 SIZES = {"z_dim": 2, "c_dim": 2, "w_dim": 2, "img_resolution": 4, "img_channels": 3}
 MORE = {"mapping_kwargs": {"num_layers": 1}, "synthesis_kwargs": {"channel_base": 8, "channel_max": 2}}
@@ -91,13 +92,34 @@ def test_one_input(data: bytes) -> None:
             raise AssertionError(f"a message of several lines: {error!r}") from error
 
 
+def dictionary() -> str:
+    """What files of these formats are made of, for libFuzzer to put together."""
+    words = [f"c{module}\n{name}\n".encode() for module, name in GLOBALS]
+    words += [
+        b"ctorch\nFloatStorage\n",
+        b"(tR",
+        b"\x85R",
+        b"}(",
+        b"](",
+        b"u",
+        b"e",
+        b"q\x00",
+        b"h\x00",
+        b"K\x01",
+        b"Ntb",
+    ]
+    words += [hostile_pickles.text(word) for word in ("_parameters", "_modules", "_init_kwargs", "storage", "latin1")]
+    return "".join('"' + "".join(f"\\x{byte:02x}" for byte in word) + '"\n' for word in words)
+
+
 def main() -> None:
     corpus = Path(sys.argv[1])
     corpus.mkdir(parents=True, exist_ok=True)
     for number, seed in enumerate(seeds()):
         (corpus / f"seed{number:03d}").write_bytes(seed)
+    (FOLDER / "words.dict").write_text(dictionary())
     torch.set_num_threads(1)
-    options = ["-timeout=10", "-rss_limit_mb=2048", "-max_len=40000", *sys.argv[2:]]
+    options = [f"-dict={FOLDER / 'words.dict'}", "-timeout=10", "-rss_limit_mb=2048", "-max_len=40000", *sys.argv[2:]]
     atheris.Setup([sys.argv[0], str(corpus), *options], test_one_input)
     atheris.Fuzz()
 

@@ -17,13 +17,14 @@ def plain_arguments(value: object, name: str) -> object:
 
 
 def _plain(value: object, name: str, depth: int, budget: Budget) -> object:
-    budget.spend(1)
+    budget.left -= 1
     if isinstance(value, np.generic):
         value = value.item()
     elif isinstance(value, ArrayRecord):
         value = value.array().tolist() if value.array().size <= MAX_LENGTH else value
     length = len(value) if isinstance(value, list | tuple | dict | str) else 0
-    if depth > MAX_DEPTH or length > MAX_LENGTH or (isinstance(value, int) and abs(value) > MAX_INTEGER):
+    too_large = length > MAX_LENGTH or (isinstance(value, int) and abs(value) > MAX_INTEGER)
+    if too_large or depth > MAX_DEPTH or budget.left < 0:
         raise DamagedError(f"the constructor's argument {name} is larger than that of any network")
     if value is None or isinstance(value, bool | int | float):
         return value

@@ -96,7 +96,7 @@ def build_discriminator(file: NetworkFile) -> torch.nn.Module | None:
     if isinstance(file, StateDict):
         return None
     if file.tensorflow():
-        return _guarded(file, "D", lambda: convert_discriminator(file.tensorflow()["D"]))
+        return _guarded(file, "D", lambda: convert_discriminator(file.tensorflow()["D"], len(file.data)))
     graph = file.networks().get("D")
     if graph is None:
         return None
@@ -109,7 +109,7 @@ def _tensorflow_generator(file: PickleFile, which: str) -> torch.nn.Module:
     if which not in TENSORFLOW_GENERATORS:
         allowed = ", ".join(TENSORFLOW_GENERATORS)
         raise FileFormatError(f"{file.path} has no generator {which!r}; choose one of {allowed}")
-    return _guarded(file, which, lambda: convert_generator(file.tensorflow()[which]))
+    return _guarded(file, which, lambda: convert_generator(file.tensorflow()[which], len(file.data)))
 
 
 def _only_network(file: StateDict, which: str, kind: str) -> torch.nn.Module:
@@ -199,7 +199,8 @@ def _construct(
     file: PickleFile, graph: PersistentObject, cls: Callable[..., torch.nn.Module], kwargs: Mapping[str, object]
 ) -> torch.nn.Module:
     records = named_tensors(graph)
-    with BoundedFactories(sum(record.numel() for record in records.values())):
+    numbers = sum(record.numel() for record in records.values())
+    with BoundedFactories(min(numbers, len(file.data))):  # tensors may overlap, so that they seem to be more
         module = cls(**kwargs)
     copy_weights(file, records, module)
     return module.eval().requires_grad_(False)

@@ -20,7 +20,7 @@ _PY2_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 class Budget:
     """What a file may still cost: operations executed plus elements copied."""
 
-    left: int = 500_000  # an ADM of 560 tensors, the largest published network, takes about 100,000
+    left: int = 300_000  # an ADM of 560 tensors, the largest published network, takes about 100,000
 
     def spend(self, amount: int) -> None:
         self.left -= amount

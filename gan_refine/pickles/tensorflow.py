@@ -116,24 +116,27 @@ def _first_map(array: np.ndarray) -> np.ndarray:
     return array[0, 0]  # a batch of one with one channel
 
 
-def convert_generator(graph: PlainObject) -> torch.nn.Module:
-    """The generator in evaluation mode without gradients. Raises DamagedError naming what is unknown, missing or misshapen."""
+def convert_generator(graph: PlainObject, file_size: int) -> torch.nn.Module:
+    """The generator in evaluation mode without gradients, of a file of `file_size` bytes.
+
+    Raises DamagedError, which names what is unknown, missing or of another shape.
+    """
     kwargs = _constructor_arguments(graph, GENERATOR_ARGUMENTS)
     arrays = _variables(graph)
     if _rename_levels(arrays, r"synthesis/ToRGB_lod(\d+)/(.*)", "synthesis/{0}x{0}/ToRGB/{1}", kwargs):
         kwargs["synthesis_kwargs"] = {**_dict(kwargs["synthesis_kwargs"]), "architecture": "orig"}
     if not _dict(kwargs["synthesis_kwargs"])["use_noise"]:  # the inputs exist there nonetheless
         arrays = {name: array for name, array in arrays.items() if not re.fullmatch(r"synthesis/noise\d+", name)}
-    return _fill(Generator, kwargs, arrays, _generator_source)
+    return _fill(Generator, kwargs, arrays, _generator_source, file_size)
 
 
-def convert_discriminator(graph: PlainObject) -> torch.nn.Module:
+def convert_discriminator(graph: PlainObject, file_size: int) -> torch.nn.Module:
     """As convert_generator, for the discriminator."""
     kwargs = _constructor_arguments(graph, DISCRIMINATOR_ARGUMENTS)
     arrays = _variables(graph)
     if _rename_levels(arrays, r"FromRGB_lod(\d+)/(.*)", "{0}x{0}/FromRGB/{1}", kwargs):
         kwargs["architecture"] = "orig"
-    return _fill(Discriminator, kwargs, arrays, _discriminator_source)
+    return _fill(Discriminator, kwargs, arrays, _discriminator_source, file_size)
 
 
 def _dict(value: object) -> dict[str, object]:
@@ -219,9 +222,11 @@ def _fill(
     kwargs: Mapping[str, object],
     arrays: Arrays,
     source_of: Callable[[str], Source],
+    file_size: int,
 ) -> torch.nn.Module:
     """A network of ours with every parameter and buffer from its variable; every variable must be used."""
-    with BoundedFactories(sum(array.size for array in arrays.values())):
+    numbers = sum(array.size for array in arrays.values())
+    with BoundedFactories(min(numbers, file_size)):  # one array may be there under many names
         net = cls(**kwargs)
     targets = {**dict(net.named_parameters()), **dict(net.named_buffers())}
     targets = {name: target for name, target in targets.items() if not name.endswith("resample_filter")}
