@@ -115,11 +115,11 @@ def laughs(levels: int, width: int) -> bytes:
     return inner
 
 
-def with_arguments(kwargs: bytes) -> bytes:
-    """A generator, as far as one looks, with these constructor arguments."""
+def with_arguments(kwargs: bytes, mapping: bytes = b"}") -> bytes:
+    """A generator, as far as one looks, with these constructor arguments and this state of its mapping network."""
     block = persistent("Block", "", b"}" + text("_modules") + b"}" + text("conv1") + persistent("Layer", "") + b"ss")
     synthesis = persistent("Net", "", b"}" + text("_modules") + b"}" + text("b4") + block + b"ss")
-    modules = b"}(" + text("synthesis") + synthesis + text("mapping") + persistent("Map", "") + b"u"
+    modules = b"}(" + text("synthesis") + synthesis + text("mapping") + persistent("Map", "", mapping) + b"u"
     return persistent("Generator", "", b"}(" + text("_modules") + modules + text("_init_kwargs") + kwargs + b"u")
 
 
@@ -130,6 +130,24 @@ def overlapping(names: int, count: int) -> bytes:
     held = tensor(storage(count, 4 * count), [count], [1]) + b"q\x050"
     parameters = b"}(" + b"".join(text(f"p{index}") + b"h\x05" for index in range(names)) + b"u"
     return held + with_arguments(given + text("_parameters") + parameters)
+
+
+def many_names(length: int, children: int) -> bytes:
+    """A module under many names, which holds a tensor with a very long one."""
+    child = persistent(
+        "A", "", b"}" + text("_parameters") + b"}" + text("a" * length) + tensor(storage(1, 4), [1], [1]) + b"ss"
+    )
+    inner = b"".join(text(f"m{index}") + b"h\x05" for index in range(children))
+    return child + b"q\x050" + with_arguments(b"}", b"}" + text("_modules") + b"}(" + inner + b"us")
+
+
+def wide(count: int) -> bytes:
+    """A table of modules that all hold one table of modules, which hold one table of modules, and so on."""
+    table = b"}"
+    for _ in range(4):
+        child = persistent("A", "", b"}" + text("_modules") + table + b"s") + b"q\x050"
+        table = child + b"}(" + b"".join(text(f"m{index}") + b"h\x05" for index in range(count)) + b"u"
+    return table
 
 
 def tensorflow(
@@ -179,6 +197,8 @@ FILES = {  # whole files
     "TensorFlow: endless argument": tensorflow_file(tensorflow(b"}" + text("resample_kernel") + laughs(2, 200) + b"s")),
     "TensorFlow: a million layers": tensorflow_file(tensorflow(b"}" + text("mapping_layers") + integer(10**6) + b"s")),
     "TensorFlow: huge latents": tensorflow_file(tensorflow(b"}" + text("latent_size") + integer(10**6) + b"s")),
+    "TensorFlow: doubling version": tensorflow_file(tensorflow(version=b"N" + b"2\x86" * 200)),
+    "TensorFlow: long names": tensorflow_file(tensorflow(variables=variable("a" * 10**6, array([1], bytes(4))))),
     "TensorFlow: no numbers": tensorflow_file(tensorflow(b"]", b"]", b"}", b"N")),
     "TensorFlow: a tuple of others": b"\x80\x04K\x01K\x02K\x03\x87.",
     "TensorFlow: a pair": b"\x80\x04" + tensorflow() + b"2\x86.",
@@ -246,6 +266,10 @@ HOSTILE = LIVE | {
     "endless tuple of arguments": with_arguments(b"}" + text("z_dim") + b"K\x01" + b"2\x86" * 200 + b"s"),
     "a long tuple as key, often": b"}q\x00" + LONG + b"q\x01" + b"0h\x00" + b"h\x01Ns" * 50_000,
     "a long shape, often": LONG + b"q\x010" + (TENSOR + b"(" + storage(4, 16) + b"K\x00h\x01h\x01\x89NtR0") * 900,
+    "doubling module name": b"N" + b"2\x86" * 200 + text("a") + b"\x93",
+    "doubling numpy type": b"cnumpy\ndtype\nN" + b"2\x86" * 200 + b"\x85R",
+    "long names, often": many_names(100_000, 5_000),
+    "many names, often": with_arguments(b"}", b"}" + text("_modules") + wide(300) + b"s"),
     "one storage under 900 names": overlapping(900, 1 << 18),
     "doubling byte order": b"cnumpy\ndtype\n" + text("f4") + b"\x85R(K\x03N" + b"2\x86" * 200 + b"NNNtb",
     "zip with a command": zipped({"data.pkl": b"\x80\x02" + SYSTEM + COMMAND + b"\x85R."}, zipfile.ZIP_STORED),

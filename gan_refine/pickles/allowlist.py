@@ -20,6 +20,7 @@ from gan_refine.pickles.records import (
     PlainObject,
     StorageRecord,
     TensorRecord,
+    printable,
 )
 
 PERSISTENCE_VERSION = 6
@@ -173,7 +174,7 @@ def _numpy_buffer(machine: Machine, args: tuple) -> ArrayRecord:
 def _numpy_dtype(machine: Machine, args: tuple) -> DtypeRecord:
     code = args[0] if args else None
     if not isinstance(code, str) or not _NUMERIC.fullmatch(code):
-        raise DamagedError(f"a numpy type {str(code)[:20]!r} is not a number")
+        raise DamagedError(f"a numpy type {printable(code)[:20]!r} is not a number")
     record = DtypeRecord(code.lstrip("<|="))
     complete_dtype(record, (3, "|" if record.dtype().itemsize == 1 else "<"))
     return record

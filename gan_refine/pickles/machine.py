@@ -9,7 +9,7 @@ import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from gan_refine.pickles.records import Blob, DamagedError, EncodedBytes, TensorRecord
+from gan_refine.pickles.records import Blob, DamagedError, EncodedBytes, TensorRecord, printable
 
 MAX_KEY = 64  # entries of a tuple that is a key: every use hashes all of them
 _FIRST_WINDOW = 256
@@ -144,7 +144,9 @@ class Machine:
         module = _PY2_MODULES.get(module, module) if isinstance(module, str) else module
         found = self.table.get((module, name)) if isinstance(module, str) and isinstance(name, str) else None
         if found is None:
-            raise DamagedError(f"it names {str(module)[:80]}.{str(name)[:80]}, which no network pickle needs")
+            raise DamagedError(
+                f"it names {printable(module)[:80]}.{printable(name)[:80]}, which no network pickle needs"
+            )
         return found if found.value is None else found.value
 
 

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 MAX_DEPTH = 64  # of modules inside modules, and of containers inside constructor arguments
-MAX_MODULES = 100_000
+MAX_MODULES = 20_000  # and of tensors in them: what is held under many names counts each time
+MAX_NAME = 1024  # characters of a dotted name
 TENSORFLOW_NETWORK = "dnnlib.tflib.network.Network"
 _RAW = {1: "i1", 2: "i2", 4: "i4", 8: "i8", 16: "c16"}  # numpy's types of these sizes
 TENSORFLOW_KEYS = ("G", "D", "G_ema")
@@ -35,8 +36,12 @@ CONSEQUENCES = (
 
 
 def printable(value: object) -> str:
-    """At most 200 characters of it, in one line and without control characters: files choose the names in messages."""
-    text = str(value)[:200].replace("\n", " ")
+    """At most 200 characters of it, in one line and without control characters: files choose the names in messages.
+
+    Of anything but texts, numbers and errors only the type is named: to write out what a file made can take forever.
+    """
+    shown = isinstance(value, str | int | float | BaseException) or value is None
+    text = str(value)[:200].replace("\n", " ") if shown else f"a {type(value).__name__}"
     return "".join(char if char.isprintable() else "?" for char in text)
 
 
@@ -207,7 +212,9 @@ def named_tensors(module: PersistentObject | PlainObject) -> dict[str, TensorRec
     while pending:
         prefix, depth, current = pending.pop()
         visited += 1
-        if depth > MAX_DEPTH or visited > MAX_MODULES:
+        if len(prefix) > MAX_NAME:
+            raise DamagedError(f"a module's name is longer than {MAX_NAME} characters")
+        if depth > MAX_DEPTH or visited + len(pending) > MAX_MODULES or len(found) > MAX_MODULES:
             raise DamagedError(f"modules are nested deeper than {MAX_DEPTH} or are more than {MAX_MODULES}")
         for name, value in _entries(current, "_parameters") + _entries(current, "_buffers"):
             if isinstance(value, TensorRecord):
@@ -224,7 +231,9 @@ def _entries(module: object, table: str) -> list[tuple[str, object]]:
     if not isinstance(module, PersistentObject | PlainObject):
         raise DamagedError(f"a {type(module).__name__} stands where a module is expected")
     entries = module.state.get(table, {})
-    if not isinstance(entries, dict) or not all(isinstance(name, str) for name in entries):
+    if not isinstance(entries, dict) or len(entries) > MAX_MODULES:
+        raise DamagedError(f"{table} of a {printable(module.class_name)} is no table or an endless one")
+    if not all(isinstance(name, str) and len(name) <= MAX_NAME // 4 for name in entries):
         raise DamagedError(f"{table} of a {module.class_name} is no table of names")
     return list(entries.items())
 

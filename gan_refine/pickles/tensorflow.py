@@ -11,7 +11,7 @@ import torch
 from gan_refine.networks.stylegan2 import Discriminator, Generator
 from gan_refine.pickles.arguments import plain_arguments
 from gan_refine.pickles.bounds import BoundedFactories
-from gan_refine.pickles.records import TENSORFLOW_NETWORK, ArrayRecord, DamagedError, PlainObject
+from gan_refine.pickles.records import MAX_NAME, TENSORFLOW_NETWORK, ArrayRecord, DamagedError, PlainObject, printable
 
 OLDEST_VERSION = 4
 MAX_COMPONENTS = 64  # published: mapping and synthesis
@@ -147,7 +147,7 @@ def _dict(value: object) -> dict[str, object]:
 def _constructor_arguments(graph: PlainObject, known: Mapping[str, Argument]) -> dict[str, object]:
     version = graph.state.get("version")
     if not isinstance(version, int) or version < OLDEST_VERSION:
-        raise DamagedError(f"its version is {version}; known are those from {OLDEST_VERSION} on")
+        raise DamagedError(f"its version is {printable(version)}; known are those from {OLDEST_VERSION} on")
     given = plain_arguments(graph.state.get("static_kwargs"), "static_kwargs")
     if not isinstance(given, dict):
         raise DamagedError("its static_kwargs are not recorded")
@@ -184,6 +184,8 @@ def _variables(graph: PlainObject) -> Arrays:
         if not isinstance(current, PlainObject) or current.class_name != TENSORFLOW_NETWORK:
             raise DamagedError(f"its component {prefix} is no network")
         for name, value in _named_arrays(current):
+            if len(prefix) + len(name) > MAX_NAME:
+                raise DamagedError(f"a variable's name is longer than {MAX_NAME} characters")
             if prefix + name in found:
                 raise DamagedError(f"its variable {prefix}{name} is there twice")
             found[prefix + name] = value
