@@ -10,6 +10,8 @@ from test_tensorflow_pickles import images as tf_images
 from test_tensorflow_pickles import make_generator as make_tf_generator
 from test_tensorflow_pickles import write as write_tensorflow
 
+import run_refine
+from gan_refine import assets
 from gan_refine.cli import cli
 from gan_refine.cli.running import run_command
 from gan_refine.pickles import (
@@ -92,3 +94,13 @@ def test_mistakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
         assert (said.out, said.err.count("\n")) == ("", 1)
     assert (tmp_path / "gan.pkl").read_bytes() == before
     assert not (tmp_path / "out.pkl").exists()
+
+
+def test_run_refine_takes_state_dicts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = {kind: tmp_path / f"{kind}.safetensors" for kind in ("gan", "teacher")}
+    for kind, path in pair.items():
+        assert convert(monkeypatch, assets.resolve(kind, "fashion16"), path) == 0
+    arguments = ["run_refine.py", *(f"--{kind}={path}" for kind, path in pair.items()), "--device=cpu", "--dry-run"]
+    for more, code in (([], 0), (["--which=G"], 2), (["--gan=fashion16", "--which=G"], 0), (["--which=D"], 2)):
+        monkeypatch.setattr(sys, "argv", [*arguments, *more])
+        assert run_command(run_refine.cli) == code
