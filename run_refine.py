@@ -18,7 +18,7 @@ from gan_refine import assets
 from gan_refine.cli.running import run_command
 from gan_refine.config import RefineOptions, choose, parse_spec, require, to_json
 from gan_refine.errors import MismatchError, OptionError
-from gan_refine.generators import GENERATORS
+from gan_refine.generators import GENERATORS, write_original
 from gan_refine.interfaces import Denoiser, Generator, ImageSpec, Objective
 from gan_refine.metrics import FrechetMetric, load_detector, load_reference
 from gan_refine.noise import rng_for
@@ -39,6 +39,7 @@ class RunOptions:
     """Everything that a run depends on; written to options.json."""
 
     gan: str
+    which: str
     teacher: str
     outdir: str
     desc: str | None
@@ -87,7 +88,7 @@ def wire(options: RunOptions) -> Run:
     device = torch.device(options.device)
     gan_path = assets.resolve("gan", options.gan)
     teacher_path = assets.resolve("teacher", options.teacher)
-    generator = GENERATORS["stylegan2"](gan_path).to(device)
+    generator = GENERATORS["stylegan2"](gan_path, options.which).to(device)
     teacher = TEACHERS["edm"](teacher_path).to(device)
     check_match(generator.spec, teacher.spec)
     objective = build_objective(options.objective, teacher, generator.critic)
@@ -151,7 +152,7 @@ class Driver:
     def start(self) -> None:
         """The state before refinement: the original is the best pickle so far."""
         self.log.write_text("options.json", to_json(self.run.options))
-        shutil.copyfile(self.run.gan_path, self.best_path)
+        write_original(self.run.gan_path, self.best_path, self.run.options.which)
         self.log.save_grid("fakes_init.png", render(self.run.generator, self.grid))
         self.before = self.best = self._measure(self.run.generator, "original")
         self.teacher_value = self._teacher_value()
@@ -279,8 +280,18 @@ def _images(kimg: float, what: str, least: int = 1) -> int:
 
 
 @click.command(context_settings={"show_default": True, "max_content_width": 120})
-@click.option("--gan", default=DEFAULT_PAIR, help="StyleGAN2 network pickle, or the name of an embedded pair.")
-@click.option("--teacher", default=DEFAULT_PAIR, help="EDM network pickle, or the name of an embedded pair.")
+@click.option(
+    "--gan", default=DEFAULT_PAIR, help="StyleGAN2 network pickle or state dict, or the name of an embedded pair."
+)
+@click.option(
+    "--which",
+    type=click.Choice(["G_ema", "G"]),
+    default="G_ema",
+    help="The file's generator to refine; the result is written to both.",
+)
+@click.option(
+    "--teacher", default=DEFAULT_PAIR, help="EDM network pickle or state dict, or the name of an embedded pair."
+)
 @click.option("--outdir", default="training-runs", help="Where to make the run folder.")
 @click.option("--desc", default=None, help="Name of the run folder after its number.")
 @click.option("--kimg", type=float, default=DEFAULTS.total_images / 1000, help="Thousands of images to refine for.")

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hostile_pickles import HOSTILE, LIVE, in_gan, stack_global
+from hostile_pickles import FILES, HOSTILE, LIVE, in_gan, stack_global
 
 from gan_refine.errors import FileFormatError
 from gan_refine.pickles import read_pickle
@@ -38,17 +38,17 @@ def test_the_bait_is_live(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name:
     assert (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.parametrize("name", [*HOSTILE, *FILES])
 def test_hostile_file_is_refused_and_nothing_runs(verdicts: dict[str, Verdict], name: str) -> None:
     verdict = verdicts[name]
     assert (verdict["outcome"], verdict["ran"]) == ("refused", False), verdict
     assert str(verdict["message"]).isprintable()
-    assert float(str(verdict["seconds"])) < 3  # one, with room for a busy machine
+    assert float(str(verdict["seconds"])) < 1
     assert int(str(verdict["kib"])) < 200 << 10
 
 
 @pytest.mark.parametrize(
-    ("group", "count", "may_open"), [("cut", 200, False), ("flipped", 600, True), ("soup", 1000, False)]
+    ("group", "count", "may_open"), [("cut", 200, False), ("flipped", 1000, True), ("soup", 1000, False)]
 )
 def test_damaged_files_end_in_our_error(verdicts: dict[str, Verdict], group: str, count: int, may_open: bool) -> None:
     found = {name: verdict for name, verdict in verdicts.items() if name.startswith(f"{group} ")}

@@ -1,19 +1,31 @@
-"""StyleGAN2 generators read from network pickles."""
+"""StyleGAN2 generators read from network pickles and state dicts."""
 
 import copy
+import shutil
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from gan_refine.interfaces import Images, ImageSpec, Latents
-from gan_refine.pickles import PickleFile, build_discriminator, build_generator, read_pickle, write_refined
+from gan_refine.pickles import (
+    NetworkFile,
+    PickleFile,
+    build_discriminator,
+    build_generator,
+    check_refinable,
+    read_networks,
+    write_gan,
+    write_refined,
+)
+
+DEFAULT_NETWORK = "G_ema"
 
 
 class StyleGan2(nn.Module):
     """A Generator around a StyleGAN2 network; copies share the file that it came from."""
 
-    def __init__(self, net: nn.Module, source: PickleFile | None = None) -> None:
+    def __init__(self, net: nn.Module, source: NetworkFile | None = None) -> None:
         super().__init__()
         self.net = net.eval().requires_grad_(True)
         self.source = source
@@ -52,16 +64,40 @@ class StyleGan2(nn.Module):
         return None if self.source is None else build_discriminator(self.source)
 
     def export(self, path: Path) -> None:
-        """Writes the source file's object graph with these weights in G_ema and G; atomic."""
+        """Writes the source's object graph with these weights in G_ema and G, whichever of them was read; atomic.
+
+        Sources that are no PyTorch pickle become one, with our code embedded and their own discriminator.
+        """
         if self.source is None:
             raise ValueError(
                 "this generator was not read from a file; export it with gan_refine.pickles.write_networks"
             )
+        if not _is_torch_pickle(self.source):
+            write_gan(path, self.net, self.critic(), self.net)
+            return
+        assert isinstance(self.source, PickleFile), "_is_torch_pickle says so"
         weights = {name: tensor.detach().cpu() for name, tensor in self.net.state_dict().items()}
         write_refined(self.source, weights, path)
 
 
-def load_stylegan2(path: Path) -> StyleGan2:
-    """Reads a network pickle without running it. Raises FileFormatError."""
-    source = read_pickle(path)
-    return StyleGan2(build_generator(source), source)
+def _is_torch_pickle(source: NetworkFile) -> bool:
+    return isinstance(source, PickleFile) and not source.tensorflow()
+
+
+def load_stylegan2(path: Path, which: str = DEFAULT_NETWORK) -> StyleGan2:
+    """The generator G_ema (or G) of a network pickle or state dict, read without running it. Raises FileFormatError."""
+    source = read_networks(path)
+    net = build_generator(source, which)
+    if isinstance(source, PickleFile):
+        check_refinable(source, net.state_dict())  # before hours of refinement, not after them
+    return StyleGan2(net, source)
+
+
+def write_original(path: Path, out: Path, which: str = DEFAULT_NETWORK) -> None:
+    """What `export` would write before any refinement; the very bytes of `path` where they are that already."""
+    generator = load_stylegan2(path, which)
+    assert generator.source is not None, "load_stylegan2 sets it"
+    if which == DEFAULT_NETWORK and _is_torch_pickle(generator.source):
+        shutil.copyfile(path, out)
+    else:
+        generator.export(out)

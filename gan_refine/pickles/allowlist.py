@@ -1,15 +1,17 @@
 """The names that network pickles hold, each with the constructor of ours that stands for it; all others are refused."""
 
 import re
-import struct
 from collections import OrderedDict
 from dataclasses import replace
 
 import numpy as np
 import torch
 
-from gan_refine.pickles.machine import Global, GlobalTable, Machine, complete_dtype, fill, members, set_array
+from gan_refine.pickles.archives import read_archive
+from gan_refine.pickles.machine import Global, GlobalTable, LocatedText, Machine, fill, members
+from gan_refine.pickles.operations import complete_dtype, set_array
 from gan_refine.pickles.records import (
+    TENSORFLOW_NETWORK,
     ArrayRecord,
     Blob,
     DamagedError,
@@ -18,12 +20,11 @@ from gan_refine.pickles.records import (
     PlainObject,
     StorageRecord,
     TensorRecord,
+    printable,
 )
 
 PERSISTENCE_VERSION = 6
 MAX_DIMENSIONS = 16
-_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # opens what torch.save wrote before its zip format, and what storages still use
-_LEGACY_PROTOCOL = 1001
 _NUMERIC = re.compile(r"[<|=]?(b1|[iu][1248]|f[248]|c8|c16)")
 
 
@@ -43,9 +44,9 @@ def _tensor(machine: Machine, args: tuple) -> TensorRecord:
     storage, offset, shape, stride = args[:4]
     if not isinstance(storage, StorageRecord):
         raise DamagedError(f"a tensor lies in a {type(storage).__name__}")
-    numbers = (offset, *shape, *stride)
-    proper = all(type(n) is int and 0 <= n < 2**62 for n in numbers)
-    if not proper or len(shape) != len(stride) or len(shape) > MAX_DIMENSIONS:
+    if len(shape) != len(stride) or len(shape) > MAX_DIMENSIONS:
+        raise DamagedError("a tensor has no proper shape")
+    if not all(type(n) is int and 0 <= n < 2**62 for n in (offset, *shape, *stride)):
         raise DamagedError("a tensor has no proper shape")
     shape, stride = tuple(shape), tuple(stride)
     numel = 1
@@ -55,7 +56,7 @@ def _tensor(machine: Machine, args: tuple) -> TensorRecord:
     if numel > storage.count or last >= storage.count:
         raise DamagedError(f"a tensor of shape {list(shape)} is declared where {storage.count} numbers are present")
     record = TensorRecord(storage, offset, shape, stride, requires_grad=len(args) > 4 and args[4] is True)
-    machine.tensors.append(record)
+    machine.workspace.tensors.append(record)
     return record
 
 
@@ -68,44 +69,31 @@ def _parameter(machine: Machine, args: tuple) -> TensorRecord:
 
 
 def _storage(machine: Machine, args: tuple) -> StorageRecord:
-    """torch.storage._load_from_bytes, elsewhere a nested torch.load: five small pickles, a count, raw numbers."""
+    """torch.storage._load_from_bytes, elsewhere a nested torch.load."""
     (blob,) = args
     if not isinstance(blob, Blob):
         raise DamagedError("a storage is not made of bytes")
-    end = blob.start + len(blob.view)
-    position = blob.start
-
-    def next_pickle() -> object:
-        nonlocal position
-        inner = Machine(machine.data, STORAGE_GLOBALS, machine.budget, position, end, persistent_load=_declared_storage)
-        value = inner.run()
-        position = inner.position
-        return value
-
-    if next_pickle() != _LEGACY_MAGIC or next_pickle() != _LEGACY_PROTOCOL:
-        raise DamagedError("a storage is not in torch's legacy format")
-    system, declared, keys = next_pickle(), next_pickle(), next_pickle()
-    if not isinstance(system, dict) or system.get("little_endian") is not True:
-        raise DamagedError("a storage was written by a big-endian machine")
-    if not isinstance(declared, tuple) or keys != [declared[2]]:
+    value = read_archive(blob.view, blob.start, STORAGE_GLOBALS, machine.workspace)
+    if not isinstance(value, StorageRecord):
         raise DamagedError("a storage holds something else than one storage")
-    dtype, count, _ = declared
-    present = end - position - 8
-    if present != count * dtype.itemsize or struct.unpack_from("<q", machine.data, position)[0] != count:
-        raise DamagedError(f"a storage of {count} numbers is declared where {max(present, 0)} bytes are present")
-    return StorageRecord(dtype, position + 8, count)
+    return value
 
 
-def _declared_storage(identity: object) -> tuple[torch.dtype, int, str]:
-    """('storage', type, key, location, count, None) of the legacy format -> dtype, count, key."""
-    if not isinstance(identity, tuple) or len(identity) not in (5, 6) or identity[0] != "storage":
-        raise DamagedError("a storage is declared in an unknown way")
-    kind, key, count = identity[1], identity[2], identity[4]
-    if not isinstance(kind, torch.dtype) or not isinstance(key, str):
-        raise DamagedError("a storage is of no known type")
-    if type(count) is not int or not 0 <= count < 2**48 or identity[5:] not in ((), (None,)):
-        raise DamagedError("a storage is of no proper size")
-    return kind, count, key
+def _encode(machine: Machine, args: tuple) -> Blob:
+    """_codecs.encode(text, 'latin1'), by which protocols 0 to 2 write bytes; each text is decoded once."""
+    text, encoding = args
+    if not isinstance(text, LocatedText) or encoding != "latin1":
+        raise DamagedError("bytes are written as text in an unknown way")
+    if text.blob is None:
+        text.blob = machine.workspace.keep(text.encode("latin1"), text)
+    return text.blob
+
+
+def _no_bytes(machine: Machine, args: tuple) -> Blob:
+    """bytes(), by which protocols 0 to 2 write none."""
+    if args:
+        raise DamagedError("bytes with arguments")
+    return Blob(machine.place, memoryview(b""))
 
 
 def _dict(machine: Machine, args: tuple) -> dict[object, object]:
@@ -151,12 +139,20 @@ def _device(machine: Machine, args: tuple) -> torch.device:
 
 
 def _copyreg_object(machine: Machine, args: tuple) -> object:
-    """copyreg._reconstructor(cls, object, None), which protocols 0 and 1 use where later ones have NEWOBJ."""
+    """copyreg._reconstructor(cls, object, None), which protocols 0 and 1 use where later ones have NEWOBJ.
+
+    For subclasses of dict it is (cls, dict, items).
+    """
     cls, base, state = args
-    known = isinstance(cls, Global) and cls.call is not None
-    if not known or not isinstance(base, Global) or base.name != "builtins.object" or state is not None:
+    if not isinstance(cls, Global) or cls.call is None or not isinstance(base, Global):
         raise DamagedError("an object is rebuilt in an unknown way")
-    return cls.call(machine, ())
+    made = cls.call(machine, ())
+    if base.name == "builtins.dict" and isinstance(made, dict) and isinstance(state, dict):
+        machine.budget.spend(len(state))
+        made.update(state)
+    elif base.name != "builtins.object" or state is not None:
+        raise DamagedError("an object is rebuilt in an unknown way")
+    return made
 
 
 def _numpy_array(machine: Machine, args: tuple) -> ArrayRecord:
@@ -178,7 +174,7 @@ def _numpy_buffer(machine: Machine, args: tuple) -> ArrayRecord:
 def _numpy_dtype(machine: Machine, args: tuple) -> DtypeRecord:
     code = args[0] if args else None
     if not isinstance(code, str) or not _NUMERIC.fullmatch(code):
-        raise DamagedError(f"a numpy type {str(code)[:20]!r} is not a number")
+        raise DamagedError(f"a numpy type {printable(code)[:20]!r} is not a number")
     record = DtypeRecord(code.lstrip("<|="))
     complete_dtype(record, (3, "|" if record.dtype().itemsize == 1 else "<"))
     return record
@@ -227,7 +223,10 @@ GLOBALS: GlobalTable = _table(
         Global("dnnlib.util.EasyDict", call=_dict),
         Global("builtins.set", call=_set),
         Global("builtins.frozenset", call=_frozenset),
+        Global("builtins.bytes", call=_no_bytes),
         Global("builtins.object"),
+        Global("builtins.dict"),
+        Global("_codecs.encode", call=_encode),
         Global("copyreg._reconstructor", call=_copyreg_object),
         Global("torch._utils._rebuild_tensor", call=_tensor),
         Global("torch._utils._rebuild_tensor_v2", call=_tensor),
@@ -242,8 +241,19 @@ GLOBALS: GlobalTable = _table(
         *(Global(f"numpy.{core}.multiarray.scalar", call=_numpy_scalar) for core in ("core", "_core")),
         *(Global(f"numpy.{core}.numeric._frombuffer", call=_numpy_buffer) for core in ("core", "_core")),
         *(_plain(f"torch.nn.modules.container.{name}") for name in _CONTAINERS),
+        _plain(TENSORFLOW_NETWORK),
         *(Global(str(dtype), value=dtype) for dtype in _STORAGES.values()),
     ]
 )
 
 STORAGE_GLOBALS: GlobalTable = _table([Global(f"torch.{name}", value=dtype) for name, dtype in _STORAGES.items()])
+
+# A state dict: names, tensors and the versions that torch notes beside them.
+_STATE_DICT_NAMES = {"collections.OrderedDict", "torch.Size"}
+_STATE_DICT_NAMES |= {
+    f"torch._utils.{name}" for name in ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_parameter")
+}
+STATE_DICT_GLOBALS: GlobalTable = {
+    **STORAGE_GLOBALS,
+    **{key: entry for key, entry in GLOBALS.items() if entry.name in _STATE_DICT_NAMES},
+}

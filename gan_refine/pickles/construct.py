@@ -2,17 +2,16 @@
 
 from collections.abc import Callable, Mapping
 
-import numpy as np
 import torch
 
 from gan_refine.errors import FileFormatError
 from gan_refine.networks.edm_precond import PRECONDITIONINGS
 from gan_refine.networks.edm_unet import MODELS
 from gan_refine.networks.stylegan2 import Discriminator, Generator
+from gan_refine.pickles.arguments import plain_arguments
 from gan_refine.pickles.bounds import BoundedFactories
 from gan_refine.pickles.records import (
     CONSEQUENCES,
-    ArrayRecord,
     DamagedError,
     PersistentObject,
     PickleFile,
@@ -22,7 +21,13 @@ from gan_refine.pickles.records import (
     named_tensors,
     printable,
 )
+from gan_refine.pickles.state_dicts import StateDict
+from gan_refine.pickles.tensorflow import convert_discriminator, convert_generator
 
+NetworkFile = PickleFile | StateDict
+GENERATORS: dict[str, Callable[..., torch.nn.Module]] = {"stylegan2": Generator}
+KNOWN_CLASSES = (*GENERATORS, *PRECONDITIONINGS)
+TENSORFLOW_GENERATORS = ("G_ema", "G")
 _GENERATOR_ARGUMENTS = (
     "z_dim",
     "c_dim",
@@ -34,17 +39,18 @@ _GENERATOR_ARGUMENTS = (
 )
 _DISCRIMINATOR_ARGUMENTS = ("c_dim", "img_resolution", "img_channels")
 _PRECOND_ARGUMENTS = ("img_resolution", "img_channels", "label_dim", "use_fp16")
-MAX_INTEGER = 1 << 20  # among a constructor's arguments; the largest published is channel_base = 65536
-MAX_LENGTH = 256  # of a list, a text or a dict there
-MAX_DEPTH = 4
 _FUSION_ONLY = "fused_modconv_default"  # an argument of StyleGAN3's edition that changes speed and no value
 
 
-def build_generator(file: PickleFile, which: str = "G_ema") -> torch.nn.Module:
+def build_generator(file: NetworkFile, which: str = "G_ema") -> torch.nn.Module:
     """The StyleGAN2 generator under key `which`: float32 weights of the file, evaluation mode, no gradients.
 
     Raises FileFormatError for files without it, for other networks, and for weights that do not fit by name and shape.
     """
+    if isinstance(file, StateDict):
+        return _only_network(file, which, "generator")
+    if file.tensorflow():
+        return _tensorflow_generator(file, which)
     networks = file.networks()
     teacher = next((net for net in networks.values() if net.class_name in PRECONDITIONINGS), None)
     if teacher is not None:
@@ -61,30 +67,36 @@ def build_generator(file: PickleFile, which: str = "G_ema") -> torch.nn.Module:
     return _guarded(file, which, lambda: _generator(file, graph))
 
 
-def build_teacher(file: PickleFile) -> torch.nn.Module:
+def build_teacher(file: NetworkFile) -> torch.nn.Module:
     """The EDM network under 'ema': float32 weights of the file, evaluation mode, no gradients.
 
     Raises FileFormatError for files without it, for other networks, and for weights that do not fit by name and shape.
     """
-    networks = file.networks()
+    if isinstance(file, StateDict):
+        return _only_network(file, "ema", "teacher")
+    networks = file.networks() or file.tensorflow()
     generator = next((key for key in ("G_ema", "G", "D") if key in networks), None)
     if generator is not None and "ema" not in networks:
         raise FileFormatError(f"{file.path} is a GAN (it holds {generator}); pass it as --gan")
     if "ema" not in networks:
         held = ", ".join(printable(key) for key in networks) or "none"
         raise FileFormatError(f"{file.path} has no network 'ema'; its networks: {held}; pass an EDM network pickle")
-    graph = networks["ema"]
+    graph = file.networks()["ema"]
     if graph.class_name not in PRECONDITIONINGS:
         known = ", ".join(PRECONDITIONINGS)
         raise FileFormatError(f"{file.path}: ema is of class {printable(graph.class_name)}; known are {known}")
     return _guarded(file, "ema", lambda: _teacher(file, graph))
 
 
-def build_discriminator(file: PickleFile) -> torch.nn.Module | None:
+def build_discriminator(file: NetworkFile) -> torch.nn.Module | None:
     """The StyleGAN2 discriminator under 'D', or None if the file has none: float32 weights, no gradients.
 
     Raises FileFormatError for a network of another class and for weights that do not fit by name and shape.
     """
+    if isinstance(file, StateDict):
+        return None
+    if file.tensorflow():
+        return _guarded(file, "D", lambda: convert_discriminator(file.tensorflow()["D"], len(file.data)))
     graph = file.networks().get("D")
     if graph is None:
         return None
@@ -93,15 +105,45 @@ def build_discriminator(file: PickleFile) -> torch.nn.Module | None:
     return _guarded(file, "D", lambda: _discriminator(file, graph))
 
 
+def _tensorflow_generator(file: PickleFile, which: str) -> torch.nn.Module:
+    if which not in TENSORFLOW_GENERATORS:
+        allowed = ", ".join(TENSORFLOW_GENERATORS)
+        raise FileFormatError(f"{file.path} has no generator {which!r}; choose one of {allowed}")
+    return _guarded(file, which, lambda: convert_generator(file.tensorflow()[which], len(file.data)))
+
+
+def _only_network(file: StateDict, which: str, kind: str) -> torch.nn.Module:
+    classes = dict(GENERATORS if kind == "generator" else PRECONDITIONINGS)
+    if file.class_name not in classes:
+        option = "teacher" if file.class_name in PRECONDITIONINGS else "gan"
+        advice = (
+            f"pass it as --{option}" if file.class_name in KNOWN_CLASSES else f"known are {', '.join(KNOWN_CLASSES)}"
+        )
+        raise FileFormatError(f"{file.json_path}: class {printable(file.class_name)!r} is no {kind}; {advice}")
+    if which not in ("G_ema", "ema"):
+        raise FileFormatError(f"{file.path} holds one network and none called {which!r}; leave the choice out")
+    return _guarded(file, which, lambda: _from_state_dict(file, classes[file.class_name]))
+
+
+def _from_state_dict(file: StateDict, cls: Callable[..., torch.nn.Module]) -> torch.nn.Module:
+    kwargs = plain_arguments(file.init_kwargs, "init_kwargs")
+    if not isinstance(kwargs, dict):
+        raise DamagedError("its init_kwargs are no table")
+    with BoundedFactories(sum(tensor.numel() for tensor in file.tensors.values())):
+        module = cls(**kwargs)
+    _copy(file.tensors, file.tensors.__getitem__, module)
+    return module.eval().requires_grad_(False)
+
+
 def _discriminator(file: PickleFile, graph: PersistentObject) -> torch.nn.Module:
     kwargs = _constructor_arguments(graph, _DISCRIMINATOR_ARGUMENTS)
     conv = child_module(graph, f"b{kwargs.get('img_resolution')}", "conv0")
     if conv is not None and "conv_clamp" in conv.state:  # the editions' defaults differ
-        kwargs.setdefault("conv_clamp", _plain(conv.state["conv_clamp"], "conv_clamp"))
+        kwargs.setdefault("conv_clamp", plain_arguments(conv.state["conv_clamp"], "conv_clamp"))
     return _construct(file, graph, Discriminator, kwargs)
 
 
-def _guarded(file: PickleFile, which: str, build: Callable[[], torch.nn.Module]) -> torch.nn.Module:
+def _guarded(file: NetworkFile, which: str, build: Callable[[], torch.nn.Module]) -> torch.nn.Module:
     try:
         with torch.random.fork_rng(devices=[]):  # initial weights are thrown away: the caller's randomness stays
             return build()
@@ -139,7 +181,7 @@ def _structure(graph: PersistentObject) -> dict[str, object]:
     found: dict[str, object] = {"num_fp16_res": sum(block.state.get("use_fp16") is True for block in blocks)}
     for key, holder in (("architecture", first), ("conv_clamp", conv), ("use_noise", conv), ("activation", conv)):
         if key in holder.state:
-            found[key] = _plain(holder.state[key], key)
+            found[key] = plain_arguments(holder.state[key], key)
     return found
 
 
@@ -157,7 +199,8 @@ def _construct(
     file: PickleFile, graph: PersistentObject, cls: Callable[..., torch.nn.Module], kwargs: Mapping[str, object]
 ) -> torch.nn.Module:
     records = named_tensors(graph)
-    with BoundedFactories(sum(record.numel() for record in records.values())):
+    numbers = sum(record.numel() for record in records.values())
+    with BoundedFactories(min(numbers, len(file.data))):  # tensors may overlap, so that they seem to be more
         module = cls(**kwargs)
     copy_weights(file, records, module)
     return module.eval().requires_grad_(False)
@@ -165,47 +208,39 @@ def _construct(
 
 def copy_weights(file: PickleFile, records: Mapping[str, TensorRecord], module: torch.nn.Module) -> None:
     """Fills every parameter and buffer; DamagedError names those that are missing, unknown or of another shape."""
+    _copy(records, lambda name: file.tensor(records[name]), module)
+
+
+def _copy(
+    held: Mapping[str, TensorRecord] | Mapping[str, torch.Tensor],
+    tensor: Callable[[str], torch.Tensor],
+    module: torch.nn.Module,
+) -> None:
     own = dict(module.named_parameters(remove_duplicate=False)) | dict(module.named_buffers(remove_duplicate=False))
+    shared = [name for name in own if name in held]
     problems = {
-        "lacks": [name for name in own if name not in records],
-        "has the unknown": [name for name in records if name not in own],
-        "has in another shape": [name for name in own if name in records and own[name].shape != records[name].shape],
+        "lacks": [name for name in own if name not in held],
+        "has the unknown": [name for name in held if name not in own],
+        "has in another shape": [name for name in shared if own[name].shape != held[name].shape],
+        "has complex numbers in": [name for name in shared if held[name].dtype.is_complex],
     }
     for what, names in problems.items():
         if names:
             raise DamagedError(f"it {what} {', '.join(names[:4])}{' ...' if len(names) > 4 else ''}")
     with torch.no_grad():
         for name, target in own.items():
-            target.copy_(file.tensor(records[name]))
+            target.copy_(tensor(name))
 
 
 def _constructor_arguments(graph: PersistentObject, names: tuple[str, ...]) -> dict[str, object]:
     """The remembered arguments by name; positional ones are named by their place."""
-    args = _plain(graph.state.get("_init_args", ()), "_init_args")
-    kwargs = _plain(graph.state.get("_init_kwargs", {}), "_init_kwargs")
+    args = plain_arguments(graph.state.get("_init_args", ()), "_init_args")
+    kwargs = plain_arguments(graph.state.get("_init_kwargs", {}), "_init_kwargs")
     if not isinstance(args, list) or not isinstance(kwargs, dict) or not all(isinstance(key, str) for key in kwargs):
         raise DamagedError("its constructor's arguments are not recorded")
     if len(args) > len(names):
         raise DamagedError(f"its constructor got {len(args)} positional arguments; known are {', '.join(names)}")
     return dict(zip(names, args, strict=False)) | kwargs
-
-
-def _plain(value: object, name: str, depth: int = 0) -> object:
-    """Arguments as Python's own numbers, strings, lists and dicts, of sizes that networks have."""
-    if isinstance(value, np.generic):
-        value = value.item()
-    elif isinstance(value, ArrayRecord):
-        value = value.array().tolist() if value.array().size <= MAX_LENGTH else value
-    length = len(value) if isinstance(value, list | tuple | dict | str) else 0
-    if depth > MAX_DEPTH or length > MAX_LENGTH or (isinstance(value, int) and abs(value) > MAX_INTEGER):
-        raise DamagedError(f"the constructor's argument {name} is larger than that of any network")
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, list | tuple):
-        return [_plain(item, name, depth + 1) for item in value]
-    if isinstance(value, dict):
-        return {key: _plain(item, str(key), depth + 1) for key, item in value.items()}
-    raise DamagedError(f"the constructor's argument {name} is a {type(value).__name__}")
 
 
 def _table(module: PersistentObject | PlainObject, name: str) -> dict[str, object]:

@@ -4,10 +4,13 @@ from pathlib import Path
 
 from gan_refine.errors import FileFormatError
 from gan_refine.pickles.allowlist import GLOBALS
-from gan_refine.pickles.machine import Budget, Machine
+from gan_refine.pickles.archives import ZIP_START
+from gan_refine.pickles.machine import Machine, Workspace
+from gan_refine.pickles.operations import run_pickle
 from gan_refine.pickles.records import CONSEQUENCES, DamagedError, PickleFile, printable
 
 MAX_FILE_BYTES = 8 << 30  # the published files are below 0.4 GB (StyleGAN2) and 1.2 GB (ADM)
+_STARTS = (b"\x80", b"(", b"}")  # PROTO; before protocol 2 the start of a dict or of a tuple
 _WANTED = "wanted is a StyleGAN2-ADA (.pkl with 'G_ema') or EDM (.pkl with 'ema') network pickle"
 
 
@@ -18,34 +21,45 @@ def read_pickle(path: Path) -> PickleFile:
     network pickles do not need. Time and memory stay proportional to the file; tensors are read when asked for.
     """
     path = Path(path)
-    data = _read(path)
-    machine = Machine(memoryview(data), GLOBALS, Budget())
+    data = read_bytes(path, _WANTED)
+    _check_start(path, data)
+    workspace = Workspace(len(data))
+    machine = Machine(memoryview(data), GLOBALS, workspace)
     try:
-        root = machine.run()
+        root = run_pickle(machine)
     except DamagedError as error:
         raise FileFormatError(f"{path} cannot be opened safely: {printable(error)}; {_WANTED}") from error
     except CONSEQUENCES as error:
         where = f"near byte {machine.position} ({type(error).__name__}: {printable(error)})"
         raise FileFormatError(f"{path} is damaged {where}; {_WANTED}") from error
-    if not isinstance(root, dict) or not all(isinstance(key, str) for key in root):
+    whole = b"".join([data, *workspace.decoded]) if workspace.decoded else data
+    file = PickleFile(path, root, whole, tuple(workspace.tensors), tuple(workspace.encoded))
+    named = isinstance(root, dict) and all(isinstance(key, str) for key in root)
+    if not named and not file.tensorflow():
         raise FileFormatError(f"{path} is a pickle of a {type(root).__name__}, not of networks by name; {_WANTED}")
-    return PickleFile(path, root, data, tuple(machine.tensors))
+    return file
 
 
-def _read(path: Path) -> bytes:
+def read_bytes(path: Path, wanted: str) -> bytes:
+    """The bytes of a regular file of reasonable size. Raises FileFormatError, which ends with what is wanted."""
     if not path.is_file():
         found = "is a folder" if path.is_dir() else "does not exist" if not path.exists() else "is not a regular file"
-        raise FileFormatError(f"{path} {found}; {_WANTED}")
+        raise FileFormatError(f"{path} {found}; {wanted}")
     try:
         size = path.stat().st_size
         if size > MAX_FILE_BYTES:
-            raise FileFormatError(f"{path} has {size} bytes, more than the {MAX_FILE_BYTES} allowed; {_WANTED}")
-        data = path.read_bytes()
+            raise FileFormatError(f"{path} has {size} bytes, more than the {MAX_FILE_BYTES} allowed; {wanted}")
+        return path.read_bytes()
     except OSError as error:
         raise FileFormatError(f"{path} cannot be read ({error.strerror}); check its permissions") from error
-    if data[:2] == b"PK":
-        raise FileFormatError(f"{path} is a zip file, perhaps a state dict written by torch.save; {_WANTED}")
-    if data[:1] != b"\x80":
-        kind = "is empty" if not data else "is no binary pickle (does it hold text, or an error page?)"
+
+
+def _check_start(path: Path, data: bytes) -> None:
+    """Names the usual mistakes before the machine stumbles over them."""
+    if data[:2] == ZIP_START:
+        raise FileFormatError(
+            f"{path} is a zip file, perhaps a state dict written by torch.save: name it .pt and put a .json beside it; {_WANTED}"
+        )
+    if data[:1] not in _STARTS:
+        kind = "is empty" if not data else "is no pickle (does it hold text, or an error page?)"
         raise FileFormatError(f"{path} {kind}; {_WANTED}")
-    return data

@@ -2,7 +2,7 @@
 
 import math
 import struct
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -10,7 +10,11 @@ import numpy as np
 import torch
 
 MAX_DEPTH = 64  # of modules inside modules, and of containers inside constructor arguments
-MAX_MODULES = 100_000
+MAX_MODULES = 20_000  # and of tensors in them: what is held under many names counts each time
+MAX_NAME = 1024  # characters of a dotted name
+TENSORFLOW_NETWORK = "dnnlib.tflib.network.Network"
+_RAW = {1: "i1", 2: "i2", 4: "i4", 8: "i8", 16: "c16"}  # numpy's types of these sizes
+TENSORFLOW_KEYS = ("G", "D", "G_ema")
 
 
 class DamagedError(Exception):
@@ -32,17 +36,45 @@ CONSEQUENCES = (
 
 
 def printable(value: object) -> str:
-    """At most 200 characters of it, in one line and without control characters: files choose the names in messages."""
-    text = str(value)[:200].replace("\n", " ")
+    """At most 200 characters of it, in one line and without control characters: files choose the names in messages.
+
+    Of anything but texts, numbers and errors only the type is named: to write out what a file made can take forever.
+    """
+    shown = isinstance(value, str | int | float | BaseException) or value is None
+    text = str(value)[:200].replace("\n", " ") if shown else f"a {type(value).__name__}"
     return "".join(char if char.isprintable() else "?" for char in text)
 
 
 @dataclass(frozen=True, eq=False)
 class Blob:
-    """A byte string of the file: `view` is `data[start : start + len(view)]`, uncopied."""
+    """A byte string of the file: `view` is `data[start : start + len(view)]` of its PickleFile, uncopied."""
 
     start: int
     view: memoryview = field(repr=False)
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedBytes:
+    """Bytes that the file holds as text (pickle protocols 0 to 2): decoded they are `data[start : start + length]`.
+
+    In the file itself, the operation with its text is at `first : last`.
+    """
+
+    start: int
+    length: int
+    first: int
+    last: int
+    opcode: str
+
+    def operation(self, data: bytes | bytearray | memoryview) -> bytes:
+        """The operation that stands for `data`, as Python's pickler writes it."""
+        text = bytes(data).decode("latin1")
+        if self.opcode == "X":
+            encoded = text.encode("utf-8")
+            return b"X" + struct.pack("<I", len(encoded)) + encoded
+        for char in "\\\0\n\r\x1a":  # the backslash first: it begins the others' escapes
+            text = text.replace(char, f"\\u{ord(char):04x}")
+        return b"V" + text.encode("raw-unicode-escape") + b"\n"
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,18 +157,45 @@ class PersistentObject:
 
 @dataclass(frozen=True, eq=False)
 class PickleFile:
-    """The inert object graph of one file, with the bytes that its tensors and arrays lie in."""
+    """The inert object graph of one file, with the bytes that its tensors and arrays lie in.
+
+    `data` is the file, followed by what `encoded` lists.
+    """
 
     path: Path
     root: object = field(repr=False)
     data: bytes = field(repr=False)
     tensors: tuple[TensorRecord, ...] = field(repr=False)
+    encoded: tuple[EncodedBytes, ...] = field(default=(), repr=False)
+
+    def file_bytes(self, data: bytes | bytearray) -> bytes | bytearray:
+        """What the file would hold if its `data` were this."""
+        if not self.encoded:
+            return data
+        view, end = memoryview(data), 0
+        pieces: list[bytes | memoryview] = []
+        for item in sorted(self.encoded, key=lambda item: item.first):
+            pieces += [view[end : item.first], item.operation(view[item.start : item.start + item.length])]
+            end = item.last
+        return b"".join([*pieces, view[end : self.encoded[0].start]])
 
     def tensor(self, record: TensorRecord) -> torch.Tensor:
         """A copy of the values, on the CPU, in the file's dtype and without gradient."""
-        start, count = record.storage.start, record.storage.count
-        own = bytearray(memoryview(self.data)[start : start + count * record.dtype.itemsize])
-        return replace(record, storage=StorageRecord(record.dtype, 0, count)).view(own).clone()
+        if record.numel() == 0:
+            return torch.empty(record.shape, dtype=record.dtype)
+        size = (
+            record.dtype.itemsize
+        )  # numpy copies what the view shows; copying its whole storage could take far longer
+        start, strides = record.storage.start + record.offset * size, tuple(size * step for step in record.stride)
+        raw = np.ndarray(record.shape, _RAW[size], self.data, start, strides).copy()
+        return torch.from_numpy(raw).view(record.dtype)
+
+    def tensorflow(self) -> dict[str, PlainObject]:
+        """The networks of a legacy TensorFlow pickle, which is the tuple (G, D, G_ema); empty for other files."""
+        if not isinstance(self.root, tuple) or len(self.root) != len(TENSORFLOW_KEYS):
+            return {}
+        held = [net for net in self.root if isinstance(net, PlainObject) and net.class_name == TENSORFLOW_NETWORK]
+        return dict(zip(TENSORFLOW_KEYS, held, strict=True)) if len(held) == len(TENSORFLOW_KEYS) else {}
 
     def networks(self) -> dict[str, PersistentObject]:
         """The persistent objects by their key, such as 'G_ema' or 'ema'; empty where the file holds something else."""
@@ -153,7 +212,9 @@ def named_tensors(module: PersistentObject | PlainObject) -> dict[str, TensorRec
     while pending:
         prefix, depth, current = pending.pop()
         visited += 1
-        if depth > MAX_DEPTH or visited > MAX_MODULES:
+        if len(prefix) > MAX_NAME:
+            raise DamagedError(f"a module's name is longer than {MAX_NAME} characters")
+        if depth > MAX_DEPTH or visited + len(pending) > MAX_MODULES or len(found) > MAX_MODULES:
             raise DamagedError(f"modules are nested deeper than {MAX_DEPTH} or are more than {MAX_MODULES}")
         for name, value in _entries(current, "_parameters") + _entries(current, "_buffers"):
             if isinstance(value, TensorRecord):
@@ -170,7 +231,9 @@ def _entries(module: object, table: str) -> list[tuple[str, object]]:
     if not isinstance(module, PersistentObject | PlainObject):
         raise DamagedError(f"a {type(module).__name__} stands where a module is expected")
     entries = module.state.get(table, {})
-    if not isinstance(entries, dict) or not all(isinstance(name, str) for name in entries):
+    if not isinstance(entries, dict) or len(entries) > MAX_MODULES:
+        raise DamagedError(f"{table} of a {printable(module.class_name)} is no table or an endless one")
+    if not all(isinstance(name, str) and len(name) <= MAX_NAME // 4 for name in entries):
         raise DamagedError(f"{table} of a {module.class_name} is no table of names")
     return list(entries.items())
 

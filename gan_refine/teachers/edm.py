@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from gan_refine.interfaces import Images, ImageSpec, Labels, Sigma
-from gan_refine.pickles import build_teacher, read_pickle
+from gan_refine.pickles import build_teacher, read_networks
 
 # The range over which EDM's networks are trained and sampled (Table 1 of arXiv:2206.00364); their own limits can be wider.
 SIGMA_RANGE = (0.002, 80.0)
@@ -35,5 +35,5 @@ class EdmTeacher(nn.Module):
 
 
 def load_edm(path: Path) -> EdmTeacher:
-    """Reads a network pickle without running it. Raises FileFormatError."""
-    return EdmTeacher(build_teacher(read_pickle(path)))
+    """Reads a network pickle or state dict without running it. Raises FileFormatError."""
+    return EdmTeacher(build_teacher(read_networks(path)))

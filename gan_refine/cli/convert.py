@@ -1,0 +1,86 @@
+"""`python -m gan_refine convert IN OUT`: networks from one file format into another, without running anything in them."""
+
+import os
+from pathlib import Path
+
+import click
+import torch
+
+from gan_refine.errors import FileFormatError, OptionError
+from gan_refine.networks.edm_precond import PRECONDITIONINGS
+from gan_refine.pickles import (
+    NetworkFile,
+    PickleFile,
+    StateDict,
+    build_discriminator,
+    build_generator,
+    build_teacher,
+    read_networks,
+    write_gan,
+    write_networks,
+    write_state_dict,
+)
+
+PICKLE, STATE_DICT = ".pkl", ".safetensors"
+DEFAULT_NETWORK = "G_ema"
+
+
+@click.command(context_settings={"show_default": True})
+@click.argument("source", metavar="IN")
+@click.argument("destination", metavar="OUT")
+@click.option(
+    "--which",
+    type=click.Choice([DEFAULT_NETWORK, "G"]),
+    default=DEFAULT_NETWORK,
+    help="The GAN's generator for a state dict.",
+)
+def convert(source: str, destination: str, which: str) -> None:
+    """Convert networks: TensorFlow's StyleGAN2 to a PyTorch pickle, a pickle to a state dict, a state dict to a pickle.
+
+    IN is a network pickle, or a state dict (.safetensors, .pt, .pth) with its description beside it as .json. OUT ends in .pkl or
+    .safetensors; the latter gets a .json beside it and holds one network. Prints the names of the files written.
+    """
+    check_destination(Path(source), Path(destination))
+    for path in convert_file(Path(source), Path(destination), which):
+        click.echo(path)
+
+
+def check_destination(source: Path, destination: Path) -> None:
+    """Raises OptionError for an unknown suffix and for a destination that is the source."""
+    if destination.suffix not in (PICKLE, STATE_DICT):
+        raise OptionError(f"{destination} does not end in {PICKLE} or {STATE_DICT}; the suffix chooses the format")
+    if destination.is_dir():
+        raise OptionError(f"{destination} is a folder; give a file in it")
+    same = destination.exists() and source.exists() and os.path.samefile(source, destination)
+    if same or source.resolve() == destination.resolve():
+        raise OptionError(f"IN and OUT are the same file, {source}; choose another name for OUT")
+
+
+def convert_file(source: Path, destination: Path, which: str = DEFAULT_NETWORK) -> list[Path]:
+    """Writes `destination` in the format of its suffix, atomically, and returns what was written. Raises FileFormatError."""
+    file = read_networks(source)
+    if destination.suffix == STATE_DICT:
+        write_state_dict(destination, the_network(file, which))
+        return [destination, destination.with_suffix(".json")]
+    if isinstance(file, PickleFile) and not file.tensorflow():
+        raise FileFormatError(f"{source} is a PyTorch pickle already; OUT can end in {STATE_DICT}")
+    if is_teacher(file):
+        write_networks(destination, {"ema": build_teacher(file)})
+    elif isinstance(file, StateDict):
+        net = build_generator(file, which)
+        write_gan(destination, net, None, net)
+    else:
+        write_gan(destination, build_generator(file, "G"), build_discriminator(file), build_generator(file, "G_ema"))
+    return [destination]
+
+
+def the_network(file: NetworkFile, which: str) -> torch.nn.Module:
+    """The teacher where the file is one, else the generator."""
+    return build_teacher(file) if is_teacher(file) else build_generator(file, which)
+
+
+def is_teacher(file: NetworkFile) -> bool:
+    """True for EDM networks."""
+    if isinstance(file, StateDict):
+        return file.class_name in PRECONDITIONINGS
+    return "ema" in file.networks()

@@ -1,0 +1,80 @@
+"""Networks of ours into files of their own: a pickle in the published format, or a state dict with its description."""
+
+import inspect
+import json
+from pathlib import Path
+
+import safetensors.torch
+import torch
+
+from gan_refine.errors import FileFormatError
+from gan_refine.networks.edm_precond import PRECONDITIONINGS
+from gan_refine.pickles.construct import GENERATORS, KNOWN_CLASSES, NetworkFile
+from gan_refine.pickles.reader import read_pickle
+from gan_refine.pickles.state_dicts import READERS, description_path, read_description, read_state_dict
+from gan_refine.pickles.writer import atomic_file, write_networks
+
+STATE_DICT_SUFFIX = ".safetensors"
+
+
+def read_networks(path: Path) -> NetworkFile:
+    """A network pickle or, by its suffix, a state dict with the .json beside it. Raises FileFormatError."""
+    path = Path(path)
+    return read_state_dict(path) if path.suffix in READERS else read_pickle(path)
+
+
+def write_gan(path: Path, g: torch.nn.Module, d: torch.nn.Module | None, g_ema: torch.nn.Module) -> None:
+    """A StyleGAN2-ADA pickle with our sources embedded.
+
+    Published tools insist on a module under D: where there is no discriminator, they get an empty one.
+    """
+    networks = {"G": g, "D": torch.nn.Sequential() if d is None else d, "G_ema": g_ema}
+    write_networks(path, {**networks, "training_set_kwargs": None, "augment_pipe": None})
+
+
+def write_state_dict(path: Path, net: torch.nn.Module) -> None:
+    """The weights as `path`.safetensors and their description as JSON beside it; both atomically.
+
+    Raises FileFormatError for another suffix, and when a JSON of that name is there and says something else.
+    """
+    path = Path(path)
+    if path.suffix != STATE_DICT_SUFFIX:
+        raise FileFormatError(f"{path} does not end in {STATE_DICT_SUFFIX}, in which state dicts are written")
+    described: dict[str, object] = {"class": class_name(net), "init_kwargs": constructor_arguments(net)}
+    beside = description_path(path)
+    if beside.exists() and not _says(beside, described):
+        raise FileFormatError(f"{beside} is there and says something else; remove it or choose another name")
+    weights = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in net.state_dict().items()}
+    with atomic_file(path) as stream:
+        stream.write(safetensors.torch.save(weights))
+    with atomic_file(beside) as stream:
+        stream.write(json.dumps(described, indent=2).encode() + b"\n")
+
+
+def _says(path: Path, described: dict[str, object]) -> bool:
+    try:
+        held = read_description(path)
+    except FileFormatError:
+        return False
+    return held == (described["class"], described["init_kwargs"])
+
+
+def class_name(net: torch.nn.Module) -> str:
+    """The name by which descriptions call the class of `net`. Raises FileFormatError for others."""
+    classes = {**GENERATORS, **PRECONDITIONINGS}
+    found = next((name for name, cls in classes.items() if type(net) is cls), None)
+    if found is None:
+        known = ", ".join(KNOWN_CLASSES)
+        raise FileFormatError(f"a {type(net).__name__} cannot be written as a state dict; known are {known}")
+    return found
+
+
+def constructor_arguments(net: torch.nn.Module) -> dict[str, object]:
+    """What `net`, a persistent object, was constructed with, by name, as JSON gives it back."""
+    signature = inspect.signature(type(net).__init__)
+    bound = signature.bind(net, *net.init_args, **net.init_kwargs)  # type: ignore[arg-type, misc]
+    result: dict[str, object] = {}
+    for name, value in list(bound.arguments.items())[1:]:  # without self
+        variadic = signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD
+        result |= value if variadic else {name: value}
+    return json.loads(json.dumps(result))
