@@ -15,3 +15,7 @@ class FileFormatError(UserError):
 
 class MismatchError(UserError):
     """Two inputs that cannot work together."""
+
+
+class DownloadError(UserError):
+    """A file that cannot be fetched, is not the expected one, or has no room in the cache."""

@@ -1,0 +1,33 @@
+"""Names, paths and URLs -> verified local files, by the catalogs in pretrained/."""
+
+from gan_refine.assets.download import Patience, Source, cache_folder, fetch, sha256
+from gan_refine.assets.names import (
+    KINDS,
+    PRETRAINED,
+    Measurement,
+    Pair,
+    PublicFile,
+    PublishedFid,
+    catalog,
+    public_files,
+    recorded_teacher_value,
+    resolve,
+)
+
+__all__ = [
+    "KINDS",
+    "PRETRAINED",
+    "Measurement",
+    "Pair",
+    "Patience",
+    "PublicFile",
+    "PublishedFid",
+    "Source",
+    "cache_folder",
+    "catalog",
+    "fetch",
+    "public_files",
+    "recorded_teacher_value",
+    "resolve",
+    "sha256",
+]

@@ -1,0 +1,136 @@
+"""What has a name: the embedded pairs (catalog.json) and files that others publish (public.json)."""
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from gan_refine.assets.download import Source, fetch, sha256
+from gan_refine.errors import FileFormatError, MismatchError
+
+PRETRAINED = Path(__file__).parent.parent.parent / "pretrained"
+KINDS = ("gan", "teacher", "detector", "reference")
+OPTIONS = {"gan": "--gan", "teacher": "--teacher", "detector": "--detector", "reference": "--fid-ref"}
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A distance recorded in the catalog: of the teacher with that digest, by a sampler of so many steps."""
+
+    metric: str
+    value: float
+    steps: int
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One embedded pair: file names by kind, their digests, and what was measured of the teacher."""
+
+    name: str
+    files: dict[str, str]
+    sha256: dict[str, str]
+    teacher_measurements: tuple[Measurement, ...]
+
+
+@dataclass(frozen=True)
+class PublishedFid:
+    """A Frechet inception distance as its authors state it, and where they do."""
+
+    value: float
+    source: str
+
+
+@dataclass(frozen=True)
+class PublicFile:
+    """A file that others publish. A digest is None where nobody here could verify one."""
+
+    name: str
+    kind: str
+    url: str
+    licence: str
+    sha256: str | None
+    sha256_prefix: str | None
+    fid: PublishedFid | None
+
+
+def catalog(folder: Path = PRETRAINED) -> dict[str, Pair]:
+    """The embedded pairs by name."""
+    return {name: _pair(name, entry) for name, entry in _entries(folder / "catalog.json", "pairs").items()}
+
+
+def public_files(folder: Path = PRETRAINED) -> dict[str, PublicFile]:
+    """The published files by name; nothing is fetched."""
+    return {name: _public(name, entry) for name, entry in _entries(folder / "public.json", "files").items()}
+
+
+def _entries(path: Path, table: str) -> dict[str, dict]:
+    if not path.is_file():
+        raise FileFormatError(f"there is no {path}; the embedded models come with a clone of the repository")
+    return json.loads(path.read_text(encoding="utf-8"))[table]
+
+
+def _pair(name: str, entry: dict) -> Pair:
+    files = {kind: entry[kind]["file"] for kind in KINDS}
+    digests = {kind: entry[kind]["sha256"] for kind in KINDS}
+    measurements = tuple(Measurement(m["metric"], m["value"], m["steps"]) for m in entry["teacher"].get("measured", []))
+    return Pair(name, files, digests, measurements)
+
+
+def _public(name: str, entry: dict) -> PublicFile:
+    fid = None if entry["fid"] is None else PublishedFid(entry["fid"]["value"], entry["fid"]["source"])
+    prefix = entry.get("sha256_prefix")
+    return PublicFile(name, entry["kind"], entry["url"], entry["licence"], entry["sha256"], prefix, fid)
+
+
+def resolve(kind: str, text: str) -> Path:
+    """The local file of `kind` for a catalog name, an http(s) URL or a path; a name wins over a file of that name.
+
+    Raises FileFormatError if there is none or it is damaged, MismatchError for a name of another kind and DownloadError
+    for a file that is neither here nor to be had.
+    """
+    pairs, public = catalog(), public_files()
+    if text in pairs:
+        return _embedded(kind, pairs[text])
+    if text in public:
+        file = public[text]
+        if file.kind != kind:
+            use = OPTIONS[file.kind]
+            raise MismatchError(f"{OPTIONS[kind]}={text} is the name of a {file.kind}; pass it as {use}={text}")
+        return fetch(_source(file))
+    if re.match("https?://", text, re.IGNORECASE):
+        listed = next((file for file in public.values() if file.url == text), None)
+        return fetch(Source(text) if listed is None else _source(listed))
+    return _local(kind, text, [*pairs, *(file.name for file in public.values() if file.kind == kind)])
+
+
+def _embedded(kind: str, pair: Pair) -> Path:
+    path = PRETRAINED / pair.files[kind]
+    if not path.is_file() or sha256(path) != pair.sha256[kind]:
+        raise FileFormatError(f"{path} is missing or damaged; restore it with: git checkout -- pretrained")
+    return path
+
+
+def _source(file: PublicFile) -> Source:
+    return Source(file.url, file.sha256, file.sha256_prefix)
+
+
+def _local(kind: str, text: str, names: Iterable[str]) -> Path:
+    path = Path(text)
+    if path.is_file():
+        return path
+    found = "a folder" if path.is_dir() else "not a file"
+    raise FileFormatError(
+        f"{OPTIONS[kind]}={text} is {found}; give a file, an http(s) URL or one of {', '.join(sorted(names))}"
+    )
+
+
+def recorded_teacher_value(teacher: Path, metric: str, steps: int) -> float | None:
+    """The catalog's measurement for the teacher with this file's digest, metric and step count, or None."""
+    digest = sha256(teacher)
+    for pair in catalog().values():
+        if pair.sha256["teacher"] == digest:
+            for measurement in pair.teacher_measurements:
+                if (measurement.metric, measurement.steps) == (metric, steps):
+                    return measurement.value
+    return None
