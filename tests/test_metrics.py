@@ -12,7 +12,6 @@ from safetensors.torch import save_file
 from gan_refine.errors import FileFormatError, MismatchError
 from gan_refine.interfaces import ImageSpec, Metric
 from gan_refine.metrics import (
-    METRICS,
     FrechetMetric,
     Moments,
     frechet_distance,
@@ -258,9 +257,7 @@ class TestFrechetMetric:
     def test_is_the_distance_of_the_first_images(self, detector: ClassifierDetector) -> None:
         real, fake = random_bytes(300), random_bytes(200) // 2
         reference = moments_of(detector(real))
-        metric = METRICS["frechet"](
-            detector, Reference(reference.mean, reference.covariance(), 300, 1, "fashion16"), 150
-        )
+        metric = FrechetMetric(detector, Reference(reference.mean, reference.covariance(), 300, 1, "fashion16"), 150)
         assert isinstance(metric, Metric) and metric.name == "fd150-fashion16"
         for part in fake.split(40):
             metric.update(part)
