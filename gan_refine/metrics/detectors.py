@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, UInt8
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -42,6 +42,7 @@ class Detector(Protocol):
     name: str
     spec: ImageSpec
     num_features: int
+    device: torch.device  # where the features are
 
     def __call__(self, images_uint8: PixelBytes) -> Features32: ...
 
@@ -113,7 +114,7 @@ def exact_arithmetic(device: torch.device) -> Iterator[None]:
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
 
 
-def rgb(images_uint8: PixelBytes) -> PixelBytes:
+def rgb(images_uint8: PixelBytes) -> UInt8[Tensor, "n channels h w"]:
     """Grey images as three equal channels, as StyleGAN's metrics show them to RGB detectors; others as they are."""
     return images_uint8.expand(-1, 3, -1, -1) if images_uint8.shape[1] == 1 else images_uint8
 

@@ -72,6 +72,10 @@ class Panel:
         self._statistics = Statistics(detector, num_images, needs)
         self._next = 0
 
+    def fresh(self) -> "Panel":
+        """The same for another stream."""
+        return Panel(self.detector, self.reference, self.num_images, self.figures)
+
     def update(self, images_uint8: PixelBytes, first: int | None = None) -> None:
         """Takes in images; those numbered `num_images` and beyond (the rest of a last batch) are left out."""
         first = self._next if first is None else first

@@ -46,7 +46,7 @@ def reference_of_images(path: Path, detector: Detector) -> Reference:
         kept.update(detector.outputs(images), first)
         first += len(images)
     assert kept.sample is not None, "asked for by needs"
-    mean, covariance = kept.moments.mean, kept.moments.covariance(ddof=1)
+    mean, covariance = kept.moments.mean.cpu(), kept.moments.covariance(ddof=1).cpu()
     return Reference(mean, covariance, count, 1, detector.name, kept.sample.features)
 
 

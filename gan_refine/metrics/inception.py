@@ -14,7 +14,7 @@ from gan_refine import assets
 from gan_refine.errors import FileFormatError, UserError
 from gan_refine.interfaces import ImageSpec, PixelBytes
 from gan_refine.metrics.detectors import Device, NetworkDetector, Outputs, rgb
-from gan_refine.metrics.torchscript import read_tensors
+from gan_refine.metrics.torchscript import is_archive, read_tensors
 from gan_refine.networks.inception import INPUT_SIZE, InceptionV3
 
 PUBLISHED = "6726825d"  # how the SHA-256 of pt_inception-2015-12-05-6726825d.pth starts
@@ -78,20 +78,32 @@ def open_inception(options: InceptionOptions, device: Device) -> InceptionDetect
 
 def load_inception(path: Path) -> InceptionV3:
     """The network with the weights of a plain file (opened with weights_only) or a TorchScript archive (read, never run)."""
-    network = InceptionV3()
+    with torch.device("meta"):  # no time for weights that are replaced at once
+        network = InceptionV3()
+    wanted = network.state_dict()
+    found = _from_archive(read_tensors(path), wanted, path) if is_archive(path) else _read_plain(path)
+    counters = {key: torch.tensor(0) for key in wanted if key.endswith("num_batches_tracked")}
     try:
-        weights = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError):
-        weights = _from_archive(read_tensors(path), network.state_dict(), path)
-    if not isinstance(weights, Mapping):
-        raise FileFormatError(f"{path} holds no table of weights by name")
-    counters = {key: value for key, value in network.state_dict().items() if key.endswith("num_batches_tracked")}
-    try:
-        network.load_state_dict(counters | dict(weights))
+        weights = {key: value.to(wanted[key].dtype) for key, value in found.items() if key in wanted}
+        unknown = sorted(set(found) - set(wanted))
+        if unknown:
+            raise RuntimeError(f"it holds {unknown[0]}, which is none of its weights")
+        network.load_state_dict(counters | weights, assign=True)
     except (RuntimeError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise FileFormatError(f"{path}: weights do not fit Inception-v3 ({reason})") from error
     return network
+
+
+def _read_plain(path: Path) -> Mapping[str, Tensor]:
+    try:
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise FileFormatError(f"{path} is neither plain weights nor a TorchScript archive ({reason})") from error
+    if not isinstance(weights, Mapping):
+        raise FileFormatError(f"{path} holds no table of weights by name")
+    return weights
 
 
 def _file(path: str | None) -> Path:
@@ -100,7 +112,7 @@ def _file(path: str | None) -> Path:
         try:
             return assets.resolve("detector", NAME)
         except UserError as error:
-            raise FileFormatError(f"{error}; or name the weights: --detector=inception,path=FILE") from error
+            raise FileFormatError(f"{error}; or name the weights file: inception,path=FILE") from error
     if not Path(path).is_file():
         raise FileFormatError(f"path={path} of detector inception is not a file")
     return Path(path)

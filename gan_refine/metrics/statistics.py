@@ -118,9 +118,9 @@ class Needs:
 class Statistics:
     """All that is kept of `num_images` images seen through one detector."""
 
-    def __init__(self, detector: Detector, num_images: int, needs: Needs, device: torch.device | str = "cpu") -> None:
+    def __init__(self, detector: Detector, num_images: int, needs: Needs) -> None:
         self.num_images = num_images
-        self.device = torch.device(device)
+        self.device = detector.device
         self.detector_name = detector.name
         new_moments: Callable[[], Moments] = lambda: Moments(detector.num_features, self.device)  # noqa: E731
         self.moments = new_moments()

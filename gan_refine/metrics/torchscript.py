@@ -52,6 +52,15 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return dict(_walk(root, ""))
 
 
+def is_archive(path: Path) -> bool:
+    """Whether the file is a zip with a program in it, as torch.jit.save writes and torch.save does not."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    except (OSError, zipfile.BadZipFile):
+        return False
+
+
 def _first_line(error: BaseException) -> str:
     return (str(error) or type(error).__name__).splitlines()[0]
 

@@ -127,7 +127,7 @@ class MixedE(nn.Module):
 
     def __init__(self, width: int, last: bool) -> None:
         super().__init__()
-        self.pool = maximum_pool if last else average_pool
+        self.last = last
         self.branch1x1 = same(width, 320, 1)
         self.branch3x3_1 = same(width, 384, 1)
         self.branch3x3_2a, self.branch3x3_2b = same(384, 384, 1, 3), same(384, 384, 3, 1)
@@ -139,7 +139,8 @@ class MixedE(nn.Module):
         single, double = self.branch3x3_1(x), self.branch3x3dbl_2(self.branch3x3dbl_1(x))
         forks = [self.branch3x3_2a(single), self.branch3x3_2b(single)]
         forks += [self.branch3x3dbl_3a(double), self.branch3x3dbl_3b(double)]
-        return torch.cat([self.branch1x1(x), *forks, self.branch_pool(self.pool(x))], dim=1)
+        pooled = maximum_pool(x) if self.last else average_pool(x)
+        return torch.cat([self.branch1x1(x), *forks, self.branch_pool(pooled)], dim=1)
 
 
 class InceptionV3(nn.Module):
