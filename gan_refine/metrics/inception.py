@@ -19,6 +19,7 @@ from gan_refine.networks.inception import INPUT_SIZE, InceptionV3
 
 PUBLISHED = "6726825d"  # how the SHA-256 of pt_inception-2015-12-05-6726825d.pth starts
 NAME = "inception"
+COUNTER = "num_batches_tracked"  # of training steps; nothing here depends on it
 
 # Where the published TorchScript archive keeps what the plain weights call by other names.
 STEM = {"Conv2d_1a_3x3": "conv", "Conv2d_2a_3x3": "conv_1", "Conv2d_2b_3x3": "conv_2"}
@@ -82,7 +83,7 @@ def load_inception(path: Path) -> InceptionV3:
         network = InceptionV3()
     wanted = network.state_dict()
     found = _from_archive(read_tensors(path), wanted, path) if is_archive(path) else _read_plain(path)
-    counters = {key: torch.tensor(0) for key in wanted if key.endswith("num_batches_tracked")}
+    counters = {key: torch.tensor(0) for key in wanted if key.endswith(COUNTER)}
     try:
         weights = {key: value.to(wanted[key].dtype) for key, value in found.items() if key in wanted}
         unknown = sorted(set(found) - set(wanted))
@@ -123,7 +124,7 @@ def _from_archive(found: dict[str, Tensor], wanted: Mapping[str, Tensor], path: 
     if set(wanted) == set(found):
         return found
     flat = {name.replace(".", "_"): tensor for name, tensor in found.items()}
-    return {name: _lookup(name, flat, wanted[name], path) for name in wanted}
+    return {name: _lookup(name, flat, like, path) for name, like in wanted.items() if not name.endswith(COUNTER)}
 
 
 def _lookup(name: str, flat: dict[str, Tensor], like: Tensor, path: Path) -> Tensor:
@@ -135,10 +136,8 @@ def _lookup(name: str, flat: dict[str, Tensor], like: Tensor, path: Path) -> Ten
     for candidate in candidates:
         if candidate in flat:
             return flat[candidate]
-    if name.endswith("num_batches_tracked"):
-        return torch.zeros_like(like)
     if name.endswith("bn.weight"):  # the graph of 2015 normalises without a scale
-        return torch.ones_like(like)
+        return torch.ones(like.shape)
     raise FileFormatError(f"{path} is no archive of Inception-v3: it lacks {name}, sought as {' or '.join(candidates)}")
 
 
