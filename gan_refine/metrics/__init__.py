@@ -1,6 +1,14 @@
 """Figures of merit over streams of images, chosen by name from METRICS, in features of detectors, from DETECTORS."""
 
-from gan_refine.metrics.choosing import DETECTORS, METRICS, fitting_detector, open_detector, parse_metrics
+from gan_refine.metrics.choosing import (
+    DETECTORS,
+    EMBEDDED,
+    METRICS,
+    embedded_file,
+    fitting_detector,
+    open_detector,
+    parse_metrics,
+)
 from gan_refine.metrics.detectors import Detector, Outputs, load_detector
 from gan_refine.metrics.distance import FrechetMetric, Panel, Result, metric_name, to_uint8
 from gan_refine.metrics.frechet import Frechet, frechet_distance
@@ -9,15 +17,7 @@ from gan_refine.metrics.moments import Moments
 from gan_refine.metrics.references import Reference, load_reference, save_reference
 from gan_refine.metrics.statistics import Needs, Statistics
 
-__all__ = ["DETECTORS", "METRICS", "Detector", "Frechet", "FrechetMetric", "Moments", "Needs", "Outputs", "Panel"]
-__all__ += [
-    "Reference",
-    "Result",
-    "Statistics",
-    "fitting_detector",
-    "frechet_distance",
-    "load_detector",
-    "load_reference",
-]
-__all__ += ["metric_name", "open_detector", "parse_metrics", "read_images", "reference_of_images", "save_reference"]
-__all__ += ["to_uint8"]
+__all__ = ["DETECTORS", "EMBEDDED", "METRICS", "Detector", "Frechet", "FrechetMetric", "Moments", "Needs", "Outputs"]
+__all__ += ["Panel", "Reference", "Result", "Statistics", "embedded_file", "fitting_detector", "frechet_distance"]
+__all__ += ["load_detector", "load_reference", "metric_name", "open_detector", "parse_metrics", "read_images"]
+__all__ += ["reference_of_images", "save_reference", "to_uint8"]

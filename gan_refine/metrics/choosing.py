@@ -1,6 +1,7 @@
 """Detectors and metrics by the names that users give."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 from gan_refine import assets
 from gan_refine.config import build_options, choose, parse_spec
@@ -24,6 +25,7 @@ METRICS: dict[str, type[Figure]] = {
     "pr": PrecisionRecall,
     "dc": DensityCoverage,
 }
+EMBEDDED = ("fashion16", "fashion32")  # detectors in pretrained/, each with its reference
 ALIASES = {"fid": "fd", "kid": "kd"}  # as asked for; the results are named after what they are
 
 
@@ -48,22 +50,29 @@ DETECTORS: dict[str, Opener] = {
 }
 
 
+def embedded_file(kind: str, name: str) -> Path:
+    """The file of an embedded detector or its reference; those of the catalog's pairs with their digest checked."""
+    if name in assets.catalog():
+        return assets.resolve(kind, name)
+    return assets.PRETRAINED / f"{name}-{kind}.{'npz' if kind == 'reference' else 'safetensors'}"
+
+
 def open_detector(text: str, device: Device = "cpu") -> Detector:
     """The detector of a spec: an embedded one (`fashion16`), `inception`, `efficientnet-lite0` or `torchscript,path=FILE`."""
     name, options = parse_spec(text)
-    embedded = assets.catalog()
-    if name in embedded and name not in DETECTORS:
+    if name in EMBEDDED:
         if options:
             raise OptionError(f"detector {name} has no options, got {', '.join(options)}")
-        return load_detector(assets.resolve("detector", name), device=device)
-    known = DETECTORS | dict.fromkeys(embedded, _efficientnet)
-    return choose("detector", name, known)(options, device)
+        return load_detector(embedded_file("detector", name), device=device)
+    if name not in DETECTORS:
+        raise OptionError(f"unknown detector {name!r}; choose one of {', '.join(sorted([*EMBEDDED, *DETECTORS]))}")
+    return DETECTORS[name](options, device)
 
 
 def fitting_detector(text: str, spec: ImageSpec, device: Device = "cpu") -> Detector:
     """The same for images of that kind; `auto` takes the embedded detector that fits. Raises UserError if none does."""
     if text == "auto":
-        for name in assets.catalog():
+        for name in EMBEDDED:
             detector = open_detector(name, device)
             if detector.accepts(spec):
                 return detector

@@ -67,7 +67,9 @@ class NetworkDetector(ABC):
         self.spec = spec
         self.num_features = num_features
         self.device = torch.device(device)
-        self.network = network.eval().requires_grad_(False).to(self.device)
+        self.network = network.eval().to(self.device)
+        for parameter in self.network.parameters():  # TorchScript's modules lack requires_grad_
+            parameter.requires_grad_(False)
 
     @abstractmethod
     def _outputs(self, images_uint8: PixelBytes) -> Outputs: ...

@@ -13,6 +13,7 @@ from gan_refine.metrics.references import Reference, sample_of
 from gan_refine.metrics.statistics import Needs, Statistics
 
 Vectors = Float[Tensor, "m d"]
+Others = Float[Tensor, "n d"]
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Kernel:
         return {"kernel": "(x.y/d + 1)^3, unbiased", "subsets": self.subsets, "subset_size": self.subset_size}
 
 
-def subset_distances(a: Vectors, b: Vectors, options: Kernel) -> Float64[Tensor, " subsets"]:
+def subset_distances(a: Vectors, b: Others, options: Kernel) -> Float64[Tensor, " subsets"]:
     """The unbiased estimate for each pair of subsets. Raises MismatchError where either side has too few vectors."""
     fewest = min(len(a), len(b))
     if fewest < options.subset_size:

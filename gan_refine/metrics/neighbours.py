@@ -14,6 +14,7 @@ from gan_refine.metrics.statistics import Needs, Statistics
 
 ROWS = 1000  # of a block of distances
 Vectors = Float[Tensor, "m d"]
+Others = Float[Tensor, "n d"]
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class DensityCoverage:
         return {"k": self.k}
 
 
-def inside(a: Vectors, b: Vectors, k: int) -> float:
+def inside(a: Vectors, b: Others, k: int) -> float:
     """Share of the vectors a that lie in the k-nearest-neighbour ball of some b."""
     radii = squared_radii(b, k)
     return sum(int((block <= radii).any(dim=1).sum()) for block in _blocks(a, b)) / len(a)

@@ -14,10 +14,12 @@ from gan_refine.config import build_options, parse_spec, require
 from gan_refine.errors import FileFormatError, OptionError, UserError
 from gan_refine.interfaces import Denoiser
 from gan_refine.metrics import (
+    EMBEDDED,
     Detector,
     Needs,
     Reference,
     Statistics,
+    embedded_file,
     load_reference,
     reference_of_images,
     save_reference,
@@ -62,11 +64,11 @@ def open_reference(
             raise OptionError("--fid-ref=teacher needs a teacher; give --teacher=FILE")
         return teacher_reference(teacher, detector, build_options(TeacherReference, options, "--fid-ref=teacher"), tick)
     if name == "auto":
-        if detector.name not in assets.catalog():
+        if detector.name not in EMBEDDED:
             raise OptionError(
                 f"detector {detector.name} comes without a reference; give --fid-ref=teacher, an .npz file, a folder or a zip"
             )
-        return load_reference(assets.resolve("reference", detector.name))
+        return load_reference(embedded_file("reference", detector.name))
     path = Path(text)
     if path.is_dir() or path.suffix.lower() == ".zip":
         return reference_of_images(path, detector)
