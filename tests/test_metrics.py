@@ -115,6 +115,13 @@ class TestFrechet:
         covariance, mean = spread(40, rank, 0), torch.randn(40, dtype=torch.float64)
         assert frechet_distance(mean, covariance, mean, covariance) == pytest.approx(0, abs=1e-9)
 
+    def test_both_kinds_of_factor_agree(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        a, b, mean = spread(30, 90, 0), spread(30, 90, 1), torch.randn(30, dtype=torch.float64)
+        quick = frechet_distance(mean, a, -mean, b)
+        failing = lambda matrix: (matrix, torch.tensor(1))  # noqa: E731
+        monkeypatch.setattr(torch.linalg, "cholesky_ex", failing)
+        assert frechet_distance(mean, a, -mean, b) == pytest.approx(quick, rel=1e-12)
+
     def test_rank_deficient(self) -> None:
         # scaling by 4 doubles every deviation: the distance is tr(C) (2 - 1)^2, whatever the rank
         covariance, zero = spread(40, 3, 1), torch.zeros(40, dtype=torch.float64)

@@ -95,9 +95,14 @@ def frechet_distance(mean_a: Mean, covariance_a: Covariance, mean_b: Mean, covar
 
 
 def _factor(covariance: Covariance) -> Float64[Tensor, "d r"]:
-    """A with A A^T = C, one column for each of the r eigenvalues above rounding."""
-    values, vectors = torch.linalg.eigh((covariance + covariance.T) / 2)
+    """A with A A^T = C: Cholesky's factor at clear full rank, else a column for each of the r eigenvalues above rounding."""
+    symmetric = (covariance + covariance.T) / 2
+    rounding = len(symmetric) * torch.finfo(symmetric.dtype).eps
+    lower, failed = torch.linalg.cholesky_ex(symmetric)
+    pivots = lower.diagonal().square()
+    if not failed and pivots.min() > 1000 * rounding * pivots.max():
+        return lower
+    values, vectors = torch.linalg.eigh(symmetric)
     # An eigenvalue that should be 0 comes out near +-eps; its root, near 1e-8, would be noise in every column.
-    threshold = values.abs().max() * len(values) * torch.finfo(values.dtype).eps
-    kept = values > threshold
+    kept = values > values.abs().max() * rounding
     return vectors[:, kept] * values[kept].sqrt()
