@@ -16,15 +16,25 @@ from tqdm import tqdm
 
 from gan_refine import assets
 from gan_refine.cli.running import run_command
-from gan_refine.config import RefineOptions, choose, parse_spec, require, to_json
+from gan_refine.config import RefineOptions, parse_spec, require, to_json
 from gan_refine.errors import MismatchError, OptionError
 from gan_refine.generators import GENERATORS, write_original
 from gan_refine.interfaces import Denoiser, Generator, ImageSpec, Objective
-from gan_refine.metrics import FrechetMetric, load_detector, load_reference
+from gan_refine.metrics import Panel, Result
 from gan_refine.noise import rng_for
 from gan_refine.objectives import build_objective
 from gan_refine.refine import PREPARE_STREAM, Progress, refine
-from gan_refine.report import Summary, distance_of_generator, distance_of_teacher, grid_latents, render
+from gan_refine.report import (
+    Paired,
+    Summary,
+    TeacherFile,
+    distance_of_teacher,
+    grid_latents,
+    measure,
+    open_panel,
+    render,
+)
+from gan_refine.report.panel import check_ranks
 from gan_refine.runlog import RunLog, table
 from gan_refine.teachers import TEACHERS
 
@@ -45,7 +55,9 @@ class RunOptions:
     desc: str | None
     objective: str
     metrics: str
+    detector: str
     fid_ref: str
+    fid_seeds: int
     eval_images: int
     teacher_steps: int
     snap: int
@@ -57,6 +69,7 @@ class RunOptions:
         require(
             "teacher_steps", self.teacher_steps, self.teacher_steps == 0 or self.teacher_steps >= 2, "0 or at least 2"
         )
+        require("fid_seeds", self.fid_seeds, self.fid_seeds >= 0, "at least 0")
         require("snap", self.snap, self.snap > 0, "a positive number of ticks")
 
 
@@ -70,21 +83,18 @@ class Run:
     generator: Generator
     teacher: Denoiser
     objective: Objective
-    metric: FrechetMetric | None
+    metric: Panel | None
 
-    def new_metric(self) -> FrechetMetric:
-        assert self.metric is not None, "asked for only where there is one"
-        return FrechetMetric(self.metric.detector, self.metric.reference, self.options.eval_images)
-
-    def distance(self, generator: Generator) -> float | None:
-        """The metric's value, or None without a metric."""
+    def measure(self, generator: Generator, seed: int | None = None) -> list[Result]:
+        """All figures, with the latents of the run's seed by default; none without a metric."""
         if self.metric is None:
-            return None
-        return distance_of_generator(generator, self.new_metric, self.options.eval_images, self.options.refine.seed)
+            return []
+        return measure(generator, self.metric, self.options.refine.seed if seed is None else seed)
 
 
-def wire(options: RunOptions) -> Run:
-    """Reads both networks and builds objective and metric. Raises UserError; writes nothing."""
+def wire(options: RunOptions, dry_run: bool = False) -> Run:
+    """Reads both networks and builds objective and metric. Raises UserError; writes nothing, except
+    that a reference of teacher samples goes to the cache; a dry run leaves that out."""
     device = torch.device(options.device)
     gan_path = assets.resolve("gan", options.gan)
     teacher_path = assets.resolve("teacher", options.teacher)
@@ -92,7 +102,12 @@ def wire(options: RunOptions) -> Run:
     teacher = TEACHERS["edm"](teacher_path).to(device)
     check_match(generator.spec, teacher.spec)
     objective = build_objective(options.objective, teacher, generator.critic)
-    return Run(options, gan_path, teacher_path, generator, teacher, objective, make_metric(options, generator.spec))
+    metric = (
+        None
+        if dry_run and options.fid_ref.startswith("teacher")
+        else make_metric(options, generator.spec, TeacherFile(teacher_path, teacher))
+    )
+    return Run(options, gan_path, teacher_path, generator, teacher, objective, metric)
 
 
 def check_match(gan: ImageSpec, teacher: ImageSpec) -> None:
@@ -107,31 +122,15 @@ def check_match(gan: ImageSpec, teacher: ImageSpec) -> None:
         )
 
 
-def make_metric(options: RunOptions, spec: ImageSpec) -> FrechetMetric | None:
-    """The metric named by --metrics, or None for 'none'; 'auto' takes the embedded detector for images of this kind."""
+def make_metric(options: RunOptions, spec: ImageSpec, teacher: TeacherFile) -> Panel | None:
+    """The metrics named by --metrics, or None for 'none'."""
     if options.metrics == "none":
         return None
-    detectors = {
-        name: load_detector(assets.resolve("detector", name), device=options.device) for name in assets.catalog()
-    }
-    names = {f"fd-{name}": name for name in detectors}
-    if options.metrics == "auto":
-        fitting = [name for name, detector in detectors.items() if _same_images(detector.spec, spec)]
-        if not fitting:
-            raise OptionError(f"there is no embedded detector for {spec} images; give --metrics=none")
-        name = fitting[0]
-    else:
-        name = choose("metric", options.metrics, names | {"none": "none", "auto": "auto"})
-        if not _same_images(detectors[name].spec, spec):
-            raise MismatchError(
-                f"--metrics={options.metrics} is for {detectors[name].spec} images but the GAN makes {spec}"
-            )
-    reference = load_reference(assets.resolve("reference", name if options.fid_ref == "auto" else options.fid_ref))
-    return FrechetMetric(detectors[name], reference, options.eval_images)
-
-
-def _same_images(a: ImageSpec, b: ImageSpec) -> bool:
-    return (a.channels, a.resolution) == (b.channels, b.resolution)
+    with tqdm(unit="img", file=sys.stderr, desc="sampling the teacher", disable=None, leave=False) as bar:
+        chosen = options.metrics, options.detector, options.fid_ref
+        panel = open_panel(*chosen, spec, options.eval_images, teacher, options.device, bar.update)
+    check_ranks(panel)
+    return panel
 
 
 class Driver:
@@ -173,8 +172,8 @@ class Driver:
                 if tick % self.run.options.snap == 0 or progress.images >= options.total_images:
                     self._snapshot(progress)
 
-    def finish(self) -> Summary:
-        """Writes summary.json and shows the table."""
+    def finish(self, complete: bool = True) -> Summary:
+        """Writes summary.json and shows the table; the repeated evaluation is for runs that came to their end."""
         summary = Summary(
             gan=self.run.options.gan,
             teacher=self.run.options.teacher,
@@ -185,10 +184,13 @@ class Driver:
             kimg=self.kimg,
             seconds=round(self.log.seconds, 1),
             refined=str(self.best_path),
+            repeated=self._repeated() if complete else None,
         )
         self.log.write_text("summary.json", summary.to_json())
         self.log.say("\n" + table(summary.rows()))
-        if self.run.metric is not None and not summary.improved:
+        if summary.improved:
+            self.log.say(f"{summary.metric}: {summary.verdict}")
+        elif self.run.metric is not None:
             self.log.say("Nothing improved: the best pickle is the original.")
         self.log.say(f"Run folder: {self.log.folder}")
         return summary
@@ -210,20 +212,32 @@ class Driver:
 
     def _measure(self, generator: Generator, snapshot: str) -> float | None:
         started = time.time()
-        value = self.run.distance(generator)
-        if value is not None and self.run.metric is not None:
-            seconds = round(time.time() - started, 2)
-            name = self.run.metric.name
+        results = self.run.measure(generator)
+        for result in results:
             record = {
-                "results": {name: value},
-                "metric": name,
-                "total_time": seconds,
+                "results": result.values,
+                "metric": result.metric,
+                "total_time": round(time.time() - started, 2),
                 "snapshot": snapshot,
                 "kimg": self.kimg,
+                "convention": result.facts,
             }
-            self.log.append(f"metric-{name}.jsonl", record)
-            self.log.say(f"{self.kimg:8.3f} kimg  {name} {value:.3f}  ({self.log.seconds:.0f} s)")
-        return value
+            self.log.append(f"metric-{result.metric}.jsonl", record)
+            figures = "  ".join(f"{name} {value:.3f}" for name, value in result.values.items())
+            self.log.say(f"{self.kimg:8.3f} kimg  {figures}  ({self.log.seconds:.0f} s)")
+        return results[0].values[results[0].metric] if results else None
+
+    def _repeated(self) -> Paired | None:
+        """Original and best pickle with --fid-seeds sets of latents that chose nothing."""
+        options = self.run.options
+        if self.run.metric is None or options.fid_seeds == 0 or self.best_kimg == 0:
+            return None
+        name, values = self.run.metric.name, []
+        for path in (self.run.gan_path, self.best_path):
+            generator = GENERATORS["stylegan2"](path).to(torch.device(options.device))
+            seeds = range(options.refine.seed + 1, options.refine.seed + 1 + options.fid_seeds)
+            values.append([self.run.measure(generator, seed)[0].values[name] for seed in seeds])
+        return Paired(*values)
 
     def _teacher_value(self) -> float | None:
         steps, metric = self.run.options.teacher_steps, self.run.metric
@@ -236,7 +250,7 @@ class Driver:
         images = self.run.options.eval_images
         with tqdm(total=images, unit="img", file=sys.stderr, desc=f"sampling the teacher, {steps} steps") as bar:
             value = distance_of_teacher(
-                self.run.teacher, self.run.new_metric, images, steps, self.run.options.refine.seed, bar.update
+                self.run.teacher, metric.fresh, images, steps, self.run.options.refine.seed, bar.update
             )
         self.log.say(f"teacher's {metric.name} {value:.3f} ({steps} steps)")
         return value
@@ -244,7 +258,7 @@ class Driver:
 
 def launch(options: RunOptions, dry_run: bool) -> Summary | None:
     """One run from its options. Raises UserError before anything is written if they are not right."""
-    run = wire(options)
+    run = wire(options, dry_run)
     tqdm.write(
         f"GAN: {options.gan}, {run.generator.spec}. Teacher: {options.teacher}, {run.teacher.spec}.", file=sys.stderr
     )
@@ -258,7 +272,7 @@ def launch(options: RunOptions, dry_run: bool) -> Summary | None:
         driver.refine()
     except KeyboardInterrupt:
         log.say(f"\nInterrupted after {driver.kimg:g} kimg.")
-        driver.finish()
+        driver.finish(complete=False)
         raise
     return driver.finish()
 
@@ -318,8 +332,14 @@ def _images(kimg: float, what: str, least: int = 1) -> int:
 @click.option(
     "--ema-kimg", type=float, default=DEFAULTS.ema_halflife_images / 1000, help="Half-life of the weight average."
 )
-@click.option("--metrics", default="auto", help="auto (the embedded detector that fits), fd-NAME, or none.")
-@click.option("--fid-ref", default="auto", help="Reference moments: an .npz file, or auto (those of the detector).")
+@click.option("--metrics", default="auto", help="auto (fd), none, or a list of fd, kd, is, pr, dc; the first ranks.")
+@click.option("--detector", default="auto", help="auto (the embedded one that fits), NAME, inception,path=FILE ...")
+@click.option(
+    "--fid-ref", default="auto", help="auto (the detector's), teacher[,steps=18], an .npz file, a folder, a zip."
+)
+@click.option(
+    "--fid-seeds", type=int, default=0, help="At the end, repeat before and after with so many fresh latents."
+)
 @click.option("--eval-images", type=int, default=10_000, help="Images an evaluation.")
 @click.option(
     "--teacher-steps", type=int, default=18, help="Sampler steps for the teacher's own distance; 0 to skip it."

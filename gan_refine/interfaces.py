@@ -117,10 +117,10 @@ class Objective(Protocol):
 
 @runtime_checkable
 class Metric(Protocol):
-    """A figure of merit over a stream of images."""
+    """A figure of merit over a stream of images. `first` is the first image's number in the stream, by default the next."""
 
     name: str
 
-    def update(self, images_uint8: PixelBytes) -> None: ...
+    def update(self, images_uint8: PixelBytes, first: int | None = None) -> None: ...
 
     def result(self) -> dict[str, float]: ...

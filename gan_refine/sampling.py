@@ -46,14 +46,19 @@ def _slope(denoiser: Denoiser, x: Tensor, sigma: float, labels: Labels) -> Tenso
 
 
 def sample_images(
-    denoiser: Denoiser, num_images: int, steps: int, batch: int, rng: torch.Generator
+    denoiser: Denoiser, num_images: int, steps: int, batch: int, rng: torch.Generator, part: tuple[int, int] = (0, 1)
 ) -> Iterator[Images]:
-    """Batches of float32 samples, `num_images` in all; labels are uniform over the classes. `rng` is on the CPU."""
+    """Batches of float32 samples, `num_images` in all; labels are uniform over the classes. `rng` is on the CPU.
+
+    `part` (r, n) gives batches r, r + n, r + 2 n ... alone: n of them are together the same images as one whole.
+    """
     spec = denoiser.spec
     device = next(denoiser.parameters()).device
     all_labels = torch.zeros([num_images, spec.num_classes])
     if spec.num_classes:  # all at once, so that the samples do not depend on the size of the batches
         all_labels[torch.arange(num_images), torch.randint(spec.num_classes, [num_images], generator=rng)] = 1
-    for labels in all_labels.split(batch):
+    for number, labels in enumerate(all_labels.split(batch)):
         latents = torch.randn([len(labels), spec.channels, spec.resolution, spec.resolution], generator=rng)
+        if number % part[1] != part[0]:
+            continue
         yield heun(denoiser, latents.to(device), labels.to(device), steps=steps).to(torch.float32)

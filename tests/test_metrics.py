@@ -12,7 +12,6 @@ from safetensors.torch import save_file
 from gan_refine.errors import FileFormatError, MismatchError
 from gan_refine.interfaces import ImageSpec, Metric
 from gan_refine.metrics import (
-    METRICS,
     FrechetMetric,
     Moments,
     frechet_distance,
@@ -115,6 +114,13 @@ class TestFrechet:
     def test_identical_is_zero_at_any_rank(self, rank: int) -> None:
         covariance, mean = spread(40, rank, 0), torch.randn(40, dtype=torch.float64)
         assert frechet_distance(mean, covariance, mean, covariance) == pytest.approx(0, abs=1e-9)
+
+    def test_both_kinds_of_factor_agree(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        a, b, mean = spread(30, 90, 0), spread(30, 90, 1), torch.randn(30, dtype=torch.float64)
+        quick = frechet_distance(mean, a, -mean, b)
+        failing = lambda matrix: (matrix, torch.tensor(1))  # noqa: E731
+        monkeypatch.setattr(torch.linalg, "cholesky_ex", failing)
+        assert frechet_distance(mean, a, -mean, b) == pytest.approx(quick, rel=1e-12)
 
     def test_rank_deficient(self) -> None:
         # scaling by 4 doubles every deviation: the distance is tr(C) (2 - 1)^2, whatever the rank
@@ -258,9 +264,7 @@ class TestFrechetMetric:
     def test_is_the_distance_of_the_first_images(self, detector: ClassifierDetector) -> None:
         real, fake = random_bytes(300), random_bytes(200) // 2
         reference = moments_of(detector(real))
-        metric = METRICS["frechet"](
-            detector, Reference(reference.mean, reference.covariance(), 300, 1, "fashion16"), 150
-        )
+        metric = FrechetMetric(detector, Reference(reference.mean, reference.covariance(), 300, 1, "fashion16"), 150)
         assert isinstance(metric, Metric) and metric.name == "fd150-fashion16"
         for part in fake.split(40):
             metric.update(part)

@@ -46,6 +46,7 @@ RESULT_KEYS = {
     "seconds",
     "refined",
     "improved",
+    "repeated",
 }
 
 
@@ -154,7 +155,7 @@ BAD = {
     "bad number": (["--objective=diff-instruct,score_steps=two"], "whole number"),
     "no value": (["--objective=diff-instruct,weight"], "name,key=value"),
     "unwritable": (["--outdir=/dev/null/runs"], "cannot write to --outdir"),
-    "metric": (["--metrics=fid"], "choose one of"),
+    "metric": (["--metrics=fod"], "choose one of"),
     "reference": (["--fid-ref={text}"], "text.pkl"),
     "device": (["--device=tpu9"], "--device=tpu9"),
     "eval images": (["--eval-images=1"], "--eval-images=1"),

@@ -46,5 +46,22 @@ def sum_across(tensor: torch.Tensor) -> torch.Tensor:
     return total
 
 
+def gather_across(tensor: torch.Tensor) -> torch.Tensor:
+    """The processes' tensors one behind the other along axis 0, in order of rank; the other axes must agree.
+
+    Every process must call it, and all get the whole.
+    """
+    if not _joined():
+        return tensor.detach()
+    lengths = torch.zeros(get_world_size(), dtype=torch.int64, device=tensor.device)
+    lengths[get_rank()] = len(tensor)
+    counts = sum_across(lengths).tolist()
+    padded = tensor.new_zeros([max(counts), *tensor.shape[1:]])
+    padded[: len(tensor)] = tensor.detach()
+    parts = [torch.empty_like(padded) for _ in counts]
+    dist.all_gather(parts, padded)
+    return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+
+
 def _joined() -> bool:
     return dist.is_available() and dist.is_initialized()

@@ -5,9 +5,10 @@ import sys
 import click
 
 from gan_refine.cli.convert import convert
+from gan_refine.cli.evaluate import evaluate
 from gan_refine.cli.running import run_command
 
-COMMANDS: list[click.Command] = [convert]
+COMMANDS: list[click.Command] = [convert, evaluate]
 
 
 @click.group(commands={str(command.name): command for command in COMMANDS}, invoke_without_command=True)

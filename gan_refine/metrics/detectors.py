@@ -1,14 +1,17 @@
 """Detectors: networks whose features the distances are measured in, read from files that cannot run code."""
 
+import contextlib
+import hashlib
 import json
 import pickle
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, UInt8
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -18,9 +21,18 @@ from gan_refine.interfaces import Images, ImageSpec, PixelBytes
 
 Features32 = Float32[Tensor, "n d"]
 Logits = Float[Tensor, "n classes"]
+Device = torch.device | str
 
 SUFFIX = "-detector.safetensors"
 LARGEST_WIDTH = 4096  # a file may not ask for more memory than a detector can need
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Features [N, num_features] in float32 and class scores [N, classes] before the softmax, None without a classifier."""
+
+    features: Features32
+    logits: Logits | None
 
 
 @runtime_checkable
@@ -30,8 +42,83 @@ class Detector(Protocol):
     name: str
     spec: ImageSpec
     num_features: int
+    device: torch.device  # where the features are
 
     def __call__(self, images_uint8: PixelBytes) -> Features32: ...
+
+    def outputs(self, images_uint8: PixelBytes) -> Outputs: ...
+
+    def accepts(self, spec: ImageSpec) -> bool: ...
+
+    def digest(self) -> str: ...
+
+
+class NetworkDetector(ABC):
+    """A frozen network as a Detector: batches, exact arithmetic, the same answer for an image whatever its neighbours.
+
+    Subclasses give `_outputs` of one batch on the detector's device, and `takes`, the images they know in words.
+    """
+
+    batch = 500  # images at a time: activations of 10,000 images would take gigabytes
+    takes = "uint8 images [N, C, H, W]"
+
+    def __init__(self, name: str, spec: ImageSpec, num_features: int, network: nn.Module, device: Device) -> None:
+        self.name = name
+        self.spec = spec
+        self.num_features = num_features
+        self.device = torch.device(device)
+        self.network = network.eval().to(self.device)
+        for parameter in self.network.parameters():  # TorchScript's modules lack requires_grad_
+            parameter.requires_grad_(False)
+
+    @abstractmethod
+    def _outputs(self, images_uint8: PixelBytes) -> Outputs: ...
+
+    @abstractmethod
+    def accepts(self, spec: ImageSpec) -> bool:
+        """Whether this detector can look at images of that kind."""
+
+    def __call__(self, images_uint8: PixelBytes) -> Features32:
+        """Features [N, num_features] on the detector's device. Raises MismatchError for images of another shape."""
+        return self.outputs(images_uint8).features
+
+    @torch.no_grad()
+    def outputs(self, images_uint8: PixelBytes) -> Outputs:
+        """Features and logits from one pass of the network."""
+        height, width = images_uint8.shape[2:]
+        square = self.spec.resolution if height != width else height  # where the size is free, so is the shape
+        if images_uint8.dtype != torch.uint8 or not self.accepts(ImageSpec(images_uint8.shape[1], square)):
+            got = f"{images_uint8.dtype} {list(images_uint8.shape)}"
+            raise MismatchError(f"detector {self.name} takes {self.takes}, got {got}")
+        with exact_arithmetic(self.device):
+            parts = [self._outputs(part.to(self.device)) for part in images_uint8.split(self.batch)]
+        logits = [part.logits for part in parts if part.logits is not None]
+        return Outputs(torch.cat([part.features for part in parts]), torch.cat(logits) if logits else None)
+
+    def digest(self) -> str:
+        """SHA-256 over name and weights: two detectors of one digest give the same features."""
+        found = hashlib.sha256(self.name.encode())
+        for key, value in sorted(self.network.state_dict().items()):
+            found.update(f"{key} {value.dtype} {list(value.shape)}".encode())
+            found.update(value.cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        return found.hexdigest()
+
+
+@contextlib.contextmanager
+def exact_arithmetic(device: torch.device) -> Iterator[None]:
+    """Full float32: TF32 and autocast off while this lasts. TF32 alone moves an FID by more than the gains at stake."""
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    try:
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+def rgb(images_uint8: PixelBytes) -> UInt8[Tensor, "n channels h w"]:
+    """Grey images as three equal channels, as StyleGAN's metrics show them to RGB detectors; others as they are."""
+    return images_uint8.expand(-1, 3, -1, -1) if images_uint8.shape[1] == 1 else images_uint8
 
 
 class FashionClassifier(nn.Module):
@@ -81,31 +168,24 @@ class Description:
     num_features: int
 
 
-class ClassifierDetector:
-    """The penultimate features of a classifier as a Detector. The network is frozen and in evaluation mode."""
+class ClassifierDetector(NetworkDetector):
+    """The penultimate features and the logits of a classifier of images of one size, as a Detector."""
 
-    batch = 500  # images at a time: activations of 10,000 images would take gigabytes
+    network: FashionClassifier
 
-    def __init__(self, name: str, network: FashionClassifier, device: torch.device | str = "cpu") -> None:
-        self.name = name
-        self.spec = network.spec
-        self.num_features = network.num_features
-        self.device = torch.device(device)
-        frozen = network.eval().requires_grad_(False).to(self.device)
-        self.network = frozen.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    def __init__(self, name: str, network: FashionClassifier, device: Device = "cpu") -> None:
+        super().__init__(name, network.spec, network.num_features, network, device)
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        shape = [network.spec.channels, network.spec.resolution, network.spec.resolution]
+        self.takes = f"uint8 images [N, {str(shape)[1:]}"
 
-    @torch.no_grad()
-    def __call__(self, images_uint8: PixelBytes) -> Features32:
-        """Features [N, num_features] on the detector's device. Raises MismatchError for images of another shape."""
-        wanted = (self.spec.channels, self.spec.resolution, self.spec.resolution)
-        if tuple(images_uint8.shape[1:]) != wanted or images_uint8.dtype != torch.uint8:
-            got = f"{images_uint8.dtype} {list(images_uint8.shape)}"
-            raise MismatchError(f"detector {self.name} takes uint8 images [N, {str(list(wanted))[1:]}, got {got}")
-        return torch.cat([self._features(part) for part in images_uint8.split(self.batch)])
+    def accepts(self, spec: ImageSpec) -> bool:
+        return (spec.channels, spec.resolution) == (self.spec.channels, self.spec.resolution)
 
-    def _features(self, images_uint8: PixelBytes) -> Features32:
-        images = images_uint8.to(self.device, torch.float32) / 127.5 - 1
-        return self.network.features(images.contiguous(memory_format=torch.channels_last))
+    def _outputs(self, images_uint8: PixelBytes) -> Outputs:
+        images = images_uint8.to(torch.float32) / 127.5 - 1
+        features = self.network.features(images.contiguous(memory_format=torch.channels_last))
+        return Outputs(features, self.network.head(features))
 
 
 def load_detector(path: Path | str, name: str | None = None, device: torch.device | str = "cpu") -> ClassifierDetector:

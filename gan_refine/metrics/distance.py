@@ -1,13 +1,42 @@
-"""The Frechet distance of a stream of images to a reference, as a Metric."""
+"""Several metrics of one stream of images: the detector looks at each image once."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 
 from gan_refine.errors import MismatchError
 from gan_refine.interfaces import Images, PixelBytes
 from gan_refine.metrics.detectors import Detector
-from gan_refine.metrics.frechet import frechet_distance
-from gan_refine.metrics.moments import Moments
+from gan_refine.metrics.frechet import Frechet
+from gan_refine.metrics.inception import NAME as INCEPTION
 from gan_refine.metrics.references import Reference
+from gan_refine.metrics.statistics import Needs, Statistics
+
+
+@runtime_checkable
+class Figure(Protocol):
+    """One metric as a function of what was kept of the stream: suffix -> value, with "" for its main figure."""
+
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def needs(self) -> Needs: ...
+
+    def __call__(self, fake: Statistics, reference: Reference) -> dict[str, float]: ...
+
+    def facts(self, reference: Reference) -> Mapping[str, object]: ...
+
+
+@dataclass(frozen=True)
+class Result:
+    """The figures of one metric by their full names, and the convention that they follow."""
+
+    metric: str
+    values: dict[str, float]
+    facts: dict[str, object]
 
 
 def to_uint8(images: Images) -> PixelBytes:
@@ -15,41 +44,81 @@ def to_uint8(images: Images) -> PixelBytes:
     return (images * 127.5 + 128).clamp(0, 255).to(torch.uint8)
 
 
-class FrechetMetric:
-    """Frechet distance of exactly `num_images` images to `reference` in the features of `detector`.
+class Panel:
+    """A Metric of exactly `num_images` images: all `figures` from one pass, each named with its detector.
 
-    It is called `fid` only for Inception features, else `fd`: `fd10k-fashion16`. Both covariances divide by
-    N - ddof with the ddof of the reference, 1 where it records none.
+    Its own name is that of the first figure.
     """
 
-    def __init__(self, detector: Detector, reference: Reference, num_images: int) -> None:
-        reference.check(detector)
+    def __init__(
+        self, detector: Detector, reference: Reference | None, num_images: int, figures: Sequence[Figure] = (Frechet(),)
+    ) -> None:
+        if reference is not None:
+            reference.check(detector)
+        elif any(figure.kind != "is" for figure in figures):
+            raise MismatchError("all metrics but is compare with a reference; give --fid-ref")
         if num_images < 2:
             raise MismatchError(f"a Frechet distance needs at least 2 images, got {num_images}")
         self.detector = detector
         self.reference = reference
         self.num_images = num_images
-        self.name = metric_name(detector.name, num_images)
-        self._moments = Moments(detector.num_features)
+        self.figures = tuple(figures)
+        source = "data" if reference is None else reference.source
+        self.names = [metric_name(detector.name, num_images, figure.kind, source) for figure in figures]
+        self.name = self.names[0]
+        needs = Needs()
+        for figure in figures:
+            needs |= figure.needs
+        self._statistics = Statistics(detector, num_images, needs)
+        self._next = 0
 
-    def update(self, images_uint8: PixelBytes) -> None:
-        """Takes in images; those beyond `num_images` (the rest of a last batch) are left out."""
-        wanted = images_uint8[: self.num_images - self._moments.count]
+    def fresh(self) -> "Panel":
+        """The same for another stream."""
+        return Panel(self.detector, self.reference, self.num_images, self.figures)
+
+    def update(self, images_uint8: PixelBytes, first: int | None = None) -> None:
+        """Takes in images; those numbered `num_images` and beyond (the rest of a last batch) are left out."""
+        first = self._next if first is None else first
+        wanted = images_uint8[: max(self.num_images - first, 0)]
         if len(wanted):
-            self._moments.update(self.detector(wanted))
+            self._statistics.update(self.detector.outputs(wanted), first)
+        self._next = first + len(images_uint8)
 
     def result(self) -> dict[str, float]:
-        """{name: distance}. Raises MismatchError before `num_images` images have come."""
-        if self._moments.count < self.num_images:
-            raise MismatchError(f"{self.name} needs {self.num_images} images and has seen {self._moments.count}")
-        ddof = 1 if self.reference.ddof is None else self.reference.ddof
-        covariance = self._moments.covariance(ddof)
-        distance = frechet_distance(self._moments.mean, covariance, self.reference.mean, self.reference.covariance)
-        return {self.name: distance}
+        """{name: value} of every figure. Raises MismatchError before `num_images` images have come."""
+        return {name: value for result in self.results() for name, value in result.values.items()}
+
+    def results(self) -> list[Result]:
+        """The same, one record a metric. With several processes each must call it, and all get the whole."""
+        whole = self._statistics.across_processes()
+        if whole.moments.count != self.num_images:
+            raise MismatchError(f"{self.name} needs {self.num_images} images and has seen {whole.moments.count}")
+        return [self._evaluate(figure, name, whole) for figure, name in zip(self.figures, self.names, strict=True)]
+
+    def _evaluate(self, figure: Figure, name: str, whole: Statistics) -> Result:
+        # A figure that compares has a reference, by the check on construction; the others ignore it.
+        values = figure(whole, self.reference)  # type: ignore[arg-type]
+        facts = figure.facts(self.reference)  # type: ignore[arg-type]
+        return Result(name, {name + suffix: value for suffix, value in values.items()}, dict(facts))
 
 
-def metric_name(detector_name: str, num_images: int) -> str:
-    """`fd10k-fashion16`; FID is the name of the distance in Inception features alone."""
-    kind = "fid" if detector_name.startswith("inception") else "fd"
+class FrechetMetric(Panel):
+    """The Frechet distance alone, in the reference's convention."""
+
+    def __init__(self, detector: Detector, reference: Reference, num_images: int) -> None:
+        super().__init__(detector, reference, num_images)
+        self.reference: Reference = reference
+
+
+def metric_name(detector_name: str, num_images: int, kind: str = "fd", source: str = "data") -> str:
+    """`fd10k-fashion16`. FID and KID are names in Inception's last features and against data alone: `fid10k-inception`.
+
+    Of 50,000 images that is the field's `fid50k_full`, `kid50k_full`.
+    """
     count = f"{num_images // 1000}k" if num_images % 1000 == 0 else str(num_images)
-    return f"{kind}{count}-{detector_name}"
+    if detector_name == INCEPTION and source == "data":
+        kind = {"fd": "fid", "kd": "kid"}.get(kind, kind)
+        if num_images == 50_000 and kind in ("fid", "kid"):
+            return f"{kind}50k_full"
+    suffix = f"-{source}" if source != "data" and kind != "is" else ""
+    return f"{kind}{count}-{detector_name}{suffix}"

@@ -1,10 +1,85 @@
 """The Frechet distance between two Gaussians (squared 2-Wasserstein distance), as used by arXiv:1706.08500."""
 
+from dataclasses import dataclass
+
+import numpy as np
 import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from gan_refine.metrics.moments import Covariance, Mean
+from gan_refine.config import require
+from gan_refine.errors import MismatchError
+from gan_refine.metrics.moments import Covariance, Mean, Moments
+from gan_refine.metrics.references import Reference
+from gan_refine.metrics.statistics import NUM_BLOCKS, Needs, Statistics
+
+
+@dataclass(frozen=True)
+class Frechet:
+    """The Frechet distance. Covariances divide by N - ddof: by default with the reference's ddof, 1 where it records none.
+
+    `infinity` adds the extrapolation to infinitely many images (arXiv:1911.07023).
+    """
+
+    ddof: int | None = None
+    infinity: bool = False
+
+    kind = "fd"
+
+    def __post_init__(self) -> None:
+        require("ddof", self.ddof, self.ddof in (None, 0, 1), "0 or 1")
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(blocks=self.infinity)
+
+    def __call__(self, fake: Statistics, reference: Reference) -> dict[str, float]:
+        values = {"": self.distance(fake.moments, reference)}
+        if self.infinity:
+            values["_infinity"] = self._extrapolate(fake.blocks, values[""], reference)
+        return values
+
+    def distance(self, fake: Moments, reference: Reference) -> float:
+        """Between moments of generated images and a reference."""
+        ddof = self._ddof(reference)
+        if fake.count <= max(ddof, 1):
+            raise MismatchError(f"a Frechet distance needs at least 2 images, got {fake.count}")
+        real = reference.covariance_with(ddof)
+        return frechet_distance(fake.mean.cpu(), fake.covariance(ddof).cpu(), reference.mean, real)
+
+    def facts(self, reference: Reference) -> dict[str, object]:
+        """The convention: what the generated covariance's divisor lacks of N, and what the reference's does."""
+        ddof, recorded = self._ddof(reference), reference.ddof
+        scaled = ddof if reference.can_rescale else recorded
+        return {"ddof": ddof, "reference_ddof": "not recorded" if scaled is None else scaled}
+
+    def _ddof(self, reference: Reference) -> int:
+        if self.ddof is not None:
+            return self.ddof
+        return 1 if reference.ddof is None else reference.ddof
+
+    def _extrapolate(self, blocks: list[Moments], whole: float, reference: Reference) -> float:
+        """The distance of n images is a + b / n; a, from n = N/8, N/4, N/2 (means over disjoint parts) and N."""
+        fewest = min(block.count for block in blocks)
+        if fewest <= len(reference.mean):
+            raise MismatchError(
+                f"infinity needs more than {NUM_BLOCKS * len(reference.mean)} images for {len(reference.mean)} features: "
+                "the distance of fewer does not fall as 1 / N"
+            )
+        total = sum(block.count for block in blocks)
+        shares, values = [1.0], [whole]
+        while len(blocks) > 1:
+            shares.append(float(len(blocks)))
+            values.append(float(np.mean([self.distance(block, reference) for block in blocks])))
+            blocks = [_merged(*pair) for pair in zip(blocks[::2], blocks[1::2], strict=True)]
+        return float(np.polyfit(np.array(shares) / total, values, deg=1)[1])
+
+
+def _merged(a: Moments, b: Moments) -> Moments:
+    both = Moments(len(a.mean), a.mean.device)
+    both.merge(a)
+    both.merge(b)
+    return both
 
 
 def frechet_distance(mean_a: Mean, covariance_a: Covariance, mean_b: Mean, covariance_b: Covariance) -> float:
@@ -20,9 +95,14 @@ def frechet_distance(mean_a: Mean, covariance_a: Covariance, mean_b: Mean, covar
 
 
 def _factor(covariance: Covariance) -> Float64[Tensor, "d r"]:
-    """A with A A^T = C, one column for each of the r eigenvalues above rounding."""
-    values, vectors = torch.linalg.eigh((covariance + covariance.T) / 2)
+    """A with A A^T = C: Cholesky's factor at clear full rank, else a column for each of the r eigenvalues above rounding."""
+    symmetric = (covariance + covariance.T) / 2
+    rounding = len(symmetric) * torch.finfo(symmetric.dtype).eps
+    lower, failed = torch.linalg.cholesky_ex(symmetric)
+    pivots = lower.diagonal().square()
+    if not failed and pivots.min() > 1000 * rounding * pivots.max():
+        return lower
+    values, vectors = torch.linalg.eigh(symmetric)
     # An eigenvalue that should be 0 comes out near +-eps; its root, near 1e-8, would be noise in every column.
-    threshold = values.abs().max() * len(values) * torch.finfo(values.dtype).eps
-    kept = values > threshold
+    kept = values > values.abs().max() * rounding
     return vectors[:, kept] * values[kept].sqrt()

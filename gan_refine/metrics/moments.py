@@ -4,6 +4,8 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from torch_utils.distributed import sum_across
+
 Features = Float[Tensor, "n d"]
 Mean = Float64[Tensor, " d"]
 Covariance = Float64[Tensor, "d d"]
@@ -35,6 +37,17 @@ class Moments:
         """Takes in another stream over the same features, as if its batches had come here."""
         if other.count:
             self._combine(other.count, other.mean.to(self.mean.device), other.scatter.to(self.mean.device))
+
+    def across_processes(self) -> "Moments":
+        """The moments of all processes' vectors together, on each of them."""
+        whole = Moments(len(self.mean), self.mean.device)
+        count = sum_across(torch.tensor(self.count, dtype=torch.int64, device=self.mean.device))
+        whole.count = int(count)
+        if whole.count:
+            whole.mean = sum_across(self.mean * self.count) / whole.count
+            shift = self.mean - whole.mean
+            whole.scatter = sum_across(self.scatter + torch.outer(shift, shift) * self.count)
+        return whole
 
     def _combine(self, count: int, mean: Mean, scatter: Covariance) -> None:
         # Pairwise update of Chan, Golub and LeVeque (1979): no difference of large sums, so a large mean is harmless.

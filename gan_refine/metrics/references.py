@@ -1,26 +1,49 @@
 """Reference moments of a detector's features over real images: .npz files with `mu` and `sigma`, as published."""
 
+import os
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Float32
+from torch import Tensor
 
 from gan_refine.errors import FileFormatError, MismatchError
 from gan_refine.metrics.detectors import Detector
 from gan_refine.metrics.moments import Covariance, Mean
 
+FIELDS = {"mu", "sigma", "num_images", "ddof", "detector", "features", "source"}
+
 
 @dataclass(frozen=True)
 class Reference:
-    """Mean [d] and covariance [d, d] in float64; None is what a file does not record."""
+    """Mean [d] and covariance [d, d] in float64; None is what a file does not record.
+
+    `features` [m, d] is a uniform sample for the metrics that need more than moments. `source` is "data", or "teacher"
+    where the images are a teacher's own: a distance to those is no FID.
+    """
 
     mean: Mean
     covariance: Covariance
     num_images: int | None = None
     ddof: int | None = None
     detector: str | None = None
+    features: Float32[Tensor, "m d"] | None = None
+    source: str = "data"
+
+    @property
+    def can_rescale(self) -> bool:
+        """Whether it is known what the covariance was divided by."""
+        return self.num_images is not None and self.ddof is not None and self.num_images > 1
+
+    def covariance_with(self, ddof: int) -> Covariance:
+        """The covariance divided by N - ddof, where N and its own divisor are known; else as it is."""
+        if not self.can_rescale or self.ddof == ddof:
+            return self.covariance
+        assert self.num_images is not None and self.ddof is not None, "can_rescale"
+        return self.covariance * ((self.num_images - self.ddof) / (self.num_images - ddof))
 
     def check(self, detector: Detector) -> None:
         """Raises MismatchError unless this was made with that detector, as far as the file tells."""
@@ -34,19 +57,22 @@ class Reference:
             )
 
 
+def sample_of(reference: Reference, metric: str) -> Float32[Tensor, "m d"]:
+    """The reference's features, or a MismatchError if it holds moments alone."""
+    if reference.features is None:
+        raise MismatchError(
+            f"{metric} needs features of the reference, which holds mean and covariance alone; "
+            "give images (a folder or a zip) or --fid-ref=teacher"
+        )
+    return reference.features
+
+
 def load_reference(path: Path | str) -> Reference:
-    """Reads `mu` [d], `sigma` [d, d] and optional `num_images`, `ddof`, `detector`. Never unpickles.
+    """Reads `mu` [d], `sigma` [d, d] and optional `num_images`, `ddof`, `detector`, `features`, `source`. Never unpickles.
 
     Raises FileFormatError if the file is missing, damaged, holds pickled objects or is no mean with its covariance.
     """
-    try:
-        with np.load(path, allow_pickle=False) as opened:
-            if not isinstance(opened, np.lib.npyio.NpzFile):
-                raise FileFormatError(f"{path} is a single array, not an .npz file with mu and sigma")
-            arrays = {key: opened[key] for key in opened.files}
-    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise FileFormatError(f"cannot read reference {path} as an .npz file without pickles ({reason})") from error
+    arrays = _read_arrays(path)
     missing = {"mu", "sigma"} - arrays.keys()
     if missing:
         raise FileFormatError(f"reference {path} lacks {' and '.join(sorted(missing))}; it holds {sorted(arrays)}")
@@ -54,21 +80,48 @@ def load_reference(path: Path | str) -> Reference:
         mean, covariance = (torch.from_numpy(arrays[key].astype(np.float64)) for key in ("mu", "sigma"))
         num_images, ddof = (int(arrays[key]) if key in arrays else None for key in ("num_images", "ddof"))
         detector = str(arrays["detector"][()]) if "detector" in arrays else None
+        source = str(arrays["source"][()]) if "source" in arrays else "data"
+        features = torch.from_numpy(arrays["features"].astype(np.float32)) if "features" in arrays else None
     except (TypeError, ValueError) as error:
         raise FileFormatError(f"reference {path} holds fields of the wrong kind ({error})") from error
     _check_moments(path, mean, covariance)
-    return Reference(mean, covariance, num_images, ddof, detector)
+    if features is not None and (features.ndim != 2 or features.shape[1] != len(mean) or not features.isfinite().all()):
+        raise FileFormatError(
+            f"reference {path} has features {list(features.shape)}; finite ones [m, {len(mean)}] are needed"
+        )
+    return Reference(mean, covariance, num_images, ddof, detector, features, source)
+
+
+def _read_arrays(path: Path | str) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as opened:
+            if not isinstance(opened, np.lib.npyio.NpzFile):
+                raise FileFormatError(f"{path} is a single array, not an .npz file with mu and sigma")
+            return {key: opened[key] for key in opened.files if key in FIELDS}
+    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise FileFormatError(f"cannot read reference {path} as an .npz file without pickles ({reason})") from error
 
 
 def save_reference(path: Path, reference: Reference) -> None:
     """Writes what `load_reference` reads, atomically; fields that are None are left out."""
-    optional = {"num_images": reference.num_images, "ddof": reference.ddof, "detector": reference.detector}
+    source = None if reference.source == "data" else reference.source
+    features = None if reference.features is None else reference.features.numpy()
+    optional: dict[str, object] = {
+        "num_images": reference.num_images,
+        "ddof": reference.ddof,
+        "detector": reference.detector,
+    }
+    optional |= {"features": features, "source": source}
     arrays = {"mu": reference.mean.cpu().numpy(), "sigma": reference.covariance.cpu().numpy()}
     arrays.update({key: np.asarray(value) for key, value in optional.items() if value is not None})
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type] # its keyword for pickles is none of these
-    temporary.replace(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type] # its keyword for pickles is none of these
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _check_moments(path: Path | str, mean: torch.Tensor, covariance: torch.Tensor) -> None:

@@ -1,6 +1,25 @@
-"""What a run tells about itself: distances of generator and teacher, pictures, the final summary."""
+"""What a run tells about itself: figures of generator and teacher with their noise, pictures, the final summary."""
 
-from gan_refine.report.evaluation import distance_of_generator, distance_of_teacher, grid_latents, render
+from gan_refine.report.evaluation import (
+    distance_of_generator,
+    distance_of_teacher,
+    grid_latents,
+    render,
+    show_generator,
+)
+from gan_refine.report.panel import measure, open_panel
+from gan_refine.report.reference import TeacherFile, TeacherReference, open_reference
 from gan_refine.report.summary import Summary
+from gan_refine.report.uncertainty import Estimate, Paired, estimate
 
-__all__ = ["Summary", "distance_of_generator", "distance_of_teacher", "grid_latents", "render"]
+__all__ = ["Estimate", "Paired", "Summary", "TeacherFile", "TeacherReference", "distance_of_generator"]
+__all__ += [
+    "distance_of_teacher",
+    "estimate",
+    "grid_latents",
+    "measure",
+    "open_panel",
+    "open_reference",
+    "render",
+    "show_generator",
+]

@@ -1,6 +1,9 @@
-"""Distances and pictures of a generator or a teacher, from latents that depend on the seed alone."""
+"""Figures and pictures of a generator or a teacher, from latents that depend on the seed alone.
 
-from collections.abc import Callable
+With several processes each makes its share of the images, and all get the figures of the whole.
+"""
+
+from collections.abc import Callable, Iterator
 
 import torch
 
@@ -8,6 +11,7 @@ from gan_refine.interfaces import Denoiser, Generator, Latents, Metric, PixelByt
 from gan_refine.metrics import to_uint8
 from gan_refine.noise import rng_for
 from gan_refine.sampling import sample_images
+from torch_utils import distributed
 
 CHUNK = 250  # latents are drawn in chunks of this size, so that figures do not depend on memory options
 EVALUATION_STREAM, GRID_STREAM, TEACHER_STREAM = 1001, 1002, 1003  # apart from those of the training steps
@@ -16,25 +20,44 @@ MakeMetric = Callable[[], Metric]
 
 
 @torch.no_grad()
-def distance_of_generator(generator: Generator, make_metric: MakeMetric, num_images: int, seed: int) -> float:
-    """The metric's value on `num_images` images; the same latents for every generator of one latent size."""
-    metric = make_metric()
-    for first in range(0, num_images, CHUNK):
+def show_generator(generator: Generator, metric: Metric, num_images: int, seed: int) -> None:
+    """Gives `metric` this process's share of the images; the same latents for every generator of one latent size."""
+    stride = CHUNK * distributed.get_world_size()
+    for first in range(CHUNK * distributed.get_rank(), num_images, stride):
         latents = generator.draw(min(CHUNK, num_images - first), rng_for(seed, 0, first, EVALUATION_STREAM))
-        metric.update(to_uint8(generator(latents)))
+        metric.update(to_uint8(generator(latents)), first)
+
+
+def teacher_images(
+    teacher: Denoiser, num_images: int, steps: int, seed: int, tick: Callable[[int], object]
+) -> Iterator[tuple[int, PixelBytes]]:
+    """This process's share of the deterministic sampler's images, each batch with the number of its first.
+
+    `tick` hears of each batch's size.
+    """
+    part = distributed.get_rank(), distributed.get_world_size()
+    rng = rng_for(seed, 0, 0, TEACHER_STREAM)
+    first = CHUNK * part[0]
+    for images in sample_images(teacher, num_images, steps=steps, batch=CHUNK, rng=rng, part=part):
+        yield first, to_uint8(images)
+        tick(len(images))
+        first += CHUNK * part[1]
+
+
+def distance_of_generator(generator: Generator, make_metric: MakeMetric, num_images: int, seed: int) -> float:
+    """The metric's main figure on `num_images` images."""
+    metric = make_metric()
+    show_generator(generator, metric, num_images, seed)
     return metric.result()[metric.name]
 
 
-@torch.no_grad()
 def distance_of_teacher(
     teacher: Denoiser, make_metric: MakeMetric, num_images: int, steps: int, seed: int, tick: Callable[[int], object]
 ) -> float:
-    """The metric's value on samples of the deterministic sampler; `tick` hears of each batch's size."""
+    """The metric's main figure on samples of the deterministic sampler."""
     metric = make_metric()
-    rng = rng_for(seed, 0, 0, TEACHER_STREAM)
-    for images in sample_images(teacher, num_images, steps=steps, batch=CHUNK, rng=rng):
-        metric.update(to_uint8(images))
-        tick(len(images))
+    for first, images in teacher_images(teacher, num_images, steps, seed, tick):
+        metric.update(images, first)
     return metric.result()[metric.name]
 
 

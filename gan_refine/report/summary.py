@@ -4,6 +4,8 @@ import dataclasses
 import json
 from dataclasses import dataclass
 
+from gan_refine.report.uncertainty import Paired, estimate
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -18,6 +20,7 @@ class Summary:
     kimg: float
     seconds: float
     refined: str
+    repeated: Paired | None = None  # original and best with latents that chose nothing
 
     @property
     def improved(self) -> bool:
@@ -31,8 +34,19 @@ class Summary:
             return None
         return (self.before - self.after) / (self.before - self.teacher_value)
 
+    @property
+    def verdict(self) -> str:
+        """The change in words, against its noise."""
+        assert self.before is not None and self.after is not None, "asked for only where there is a metric"
+        if self.repeated is not None:
+            return self.repeated.words()
+        return (
+            Paired([self.before], [self.after]).words() + "; the best was chosen with these latents, so it is flattered"
+        )
+
     def to_json(self) -> str:
         record = dataclasses.asdict(self) | {"gap_closed": self.gap_closed, "improved": self.improved}
+        record["repeated"] = None if self.repeated is None else self.repeated.record()
         return json.dumps(record, indent=2) + "\n"
 
     def rows(self) -> list[tuple[str, str]]:
@@ -41,10 +55,17 @@ class Summary:
         def figure(value: float | None, form: str) -> str:
             return "not measured" if value is None else format(value, form)
 
+        repeated = self.repeated
+        fresh = (
+            []
+            if repeated is None
+            else [("fresh latents", f"{estimate(repeated.before)} -> {estimate(repeated.after)}")]
+        )
         return [
             ("metric", self.metric or "none"),
             ("before", figure(self.before, ".3f")),
             ("after", figure(self.after, ".3f")),
+            *fresh,
             ("teacher", figure(self.teacher_value, ".3f")),
             ("gap closed", figure(self.gap_closed, ".1%")),
             ("images", f"{self.kimg:g} thousand"),

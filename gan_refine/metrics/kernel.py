@@ -1,0 +1,67 @@
+"""The kernel distance (squared maximum mean discrepancy with a cubic kernel), KID in Inception features (arXiv:1801.01401)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+from gan_refine.config import require
+from gan_refine.errors import MismatchError
+from gan_refine.metrics.references import Reference, sample_of
+from gan_refine.metrics.statistics import Needs, Statistics
+
+Vectors = Float[Tensor, "m d"]
+Others = Float[Tensor, "n d"]
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """Mean and deviation over `subsets` subsets of `subset_size` vectors of each side, drawn with a fixed seed."""
+
+    subsets: int = 100
+    subset_size: int = 1000
+    seed: int = 2020
+
+    kind = "kd"
+    needs = Needs(sample=True)
+
+    def __post_init__(self) -> None:
+        require("subsets", self.subsets, self.subsets >= 1, "at least 1")
+        require("subset_size", self.subset_size, self.subset_size >= 2, "at least 2")
+
+    def __call__(self, fake: Statistics, reference: Reference) -> dict[str, float]:
+        assert fake.sample is not None, "asked for by needs"
+        values = subset_distances(fake.sample.features, sample_of(reference, "kd"), self)
+        return {"": float(values.mean()), "_std": float(values.std(correction=0))}
+
+    def facts(self, reference: Reference) -> dict[str, object]:
+        return {"kernel": "(x.y/d + 1)^3, unbiased", "subsets": self.subsets, "subset_size": self.subset_size}
+
+
+def subset_distances(a: Vectors, b: Others, options: Kernel) -> Float64[Tensor, " subsets"]:
+    """The unbiased estimate for each pair of subsets. Raises MismatchError where either side has too few vectors."""
+    fewest = min(len(a), len(b))
+    if fewest < options.subset_size:
+        raise MismatchError(
+            f"kd needs {options.subset_size} images on each side and has {fewest}; give more, or kd,subset_size={fewest}"
+        )
+    rng = np.random.RandomState(options.seed)  # legacy: its streams never change
+    values = []
+    for _ in range(options.subsets):
+        parts = [x[torch.from_numpy(rng.choice(len(x), options.subset_size, replace=False))] for x in (a, b)]
+        values.append(squared_mmd(*parts))
+    return torch.stack(values)
+
+
+def squared_mmd(a: Vectors, b: Vectors) -> Float64[Tensor, ""]:
+    """Unbiased estimate between [m, d] and [m, d]; can be negative."""
+    a, b = a.to(torch.float64), b.to(torch.float64)
+    m, d = a.shape
+    within = sum(_cubic(x, x, d).sum() - (x.square().sum(dim=1) / d + 1).pow(3).sum() for x in (a, b))
+    return within / (m * (m - 1)) - 2 * _cubic(a, b, d).mean()
+
+
+def _cubic(a: Tensor, b: Tensor, d: int) -> Tensor:
+    return (a @ b.T / d + 1) ** 3

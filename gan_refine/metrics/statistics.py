@@ -1,0 +1,164 @@
+"""What is kept of a stream of images: everything that the metrics need, in memory that does not grow with the stream."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Float64, Int64
+from torch import Tensor
+
+from gan_refine.errors import MismatchError
+from gan_refine.metrics.detectors import Detector, Logits, Outputs
+from gan_refine.metrics.moments import Features, Moments
+from torch_utils.distributed import gather_across, sum_across
+
+NUM_SPLITS = 10  # of the inception score
+NUM_BLOCKS = 8  # of the extrapolation to infinitely many images
+SAMPLE_SIZE = 10_000  # feature vectors kept for nearest neighbours and kernels
+Indices = Int64[Tensor, " n"]
+
+
+class FeatureSample:
+    """A uniform sample of at most `capacity` feature vectors, the same whatever the order, batches and processes.
+
+    Kept are the vectors whose numbers have the smallest hashes.
+    """
+
+    def __init__(self, num_features: int, capacity: int = SAMPLE_SIZE) -> None:
+        self.capacity = capacity
+        self.features: Float32[Tensor, "m d"] = torch.zeros(0, num_features)
+        self.indices: Indices = torch.zeros(0, dtype=torch.int64)
+
+    def update(self, features: Features, indices: Indices) -> None:
+        """Takes in vectors [n, d] that are number `indices` [n] of their stream."""
+        if len(self.indices) >= self.capacity:  # most newcomers need not be copied
+            keep = hashes(indices) < hashes(self.indices).max()
+            features, indices = features[keep.to(features.device)], indices[keep]
+        self._keep(
+            torch.cat([self.features, features.detach().to("cpu", torch.float32)]), torch.cat([self.indices, indices])
+        )
+
+    def across_processes(self, device: torch.device) -> "FeatureSample":
+        """The sample of all processes' vectors together; `device` is where the processes talk."""
+        whole = FeatureSample(self.features.shape[1], self.capacity)
+        whole._keep(gather_across(self.features.to(device)).cpu(), gather_across(self.indices.to(device)).cpu())
+        return whole
+
+    def _keep(self, features: Tensor, indices: Tensor) -> None:
+        chosen = hashes(indices).argsort()[: self.capacity]
+        chosen = chosen[indices[chosen].argsort()]
+        self.features, self.indices = features[chosen], indices[chosen]
+
+
+def hashes(indices: Indices) -> Int64[Tensor, " n"]:
+    """A bijection of the 64-bit numbers without pattern (the finaliser of splitmix64), shifted to signed order."""
+    with np.errstate(over="ignore"):
+        x = indices.numpy().astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        x = x ^ (x >> np.uint64(31))
+    return torch.from_numpy((x ^ np.uint64(1 << 63)).view(np.int64).copy())
+
+
+class ClassStatistics:
+    """Sums over consecutive splits of a stream of known length: p(y|x) [splits, classes] and its negative entropy."""
+
+    def __init__(self, num_images: int, num_splits: int = NUM_SPLITS) -> None:
+        self.num_images = num_images
+        self.counts = torch.zeros(num_splits, dtype=torch.float64)
+        self.negative_entropy = torch.zeros(num_splits, dtype=torch.float64)
+        self.probabilities: Float64[Tensor, "splits classes"] = torch.zeros(num_splits, 0, dtype=torch.float64)
+
+    def update(self, logits: Logits, indices: Indices) -> None:
+        """Takes in logits [n, classes] of the images number `indices` [n]."""
+        log_p = logits.detach().cpu().to(torch.float64).log_softmax(dim=1)
+        if self.probabilities.shape[1] == 0:
+            self.probabilities = torch.zeros(len(self.counts), log_p.shape[1], dtype=torch.float64)
+        split = (
+            (indices + 1) * len(self.counts) - 1
+        ) // self.num_images  # image i is in s if s N // S <= i < (s+1) N // S
+        self.counts.index_add_(0, split, torch.ones(len(split), dtype=torch.float64))
+        self.negative_entropy.index_add_(0, split, (log_p.exp() * log_p).sum(dim=1))
+        self.probabilities.index_add_(0, split, log_p.exp())
+
+    def across_processes(self, device: torch.device) -> "ClassStatistics":
+        """The sums of all processes together."""
+        whole = ClassStatistics(self.num_images, len(self.counts))
+        classes = int(gather_across(torch.tensor([self.probabilities.shape[1]], device=device)).max())
+        mine = (
+            self.probabilities
+            if self.probabilities.shape[1]
+            else self.probabilities.new_zeros(len(self.counts), classes)
+        )
+        whole.counts = sum_across(self.counts.to(device)).cpu()
+        whole.negative_entropy = sum_across(self.negative_entropy.to(device)).cpu()
+        whole.probabilities = sum_across(mine.to(device)).cpu()
+        return whole
+
+    def scores(self) -> Float[Tensor, " splits"]:
+        """exp of the mean divergence of p(y|x) from p(y), of each split (arXiv:1606.03498)."""
+        marginal = self.probabilities / self.counts[:, None]
+        entropy = -torch.special.xlogy(marginal, marginal).sum(dim=1)
+        return (self.negative_entropy / self.counts + entropy).exp()
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What metrics ask to have kept, beyond mean and covariance."""
+
+    sample: bool = False
+    classes: bool = False
+    blocks: bool = False
+
+    def __or__(self, other: "Needs") -> "Needs":
+        return Needs(self.sample or other.sample, self.classes or other.classes, self.blocks or other.blocks)
+
+
+class Statistics:
+    """All that is kept of `num_images` images seen through one detector."""
+
+    def __init__(self, detector: Detector, num_images: int, needs: Needs) -> None:
+        self.num_images = num_images
+        self.device = detector.device
+        self.detector_name = detector.name
+        new_moments: Callable[[], Moments] = lambda: Moments(detector.num_features, self.device)  # noqa: E731
+        self.moments = new_moments()
+        self.sample = FeatureSample(detector.num_features) if needs.sample else None
+        self.classes = ClassStatistics(num_images) if needs.classes else None
+        self.blocks = [new_moments() for _ in range(NUM_BLOCKS)] if needs.blocks else []
+
+    def update(self, outputs: Outputs, first: int) -> None:
+        """Takes in a batch whose first image is number `first`. Raises MismatchError for features that are not finite."""
+        features = outputs.features
+        if not features.isfinite().all():
+            raise MismatchError(
+                f"detector {self.detector_name} gives features that are not finite; no figure comes of them"
+            )
+        indices = torch.arange(first, first + len(features))
+        if self.blocks:
+            block = indices * NUM_BLOCKS // self.num_images
+            for number in block.unique().tolist():
+                self.blocks[number].update(features[(block == number).to(features.device)])
+        else:
+            self.moments.update(features)
+        if self.sample is not None:
+            self.sample.update(features, indices)
+        if self.classes is not None:
+            if outputs.logits is None:
+                raise MismatchError(
+                    f"detector {self.detector_name} has no classes; the inception score needs a classifier"
+                )
+            self.classes.update(outputs.logits, indices)
+
+    def across_processes(self) -> "Statistics":
+        """Those of all processes together, on each of them. Every process must call it."""
+        whole = Statistics.__new__(Statistics)
+        whole.num_images, whole.device, whole.detector_name = self.num_images, self.device, self.detector_name
+        whole.blocks = [block.across_processes() for block in self.blocks]
+        whole.moments = self.moments.across_processes()
+        for block in whole.blocks:
+            whole.moments.merge(block)
+        whole.sample = None if self.sample is None else self.sample.across_processes(self.device)
+        whole.classes = None if self.classes is None else self.classes.across_processes(self.device)
+        return whole

@@ -1,0 +1,131 @@
+"""The reference that users name: auto, teacher, an .npz file, or images in a folder or a zip."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from gan_refine import assets
+from gan_refine.config import build_options, parse_spec, require
+from gan_refine.errors import FileFormatError, OptionError, UserError
+from gan_refine.interfaces import Denoiser
+from gan_refine.metrics import (
+    EMBEDDED,
+    Detector,
+    Needs,
+    Reference,
+    Statistics,
+    embedded_file,
+    load_reference,
+    reference_of_images,
+    save_reference,
+)
+from gan_refine.report.evaluation import teacher_images
+from torch_utils import distributed
+
+VERSION = 1  # of what is cached; a change of the sampler or of the file's fields raises it
+
+
+@dataclass(frozen=True)
+class TeacherReference:
+    """`teacher,steps=18,images=50000,seed=0`: whose samples and how many."""
+
+    steps: int = 18
+    images: int = 10_000
+    seed: int = 7_000_001  # apart from the seeds of evaluations, so that a teacher can be measured against itself
+
+    def __post_init__(self) -> None:
+        require("steps", self.steps, self.steps >= 2, "at least 2")
+        require("images", self.images, self.images >= 2, "at least 2")
+
+
+@dataclass(frozen=True)
+class TeacherFile:
+    """A denoiser and the file that it was read from."""
+
+    path: Path
+    denoiser: Denoiser
+
+
+def open_reference(
+    text: str, detector: Detector, teacher: TeacherFile | None, tick: Callable[[int], object] = lambda n: None
+) -> Reference:
+    """The reference of a spec. `auto` is the embedded one of an embedded detector; `tick` hears of teacher samples.
+
+    Images are read, and a teacher sampled, only where the spec asks for it.
+    """
+    name, options = parse_spec(text)
+    if name == "teacher":
+        if teacher is None:
+            raise OptionError("--fid-ref=teacher needs a teacher; give --teacher=FILE")
+        return teacher_reference(teacher, detector, build_options(TeacherReference, options, "--fid-ref=teacher"), tick)
+    if name == "auto":
+        if detector.name not in EMBEDDED:
+            raise OptionError(
+                f"detector {detector.name} comes without a reference; give --fid-ref=teacher, an .npz file, a folder or a zip"
+            )
+        return load_reference(embedded_file("reference", detector.name))
+    path = Path(text)
+    if path.is_dir() or path.suffix.lower() == ".zip":
+        return reference_of_images(path, detector)
+    return load_reference(assets.resolve("reference", text))
+
+
+def teacher_reference(
+    teacher: TeacherFile, detector: Detector, options: TeacherReference, tick: Callable[[int], object] = lambda n: None
+) -> Reference:
+    """Moments and features of the teacher's own samples, from the cache if these very ones were made before.
+
+    Raises FileFormatError for a damaged file of the cache, which the message says to delete.
+    """
+    path = cache_folder() / "references" / f"{cache_key(teacher, detector, options)}.npz"
+    found = path.is_file() if distributed.is_rank0() else False
+    if bool(
+        distributed.sum_across(torch.tensor(float(found), device=_device(teacher)))
+    ):  # one answer for all processes
+        try:
+            return load_reference(path)
+        except UserError as error:
+            raise FileFormatError(f"{error}; delete this file of the cache and run again") from error
+    kept = Statistics(detector, options.images, Needs(sample=True))
+    for first, images in teacher_images(teacher.denoiser, options.images, options.steps, options.seed, tick):
+        kept.update(detector.outputs(images), first)
+    whole = kept.across_processes()
+    assert whole.sample is not None, "asked for by needs"
+    mean, covariance = whole.moments.mean.cpu(), whole.moments.covariance(ddof=1).cpu()
+    reference = Reference(mean, covariance, options.images, 1, detector.name, whole.sample.features, "teacher")
+    if distributed.is_rank0():
+        _store(path, reference)
+    return reference
+
+
+def _device(teacher: TeacherFile) -> torch.device:
+    return next(teacher.denoiser.parameters()).device
+
+
+def _store(path: Path, reference: Reference) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_reference(path, reference)
+    except OSError as error:
+        raise UserError(
+            f"cannot write to the cache {path.parent} ({error.strerror}); set GAN_REFINE_CACHE to a folder that you may write to"
+        ) from error
+
+
+def cache_key(teacher: TeacherFile, detector: Detector, options: TeacherReference) -> str:
+    """Digest of everything that the reference depends on."""
+    parts = {"version": VERSION, "teacher": assets.sha256(teacher.path), "sampler": "heun", **asdict(options)}
+    parts |= {"detector": detector.digest()}
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def cache_folder() -> Path:
+    """GAN_REFINE_CACHE, or gan_refine in XDG_CACHE_HOME, by default ~/.cache."""
+    if given := os.environ.get("GAN_REFINE_CACHE"):
+        return Path(given)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gan_refine"

@@ -1,0 +1,284 @@
+"""`python -m gan_refine evaluate`, references of every kind, the cache of teacher samples, the words about noise."""
+
+import json
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from gan_refine import assets
+from gan_refine.cli import cli
+from gan_refine.cli.running import run_command
+from gan_refine.errors import FileFormatError, MismatchError, OptionError
+from gan_refine.interfaces import ImageSpec
+from gan_refine.metrics import Moments, load_reference, open_detector, read_images, reference_of_images, save_reference
+from gan_refine.metrics.detectors import ClassifierDetector, FashionClassifier
+from gan_refine.report import Paired, TeacherFile, TeacherReference, estimate, open_reference
+from gan_refine.report import reference as reference_module
+from gan_refine.report.panel import check_ranks, open_panel
+from gan_refine.report.reference import cache_folder, cache_key, teacher_reference
+from gan_refine.report.uncertainty import t_quantile
+from gan_refine.sampling import sample_images
+from gan_refine.teachers import GaussianTeacher
+
+SPEC = ImageSpec(1, 16)
+SMALL = TeacherReference(steps=2, images=60)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("GAN_REFINE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def detector() -> ClassifierDetector:
+    return ClassifierDetector("fashion16", FashionClassifier(16))
+
+
+@pytest.fixture
+def teacher(tmp_path: Path) -> TeacherFile:
+    path = tmp_path / "teacher.pkl"
+    path.write_bytes(b"weights")
+    return TeacherFile(path, GaussianTeacher(0.1, 0.3, SPEC))
+
+
+def write_images(folder: Path, images: np.ndarray) -> Path:
+    folder.mkdir()
+    for number, image in enumerate(images):
+        Image.fromarray(image).save(folder / f"{number:03d}.png")
+    return folder
+
+
+class TestImages:
+    pixels = np.random.default_rng(0).integers(0, 256, [12, 16, 16], dtype=np.uint8)
+
+    def test_folder_and_zip_make_the_reference_of_their_images(
+        self, detector: ClassifierDetector, tmp_path: Path
+    ) -> None:
+        folder = write_images(tmp_path / "images", self.pixels)
+        with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
+            for file in folder.iterdir():
+                archive.write(file, f"00/{file.name}")
+            archive.writestr("dataset.json", "{}")
+        moments = Moments(128)
+        moments.update(detector(torch.from_numpy(self.pixels)[:, None]))
+        for path in (folder, tmp_path / "images.zip"):
+            found = open_reference(str(path), detector, None)
+            torch.testing.assert_close(found.mean, moments.mean)
+            torch.testing.assert_close(found.covariance, moments.covariance(1))
+            assert (found.num_images, found.ddof, found.source) == (12, 1, "data")
+            assert found.features is not None and len(found.features) == 12
+
+    def test_colour(self, tmp_path: Path) -> None:
+        count, batches = read_images(write_images(tmp_path / "rgb", np.stack([self.pixels] * 3, axis=-1)))
+        assert count == 12 and next(batches).shape == (12, 3, 16, 16)
+
+    def test_bad_images(self, detector: ClassifierDetector, tmp_path: Path) -> None:
+        with pytest.raises(FileFormatError, match="holds no images"):
+            reference_of_images(tmp_path, detector)
+        folder = write_images(tmp_path / "images", self.pixels)
+        Image.fromarray(np.zeros([8, 8], np.uint8)).save(folder / "zz.png")
+        with pytest.raises(MismatchError, match=r"is \[1, 8, 8\] but the first image is \[1, 16, 16\]"):
+            reference_of_images(folder, detector)
+        (folder / "zz.png").write_text("no image")
+        with pytest.raises(FileFormatError, match=r"zz\.png is not a readable image"):
+            reference_of_images(folder, detector)
+        (tmp_path / "x.zip").write_text("no zip")
+        with pytest.raises(FileFormatError, match="folder or zip"):
+            reference_of_images(tmp_path / "x.zip", detector)
+
+
+class TestTeacherReference:
+    def test_is_the_reference_of_the_samplers_images(self, detector: ClassifierDetector, teacher: TeacherFile) -> None:
+        seen: list[int] = []
+        first = teacher_reference(teacher, detector, SMALL, seen.append)
+        assert sum(seen) == 60
+        assert (first.source, first.num_images, first.ddof, first.detector) == ("teacher", 60, 1, "fashion16")
+        again = teacher_reference(teacher, detector, SMALL, lambda n: pytest.fail("the cache was not used"))
+        assert torch.equal(again.mean, first.mean) and torch.equal(again.covariance, first.covariance)
+        assert again.features is not None and first.features is not None and torch.equal(again.features, first.features)
+        assert again.source == "teacher"
+
+    def test_key_depends_on_all_that_matters(self, detector: ClassifierDetector, teacher: TeacherFile) -> None:
+        variants = [SMALL, TeacherReference(3, 60), TeacherReference(2, 61), TeacherReference(2, 60, seed=1)]
+        keys = {cache_key(teacher, detector, options) for options in variants}
+        keys.add(cache_key(teacher, ClassifierDetector("fashion16", FashionClassifier(16)), SMALL))  # other weights
+        keys.add(cache_key(teacher, ClassifierDetector("other", detector.network), SMALL))
+        teacher.path.write_bytes(b"other weights")
+        keys.add(cache_key(teacher, detector, SMALL))
+        assert len(keys) == 7
+
+    def test_damaged_cache_is_said_not_mended(
+        self, detector: ClassifierDetector, teacher: TeacherFile, cache: Path
+    ) -> None:
+        teacher_reference(teacher, detector, SMALL)
+        (file,) = (cache / "references").iterdir()
+        file.write_text("damaged")
+        with pytest.raises(FileFormatError, match="delete this file"):
+            teacher_reference(teacher, detector, SMALL)
+
+    def test_folder_of_the_cache(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        monkeypatch.delenv("GAN_REFINE_CACHE")
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        assert cache_folder() == tmp_path / "gan_refine"
+
+    def test_options(self, detector: ClassifierDetector, teacher: TeacherFile, monkeypatch: pytest.MonkeyPatch) -> None:
+        asked: list[TeacherReference] = []
+        made = open_reference("auto", detector, None)
+        monkeypatch.setattr(
+            reference_module, "teacher_reference", lambda a, b, options, tick: (asked.append(options), made)[1]
+        )
+        open_reference("teacher,steps=7,images=9", detector, teacher)
+        assert asked == [TeacherReference(steps=7, images=9)]
+        with pytest.raises(OptionError, match="needs a teacher"):
+            open_reference("teacher", detector, None)
+        with pytest.raises(OptionError, match="steps=1 is not allowed"):
+            open_reference("teacher,steps=1", detector, teacher)
+
+    def test_parts_of_the_sampler_are_the_whole(self, teacher: TeacherFile) -> None:
+        draw = lambda part: list(  # noqa: E731
+            sample_images(teacher.denoiser, 11, steps=2, batch=4, rng=torch.Generator().manual_seed(0), part=part)
+        )
+        whole, parts = draw((0, 1)), [draw((rank, 2)) for rank in range(2)]
+        assert [len(batch) for batch in whole] == [4, 4, 3]
+        for number, batch in enumerate(whole):
+            assert torch.equal(batch, parts[number % 2][number // 2])
+
+
+class TestWords:
+    def test_estimate(self) -> None:
+        assert estimate([1.0, 2.0, 3.0]).standard_error == pytest.approx(1 / np.sqrt(3))
+        assert estimate([2.5]).standard_error is None
+
+    def test_pairing_sees_what_the_spread_hides(self) -> None:
+        before = [8.0, 9.0, 7.0, 8.5]
+        paired = Paired(before, [value - 0.2 + 0.01 * k for k, value in enumerate(before)])
+        assert paired.clear and "better by more than the noise" in paired.words()
+        assert "worse" in paired.words(higher_is_better=True)
+
+    def test_noise_is_called_noise(self) -> None:
+        paired = Paired([8.0, 8.1, 7.9], [7.9, 8.2, 7.8])
+        assert paired.clear is False and paired.words().startswith("no change beyond the noise")
+
+    def test_one_set_of_latents_tells_nothing_of_noise(self) -> None:
+        paired = Paired([8.0], [7.0])
+        assert paired.clear is None and "noise is not known" in paired.words()
+
+    @pytest.mark.parametrize(("freedom", "value"), [(1, 12.706), (10, 2.228), (11, 2.201), (30, 2.042), (1000, 1.962)])
+    def test_t_quantiles(self, freedom: int, value: float) -> None:
+        assert t_quantile(freedom) == pytest.approx(value, abs=1.5e-3)
+
+
+class TestPanels:
+    def test_spellings(self) -> None:
+        for text in ("auto", "fd", "fd-fashion16"):
+            assert open_panel(text, "auto", "auto", SPEC, 250).name == "fd250-fashion16"
+        with pytest.raises(OptionError, match="names a detector"):
+            open_panel("fd-fashion16", "fashion32", "auto", SPEC, 250)
+
+    def test_who_asks_for_fid_gets_fid_or_an_error(self) -> None:
+        with pytest.raises(FileFormatError, match="inception,path=FILE"):
+            open_panel("fid", "auto", "auto", SPEC, 250)
+
+    def test_a_run_ranks_by_a_distance(self) -> None:
+        with pytest.raises(OptionError, match="ranks by the first"):
+            check_ranks(open_panel("is,fd", "auto", "auto", SPEC, 250))
+
+    def test_reference_is_read_only_where_one_is_needed(self) -> None:
+        assert open_panel("is", "auto", "auto", SPEC, 250).reference is None
+
+    def test_fashion32(self) -> None:
+        assert open_panel("fd", "auto", "auto", ImageSpec(1, 32), 250).name == "fd250-fashion32"
+
+
+def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["gan_refine", "evaluate", *arguments])
+    return run_command(cli)
+
+
+class TestCommand:
+    def test_two_generators(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    ) -> None:
+        copy = tmp_path / "copy.pkl"
+        copy.write_bytes(assets.resolve("gan", "fashion16").read_bytes())
+        arguments = [
+            "--gan=fashion16",
+            f"--gan={copy}",
+            "--images=40",
+            "--fid-seeds=2",
+            "--device=cpu",
+            "--metrics=fd,is",
+        ]
+        assert command(monkeypatch, *arguments, f"--outdir={tmp_path / 'out'}") == 0
+        captured = capsys.readouterr()
+        lines = [json.loads(line) for line in captured.out.splitlines()]
+        assert [(line["metric"], line["seed"], line["snapshot"]) for line in lines[:3]] == [
+            ("fd40-fashion16", 0, "fashion16"),
+            ("is40-fashion16", 0, "fashion16"),
+            ("fd40-fashion16", 0, "copy"),
+        ]
+        assert {"results", "metric", "total_time", "total_time_str", "num_gpus", "snapshot_pkl", "timestamp"} <= set(
+            lines[0]
+        )
+        assert lines[0]["convention"] == {"ddof": 1, "reference_ddof": 1}
+        assert lines[0]["results"] == lines[2]["results"], "the same latents for both"
+        assert lines[0]["results"] != lines[4]["results"], "other latents with another seed"
+        assert "no change beyond the noise: +0.000" in captured.err
+        files = {path.name: path.read_text().splitlines() for path in (tmp_path / "out").iterdir()}
+        assert {name: len(found) for name, found in files.items()} == {
+            "metric-fd40-fashion16.jsonl": 4,
+            "metric-is40-fashion16.jsonl": 4,
+        }
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["--fid-ref=teacher"], "needs a teacher"),
+            (["--images=1"], "--images=1 is not allowed"),
+            (["--fid-seeds=0"], "--fid-seeds=0"),
+            (["--metrics=fud"], "unknown metric"),
+            (["--detector=fashion32"], "32x32 grey images but the GAN makes 16x16 grey"),
+            (["--detector=inception,path=nowhere"], "is not a file"),
+            (["--fid-ref=nowhere.npz"], "nowhere.npz"),
+            (["--device=tpu9"], "--device=tpu9"),
+            (["--fid-ref={pickled}"], "without pickles"),
+            (["--fid-ref={other}"], "made with detector other"),
+            (["--images=20", "--metrics=kd"], "mean and covariance alone"),
+            (["--images=9", "--metrics=is"], "at least 10 images"),
+        ],
+    )
+    def test_bad_input(
+        self,
+        arguments: list,
+        message: str,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture,
+    ) -> None:
+        np.savez(tmp_path / "pickled.npz", mu=np.array([print, 1], dtype=object), sigma=np.eye(2))
+        np.savez(tmp_path / "other.npz", mu=np.zeros(128), sigma=np.eye(128), detector="other")
+        places = {name: str(tmp_path / f"{name}.npz") for name in ("pickled", "other")}
+        given = [argument.format(**places) for argument in arguments]
+        assert command(monkeypatch, "--gan=fashion16", "--device=cpu", *given) == 2
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        assert message in captured.err.strip().splitlines()[-1]
+
+
+def test_features_and_source_survive_the_file(
+    tmp_path: Path, detector: ClassifierDetector, teacher: TeacherFile
+) -> None:
+    made = teacher_reference(teacher, detector, SMALL)
+    save_reference(tmp_path / "r.npz", made)
+    found = load_reference(tmp_path / "r.npz")
+    assert found.source == "teacher" and found.features is not None and torch.equal(found.features, made.features)
+    np.savez(tmp_path / "bad.npz", mu=np.zeros(3), sigma=np.eye(3), features=np.zeros([5, 4]))
+    with pytest.raises(FileFormatError, match=r"finite ones \[m, 3\]"):
+        load_reference(tmp_path / "bad.npz")
+    assert open_detector("fashion16").digest() == open_detector("fashion16").digest()
