@@ -1,0 +1,79 @@
+"""From the options of a run to its four objects: generator, teacher, objective, metric."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from gan_refine import assets
+from gan_refine.cli.run_options import RunOptions
+from gan_refine.errors import MismatchError
+from gan_refine.generators import GENERATORS
+from gan_refine.interfaces import Denoiser, Generator, ImageSpec, Objective
+from gan_refine.metrics import Panel, Result
+from gan_refine.objectives import build_objective
+from gan_refine.report import TeacherFile, measure, open_panel
+from gan_refine.report.panel import check_ranks
+from gan_refine.teachers import TEACHERS
+
+
+@dataclass
+class Run:
+    """The four objects of a run, wired, and where it writes."""
+
+    options: RunOptions
+    gan_path: Path
+    teacher_path: Path
+    generator: Generator
+    teacher: Denoiser
+    objective: Objective
+    metric: Panel | None
+
+    def measure(self, generator: Generator, seed: int | None = None) -> list[Result]:
+        """All figures, with the latents of the run's seed by default; none without a metric."""
+        if self.metric is None:
+            return []
+        return measure(generator, self.metric, self.options.refine.seed if seed is None else seed)
+
+
+def wire(options: RunOptions, dry_run: bool = False) -> Run:
+    """Reads both networks and builds objective and metric. Raises UserError; writes nothing, except
+    that a reference of teacher samples goes to the cache; a dry run leaves that out."""
+    device = torch.device(options.device)
+    gan_path = assets.resolve("gan", options.gan)
+    teacher_path = assets.resolve("teacher", options.teacher)
+    generator = GENERATORS["stylegan2"](gan_path, options.which).to(device)
+    teacher = TEACHERS["edm"](teacher_path).to(device)
+    check_match(generator.spec, teacher.spec)
+    objective = build_objective(options.objective, teacher, generator.critic)
+    metric = (
+        None
+        if dry_run and options.fid_ref.startswith("teacher")
+        else make_metric(options, generator.spec, TeacherFile(teacher_path, teacher))
+    )
+    return Run(options, gan_path, teacher_path, generator, teacher, objective, metric)
+
+
+def check_match(gan: ImageSpec, teacher: ImageSpec) -> None:
+    """Raises MismatchError unless the teacher can judge the generator's images."""
+    if (gan.resolution, gan.channels) != (teacher.resolution, teacher.channels):
+        raise MismatchError(
+            f"the GAN makes {gan} images but the teacher denoises {teacher}; choose a teacher of the GAN's size"
+        )
+    if teacher.num_classes not in (0, gan.num_classes):
+        raise MismatchError(
+            f"the GAN makes {gan} but the teacher expects {teacher.num_classes} classes; choose a teacher with the same classes"
+        )
+
+
+def make_metric(options: RunOptions, spec: ImageSpec, teacher: TeacherFile) -> Panel | None:
+    """The metrics named by --metrics, or None for 'none'."""
+    if options.metrics == "none":
+        return None
+    with tqdm(unit="img", file=sys.stderr, desc="sampling the teacher", disable=None, leave=False) as bar:
+        chosen = options.metrics, options.detector, options.fid_ref
+        panel = open_panel(*chosen, spec, options.eval_images, teacher, options.device, bar.update)
+    check_ranks(panel)
+    return panel
