@@ -1,4 +1,4 @@
-"""Objectives: where the generator's gradient comes from, one file an idea."""
+"""Objectives: where the generator's gradient comes from, one file an idea, composed of the parts in parts.py."""
 
 from collections.abc import Callable, Mapping
 
@@ -7,11 +7,21 @@ from torch import nn
 from gan_refine.config import build_options, choose, parse_spec
 from gan_refine.interfaces import Denoiser, Objective
 from gan_refine.objectives.adversarial import Adversarial, AdversarialOptions
-from gan_refine.objectives.diff_instruct import DiffInstruct, DiffInstructOptions
+from gan_refine.objectives.composed import Composed
+from gan_refine.objectives.diff_instruct import (
+    DiffInstruct,
+    DiffInstructDmd,
+    DiffInstructDmdOptions,
+    DiffInstructOptions,
+)
+from gan_refine.objectives.score_identity import Sid, SidOptions, Sim, SimOptions
 from gan_refine.objectives.sds import Sds, SdsOptions
 
-OBJECTIVES: Mapping[str, type[DiffInstruct] | type[Adversarial] | type[Sds]] = {
+OBJECTIVES: Mapping[str, type[Composed] | type[Adversarial]] = {
     "diff-instruct": DiffInstruct,
+    "diff-instruct-dmd": DiffInstructDmd,
+    "sid": Sid,
+    "sim": Sim,
     "adversarial": Adversarial,
     "sds": Sds,
 }
@@ -30,5 +40,15 @@ def build_objective(spec: str, teacher: Denoiser, critic: Callable[[], nn.Module
     return objective(teacher, options)  # type: ignore[arg-type]  # each class is given options of its own
 
 
-__all__ = ["OBJECTIVES", "Adversarial", "AdversarialOptions", "DiffInstruct", "DiffInstructOptions"]
-__all__ += ["Sds", "SdsOptions", "build_objective"]
+__all__ = ["OBJECTIVES", "Adversarial", "AdversarialOptions", "Composed", "DiffInstruct", "DiffInstructDmd"]
+__all__ += [
+    "DiffInstructDmdOptions",
+    "DiffInstructOptions",
+    "Sds",
+    "SdsOptions",
+    "Sid",
+    "SidOptions",
+    "Sim",
+    "SimOptions",
+]
+__all__ += ["build_objective"]

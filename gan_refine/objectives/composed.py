@@ -1,0 +1,125 @@
+"""An objective as a composition: (law of sigma) x (weight) x (form of the gradient) x (schedule of the score model)."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import nn
+
+from gan_refine.config import require
+from gan_refine.interfaces import Denoiser, HelperGroup, Images, Labels, Sigma, Terms
+from gan_refine.noise import LogNormal, SigmaLaw, add_noise
+from gan_refine.objectives.parts import Divisor, Form, LawOptions, Look
+from gan_refine.objectives.score_model import denoising_loss
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a preset makes of its options for the generator's step."""
+
+    law: SigmaLaw
+    divisor: Divisor
+    form: Form
+
+
+@runtime_checkable
+class Preset(Protocol):
+    """Options that know their recipe."""
+
+    def recipe(self) -> Recipe: ...
+
+
+class Composed(nn.Module):
+    """An objective without helpers, from the recipe of its options; presets are subclasses that name their options."""
+
+    Options: type[Preset]
+
+    def __init__(self, teacher: Denoiser, options: Preset | None = None) -> None:
+        super().__init__()
+        self.options = options or self.Options()
+        self.recipe = self.options.recipe()
+        self.teacher = teacher
+        self.helper_steps = 0
+
+    def prepare(self, rng: torch.Generator) -> Iterator[tuple[int, int]]:
+        """Nothing to make beforehand."""
+        yield from ()
+
+    def helper_groups(self) -> list[HelperGroup]:
+        return []
+
+    def helper_terms(self, fake: Images, labels: Labels, rng: torch.Generator) -> Terms | None:
+        return None
+
+    def generator_terms(self, fake: Images, labels: Labels, rng: torch.Generator) -> Terms:
+        """A loss whose gradient at each fake is the form's, and the run's health as logs (see `Look.figures`)."""
+        through = self.recipe.form.through_networks
+        with torch.set_grad_enabled(through and torch.is_grad_enabled()):
+            sigma = self._sample(self.recipe.law, fake, rng)
+            noisy = add_noise(fake if through else fake.detach(), sigma, rng)
+            look = self._look(fake, noisy, sigma, labels)
+        loss = self.recipe.form.loss(look, self.recipe.divisor(look))
+        return Terms(loss, sigma.flatten(), look.figures())
+
+    def _look(self, fake: Images, noisy: Images, sigma: Sigma, labels: Labels) -> Look:
+        return Look(fake, sigma, self.teacher(noisy, sigma, labels))
+
+    def _sample(self, law: SigmaLaw, like: Images, rng: torch.Generator) -> Sigma:
+        low, high = self.teacher.sigma_range
+        return law.sample(len(like), rng, like.device).clamp(low, high)
+
+
+@dataclass(frozen=True)
+class ScoreOptions(LawOptions):
+    """Beside the generator's law of sigma: how the score model is trained."""
+
+    score_steps: int = 1  # steps of the score model for each step of the generator
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require("score_steps", self.score_steps, self.score_steps > 0, "a positive number")
+
+    def recipe(self) -> Recipe:
+        raise NotImplementedError("presets say what they make of these options")
+
+
+class Scored(Composed):
+    """A composition with a score model D_g, which starts as a copy of the teacher D_d: then every gradient is exactly zero."""
+
+    Options: type[ScoreOptions]
+
+    def __init__(self, teacher: Denoiser, options: ScoreOptions | None = None) -> None:
+        super().__init__(teacher, options)
+        self.schedule = options or self.Options()
+        self.helper_steps = self.schedule.score_steps
+        self.score_model = teacher.trainable_copy()
+
+    def helper_groups(self) -> list[HelperGroup]:
+        return [HelperGroup(list(self.score_model.parameters()))]
+
+    def helper_terms(self, fake: Images, labels: Labels, rng: torch.Generator) -> Terms:
+        """Denoising score matching of the score model on detached fakes, eq. 3.1 of arXiv:2305.18455."""
+        sigma = self._sample(LogNormal(), fake, rng)
+        denoised = self.score_model(add_noise(fake, sigma, rng), sigma, labels)
+        return Terms(denoising_loss(denoised, fake, sigma), sigma.flatten(), {})
+
+    def _look(self, fake: Images, noisy: Images, sigma: Sigma, labels: Labels) -> Look:
+        # A view each: gradients of equal networks then meet as two whole sums, which cancel to the last bit.
+        teacher = self.teacher(noisy.view_as(noisy), sigma, labels)
+        with constant(self.score_model):
+            return Look(fake, sigma, teacher, self.score_model(noisy.view_as(noisy), sigma, labels))
+
+
+@contextmanager
+def constant(module: Denoiser) -> Iterator[None]:
+    """Inside, the parameters of `module` require no gradient; afterwards each is as it was."""
+    learning = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    for parameter in learning:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in learning:
+            parameter.requires_grad_(True)
