@@ -37,6 +37,8 @@ class RefineOptions:
     ema_rampup: float = 0.2  # the half-life is at most this share of the images seen
     lr_rampup: float = 0.1  # share of the run, at its start, over which both rates rise
     lr_decay: float = 0.7  # share of the run, at its end, over which both rates fall to zero by a cosine
+    clip_grad: float = 0.0  # norm to which a larger gradient is scaled down; 0 leaves it
+    max_skips: int = 20  # steps in a row whose gradient is not finite, before the run stops with a diagnosis
     tick_images: int = 4_096
     seed: int = 0
 
@@ -47,12 +49,13 @@ class RefineOptions:
             "batch_gpu",
             "ema_halflife_images",
             "tick_images",
+            "max_skips",
             "pool_epochs",
             "pool_draws",
         )
         for name in (*counts, "pool_step"):
             require(name, getattr(self, name), getattr(self, name) > 0, "a positive number")
-        for name in ("glr", "score_lr", "ema_rampup", "warmup_images", "pool_images"):
+        for name in ("glr", "score_lr", "ema_rampup", "warmup_images", "pool_images", "clip_grad"):
             require(name, getattr(self, name), getattr(self, name) >= 0, "a number of at least 0")
         for name in ("lr_rampup", "lr_decay"):
             require(name, getattr(self, name), 0 <= getattr(self, name) <= 1, "between 0 and 1")

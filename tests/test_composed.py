@@ -10,10 +10,10 @@ from gan_refine.errors import OptionError
 from gan_refine.generators import AffineGenerator
 from gan_refine.interfaces import ImageSpec, Terms
 from gan_refine.networks.edm_precond import EDMPrecond
-from gan_refine.noise import Karras, LogNormal, rng_for
+from gan_refine.noise import Karras, LogNormal
 from gan_refine.objectives import OBJECTIVES, Sid, SidOptions, Sim, SimOptions, build_objective
 from gan_refine.objectives.composed import Composed, Scored
-from gan_refine.refine import Health, make_pool, refine
+from gan_refine.refine import RefineState, pool_batch, refine
 from gan_refine.teachers import EdmTeacher, GaussianTeacher
 
 PIXEL = ImageSpec(channels=1, resolution=1)
@@ -180,7 +180,7 @@ def test_pools_follow_gradients_that_run_through_the_networks():
     objective = Sid(GaussianTeacher(1.0, 0.5, image))
     objective.score_model.mean.data.fill_(0.0)
     options = RefineOptions(pool_images=8, pool_draws=2, batch=8, batch_gpu=4)
-    pool = make_pool(AffineGenerator(0.5, 0.0, image), objective, options, rng_for(0, 0, 0, 0), Health())
+    pool = pool_batch(RefineState(AffineGenerator(0.5, 0.0, image), objective, options), images=0)
     moved = torch.cat([target for _, target in pool])
     assert float(moved.mean()) > 0.3, "towards the teacher's mean of 1"
     assert all(parameter.grad is None for parameter in objective.parameters())

@@ -16,7 +16,7 @@ from gan_refine.networks.edm_precond import EDMPrecond
 from gan_refine.networks.stylegan2 import Generator
 from gan_refine.noise import rng_for
 from gan_refine.objectives import DiffInstruct
-from gan_refine.refine import Health, lr_factor, make_pool, refine
+from gan_refine.refine import Health, RefineState, lr_factor, pool_batch, refine
 from gan_refine.teachers import EdmTeacher, GaussianTeacher
 
 SHORT = RefineOptions(
@@ -199,9 +199,11 @@ def test_batch_must_be_a_multiple_of_batch_gpu():
 def test_a_pool_is_the_generators_images_moved_against_the_mean_gradient():
     generator = AffineGenerator(0.5, 0.0, ImageSpec(1, 4))
     options = RefineOptions(**{**vars(SHORT), "pool_images": 20, "pool_draws": 3, "pool_step": 4.0})
-    pool = make_pool(generator, Quadratic(), options, rng_for(0, 0, 0, 0), Health())
-    assert [len(target) for _, target in pool] == [4] * 6, "rounded up to whole batches of 8, in parts of 4"
-    for latents, target in pool:
+    state = RefineState(generator, Quadratic(), options)
+    assert state.pool_batches == 3, "rounded up to whole batches of 8"
+    batch = pool_batch(state, images=0)
+    assert [len(target) for _, target in batch] == [4, 4], "in parts of 4"
+    for latents, target in batch:
         fake = generator(latents).detach()
         torch.testing.assert_close(target, fake - 4.0 * 2 * (fake - 1) / 16)
     assert all(parameter.grad is None for parameter in generator.parameters())
@@ -223,5 +225,5 @@ def test_learning_pools_reaches_what_the_objective_asks_for_and_is_reproducible(
 def test_without_a_teacher_to_disagree_with_a_pool_moves_nothing():
     """D_g = D_d: the targets are the generator's own images, bit for bit."""
     generator, teacher = tiny_pair()
-    pool = make_pool(generator, DiffInstruct(teacher), SHORT_POOL, rng_for(0, 0, 0, 0), Health())
-    assert all(torch.equal(generator(latents).detach(), target) for latents, target in pool)
+    batch = pool_batch(RefineState(generator, DiffInstruct(teacher), SHORT_POOL), images=0)
+    assert all(torch.equal(generator(latents).detach(), target) for latents, target in batch)

@@ -1,12 +1,21 @@
 """How many processes there are, and which one this is. Nothing else in the project asks.
 
 Started by `torchrun`, each process calls `init()` once; started plainly there is one process and `init()` does nothing.
+Tensors may be on any device: they travel on the one that the processes talk through, and come back to their own.
 """
 
 import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
+
+BUCKET = 2**25  # numbers of a gradient that travel at a time: 128 MiB of float32
+
+
+class PeerLostError(RuntimeError):
+    """Another process has ended, or does not answer."""
 
 
 def init() -> None:
@@ -42,7 +51,10 @@ def sum_across(tensor: torch.Tensor) -> torch.Tensor:
     """The sum over all processes, without gradient; `tensor` itself is not changed. Every process must call it."""
     total = tensor.detach().clone()
     if _joined():
-        dist.all_reduce(total)
+        with _peers():
+            travelling = total.to(_device())
+            dist.all_reduce(travelling)
+            total = travelling.to(total.device)
     return total
 
 
@@ -53,14 +65,88 @@ def gather_across(tensor: torch.Tensor) -> torch.Tensor:
     """
     if not _joined():
         return tensor.detach()
-    lengths = torch.zeros(get_world_size(), dtype=torch.int64, device=tensor.device)
+    lengths = torch.zeros(get_world_size(), dtype=torch.int64)
     lengths[get_rank()] = len(tensor)
     counts = sum_across(lengths).tolist()
-    padded = tensor.new_zeros([max(counts), *tensor.shape[1:]])
+    padded = torch.zeros([max(counts), *tensor.shape[1:]], dtype=tensor.dtype, device=_device())
     padded[: len(tensor)] = tensor.detach()
     parts = [torch.empty_like(padded) for _ in counts]
-    dist.all_gather(parts, padded)
-    return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+    with _peers():
+        dist.all_gather(parts, padded)
+        return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)]).to(tensor.device)
+
+
+def any_across(flag: bool) -> bool:
+    """Whether it is true on any process. Every process must call it."""
+    return bool(sum_across(torch.tensor(int(flag)))) if _joined() else flag
+
+
+def broadcast_bytes(data: bytes | None) -> bytes:
+    """The first process's bytes, on all; the others' own are not looked at. Every process must call it."""
+    if not _joined():
+        assert data is not None, "the first process has something to tell"
+        return data
+    mine = bytearray(data or b"") if is_rank0() else bytearray()
+    length = int(sum_across(torch.tensor(len(mine))))
+    received = torch.zeros(length, dtype=torch.uint8)
+    if mine:
+        received.copy_(torch.frombuffer(mine, dtype=torch.uint8))
+    with _peers():
+        for chunk in received.split(4 * BUCKET):
+            travelling = chunk.to(_device())
+            dist.broadcast(travelling, src=0)
+            chunk.copy_(travelling)
+    return received.numpy().tobytes()
+
+
+def sum_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
+    """Replaces each gradient by the sum over all processes; one that no process has stays None. Every process must call it."""
+    if not _joined():
+        return
+    for bucket in _buckets(parameters):
+        has_gradient = torch.tensor(
+            [p.grad is not None for p in bucket], dtype=bucket[0].dtype, device=bucket[0].device
+        )
+        flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1) for p in bucket])
+        total = sum_across(torch.cat([flat, has_gradient]))
+        sums = total[: len(flat)].split([p.numel() for p in bucket])
+        for parameter, gradient, anywhere in zip(bucket, sums, total[len(flat) :].tolist(), strict=True):
+            if not anywhere:
+                continue
+            if parameter.grad is None:
+                parameter.grad = torch.empty_like(parameter)
+            parameter.grad.copy_(gradient.view(parameter.shape))
+
+
+def leave() -> None:
+    """Leaves the process group, if this process is in one, so that no one waits for it."""
+    if _joined():
+        dist.destroy_process_group()
+
+
+def _buckets(parameters: Iterable[torch.nn.Parameter]) -> Iterator[list[torch.nn.Parameter]]:
+    bucket: list[torch.nn.Parameter] = []
+    for parameter in parameters:
+        full = sum(p.numel() for p in bucket) + parameter.numel() > BUCKET
+        if bucket and (full or parameter.dtype != bucket[0].dtype):
+            yield bucket
+            bucket = []
+        bucket.append(parameter)
+    if bucket:
+        yield bucket
+
+
+@contextmanager
+def _peers() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:  # what all backends raise when a connection ends
+        raise PeerLostError(f"process {get_rank()} has lost the others: {str(error).splitlines()[0]}") from error
+
+
+def _device() -> torch.device:
+    """Where the processes talk: NCCL knows CUDA tensors only, Gloo is used on the CPU."""
+    return torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
 
 
 def _joined() -> bool:

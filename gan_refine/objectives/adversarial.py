@@ -60,7 +60,9 @@ class Adversarial(nn.Module):
         self.diff_instruct: DiffInstruct | None = None
         if self.options.push:
             self.diff_instruct = DiffInstruct(teacher, DiffInstructOptions(weight=self.options.weight))
-        self.samples = torch.empty([0, spec.channels, spec.resolution, spec.resolution])
+        # A buffer, so that checkpoints hold it.
+        self.samples: torch.Tensor
+        self.register_buffer("samples", torch.empty([0, spec.channels, spec.resolution, spec.resolution]))
 
     def _discriminator(self, critic: nn.Module | None) -> nn.Module:
         """The GAN's own: it has learnt what this generator gets wrong, where a new one first drives it astray."""

@@ -1,0 +1,110 @@
+"""One batch's gradient: of the helpers, of the generator, and towards a pool of moved images.
+
+Each process computes the micro-batches that are its share. The noise of one depends on its number within the global batch
+and not on who computes it, so that the same batch comes about on any number of processes.
+"""
+
+import math
+from collections.abc import Iterator
+
+import torch
+
+from gan_refine.interfaces import Images, Latents, Terms
+from gan_refine.noise import rng_for
+from gan_refine.refine.state import Part, RefineState, Trouble
+from torch_utils import distributed
+
+# Apart from the streams of the steps, which are 0 for the generator and 1, 2, ... for the helpers.
+WARMUP_STREAM, PREPARE_STREAM, POOL_STREAM = 2000, 2001, 2002
+
+
+def micro_batches(state: RefineState, images: int, stream: int) -> Iterator[tuple[Latents, torch.Generator]]:
+    """This process's share of one global batch: latents, which do not depend on --batch-gpu, and the noise of each part."""
+    rng = rng_for(state.options.seed, 0, images, stream)
+    latents = state.generator.draw(state.options.batch, rng).split(state.options.batch_gpu)
+    for number in state.parts:
+        yield latents[number], rng if number == 0 else rng_for(state.options.seed, number, images, stream)
+
+
+def helper_gradient(state: RefineState, images: int, stream: int) -> None:
+    """Adds the mean gradient over one batch of fresh fakes to the helpers' parameters."""
+    for latents, rng in micro_batches(state, images, stream):
+        with torch.no_grad():
+            fake = state.generator(latents)
+        terms = state.objective.helper_terms(fake, latents.labels, rng)
+        assert terms is not None, "an objective with helper steps has helper terms"
+        (terms.loss.sum() / state.options.batch).backward()
+        watch(state, "helper", terms, images, stream)
+
+
+def generator_gradient(state: RefineState, images: int, stream: int) -> None:
+    """Adds the mean gradient over one batch to the generator's parameters and its figures to the health record."""
+    for latents, rng in micro_batches(state, images, stream):
+        fake = state.generator(latents)
+        terms = state.objective.generator_terms(fake, latents.labels, rng)
+        (terms.loss.sum() / state.options.batch).backward()
+        state.health.add(terms)
+        watch(state, "generator", terms, images, stream)
+
+
+def pool_batch(state: RefineState, images: int) -> list[Part]:
+    """One batch of the generator's images moved against the objective's gradient, with their latents.
+
+    The gradient is a mean over `pool_draws` draws of noise: one draw is mostly noise, and weights that follow it wander.
+    Learning the moved images by squared error takes many steps along the same gradient, for the price of one.
+    """
+    batch: list[Part] = []
+    for latents, rng in micro_batches(state, images, POOL_STREAM):
+        own = Latents(latents.z.clone(), latents.labels.clone(), latents.noise_seed)
+        batch.append((own, _moved(state, own, rng, images)))
+    return batch
+
+
+def _moved(state: RefineState, latents: Latents, rng: torch.Generator, images: int) -> Images:
+    fake = state.generator(latents).detach().requires_grad_()
+    for _ in range(state.options.pool_draws):
+        terms = state.objective.generator_terms(fake, latents.labels, rng)
+        (terms.loss.sum() / state.options.pool_draws).backward()
+        state.health.add(terms)
+        watch(state, "generator", terms, images, POOL_STREAM)
+    assert fake.grad is not None, "the objective's loss depends on the images"
+    # Contiguous, as it comes back from a checkpoint: the order of sums may depend on the layout.
+    return (fake.detach() - state.options.pool_step * fake.grad).contiguous()
+
+
+def towards_pool(state: RefineState, batch: list[Part]) -> None:
+    """Adds the gradient of the squared error to one batch of the pool."""
+    for latents, target in batch:
+        error = (state.generator(latents) - target).square().flatten(1).sum(1)
+        (error.sum() / state.options.batch).backward()
+
+
+def watch(state: RefineState, network: str, terms: Terms, images: int, stream: int) -> None:
+    """Remembers a batch with a loss that is not finite, for the diagnosis."""
+    broken = ~terms.loss.detach().isfinite()
+    if bool(broken.any()):
+        state.trouble = Trouble(network, images, stream, terms.sigma.detach()[broken].tolist())
+
+
+def apply(state: RefineState, name: str, rates: list[float]) -> None:
+    """One update of the generator or the helpers from the gradients of all processes; then forgets them.
+
+    A gradient that is not finite is not applied, but counted.
+    """
+    optimizer = state.optimizers[name]
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    distributed.sum_gradients(parameters)
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    norm = float(torch.nn.utils.get_total_norm(gradients))
+    if math.isfinite(norm):
+        state.skips[name] = 0
+        state.health.norms[name].append(norm)
+        if state.options.clip_grad and norm > state.options.clip_grad:
+            torch._foreach_mul_(gradients, state.options.clip_grad / norm)
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+        optimizer.step()
+    else:
+        state.skips[name] += 1
+        state.health.skipped_steps += 1
+    optimizer.zero_grad(set_to_none=True)
