@@ -13,6 +13,7 @@ import torch
 from gan_refine.cli.driver import launch
 from gan_refine.cli.run_options import RunOptions
 from gan_refine.cli.running import run_command
+from gan_refine.cli.trusting import trust_pickle_option
 from gan_refine.config import RefineOptions, parse_spec, require
 from gan_refine.errors import OptionError
 
@@ -89,6 +90,7 @@ def _images(kimg: float, what: str, least: int = 1) -> int:
 @click.option("--snap", type=int, default=1, help="Ticks between snapshots, each evaluated.")
 @click.option("--seed", type=int, default=DEFAULTS.seed, help="Of all noise and latents.")
 @click.option("--device", default=default_device, help="cpu, cuda, cuda:1 ...  [default: a GPU if there is one]")
+@trust_pickle_option
 @click.option("--dry-run", is_flag=True, help="Check everything, show the options, write nothing.")
 def cli(dry_run: bool, **given) -> None:
     """Refine a pretrained GAN with a pretrained diffusion model of the same domain, without a data set."""

@@ -5,11 +5,19 @@ letter for letter that of a class of this installation; everything else is refus
 """
 
 import functools
+import importlib
+import importlib.util
 import inspect
 import sys
+from types import ModuleType
 from typing import TypeVar
 
 FORMAT_VERSION = 6
+
+# Where this installation's persistent classes are, for a process that opens a pickle before it imported them. Only these
+# constants are ever imported: nothing that a file names.
+HOMES = ("gan_refine.networks.stylegan2", "gan_refine.networks.edm_precond", "gan_refine.networks.edm_unet")
+_SOURCE_ATTRIBUTE = "__persistent_source__"
 
 T = TypeVar("T", bound=type)
 
@@ -55,9 +63,15 @@ def module_source(cls: type) -> str:
     return _source_of(cls.__module__)
 
 
+def record_source(module: ModuleType, source: str) -> None:
+    """Makes `source` the text that instances of classes of `module`, which no file holds, carry in their pickles."""
+    setattr(module, _SOURCE_ATTRIBUTE, source)
+
+
 @functools.cache
 def _source_of(module: str) -> str:
-    return inspect.getsource(sys.modules[module])
+    found = sys.modules[module]
+    return getattr(found, _SOURCE_ATTRIBUTE, None) or inspect.getsource(found)
 
 
 def _reduce(self):
@@ -73,8 +87,7 @@ def _reduce(self):
 
 def _reconstruct_persistent_obj(meta: dict) -> object:
     """Rebuilds one object; called by `pickle.load` and `copy.deepcopy`. Raises UntrustedPickleError for source that is not ours."""
-    candidates = _classes.get(meta["class_name"], [])
-    cls = next((c for c in candidates if module_source(c) == meta["module_src"]), None)
+    cls = known_class(meta["class_name"], meta["module_src"])
     if cls is None or meta["type"] != "class" or meta["version"] != FORMAT_VERSION:
         raise UntrustedPickleError(
             f"the pickle holds a {meta['class_name']!r} with source of its own, which plain pickle.load would have to run; "
@@ -87,3 +100,17 @@ def _reconstruct_persistent_obj(meta: dict) -> object:
     else:
         obj.__dict__.update(meta["state"])
     return obj
+
+
+def known_class(name: str, source: str) -> type | None:
+    """The persistent class of that name whose module's source is letter for letter `source`; None where there is none."""
+    found = _registered(name, source)
+    if found is None and importlib.util.find_spec(HOMES[0].partition(".")[0]) is not None:
+        for home in HOMES:
+            importlib.import_module(home)
+        found = _registered(name, source)
+    return found
+
+
+def _registered(name: str, source: str) -> type | None:
+    return next((cls for cls in _classes.get(name, []) if module_source(cls) == source), None)

@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 import torch
 
+from gan_refine.cli.trusting import TRUSTED, family, trust_pickle_option
 from gan_refine.errors import FileFormatError, OptionError
 from gan_refine.networks.edm_precond import PRECONDITIONINGS
 from gan_refine.pickles import (
@@ -16,6 +17,7 @@ from gan_refine.pickles import (
     build_generator,
     build_teacher,
     read_networks,
+    run_pickle_file,
     write_gan,
     write_networks,
     write_state_dict,
@@ -34,14 +36,16 @@ DEFAULT_NETWORK = "G_ema"
     default=DEFAULT_NETWORK,
     help="The GAN's generator for a state dict.",
 )
-def convert(source: str, destination: str, which: str) -> None:
+@trust_pickle_option
+def convert(source: str, destination: str, which: str, trust_pickle: bool) -> None:
     """Convert networks: TensorFlow's StyleGAN2 to a PyTorch pickle, a pickle to a state dict, a state dict to a pickle.
 
     IN is a network pickle, or a state dict (.safetensors, .pt, .pth) with its description beside it as .json. OUT ends in .pkl or
     .safetensors; the latter gets a .json beside it and holds one network. Prints the names of the files written.
     """
     check_destination(Path(source), Path(destination))
-    for path in convert_file(Path(source), Path(destination), which):
+    trust = trust_pickle and family("data", source, Path(source), trust_pickle) == TRUSTED
+    for path in convert_file(Path(source), Path(destination), which, trust):
         click.echo(path)
 
 
@@ -56,13 +60,16 @@ def check_destination(source: Path, destination: Path) -> None:
         raise OptionError(f"IN and OUT are the same file, {source}; choose another name for OUT")
 
 
-def convert_file(source: Path, destination: Path, which: str = DEFAULT_NETWORK) -> list[Path]:
-    """Writes `destination` in the format of its suffix, atomically, and returns what was written. Raises FileFormatError."""
-    file = read_networks(source)
+def convert_file(source: Path, destination: Path, which: str = DEFAULT_NETWORK, trust: bool = False) -> list[Path]:
+    """Writes `destination` in the format of its suffix, atomically, and returns what was written. Raises FileFormatError.
+
+    A file to `trust` is run, and its networks become ours, so that what is written needs no trust any more.
+    """
+    file = run_pickle_file(source).networks_only() if trust else read_networks(source)
     if destination.suffix == STATE_DICT:
         write_state_dict(destination, the_network(file, which))
         return [destination, destination.with_suffix(".json")]
-    if isinstance(file, PickleFile) and not file.tensorflow():
+    if isinstance(file, PickleFile) and not file.tensorflow() and not trust:
         raise FileFormatError(f"{source} is a PyTorch pickle already; OUT can end in {STATE_DICT}")
     if is_teacher(file):
         write_networks(destination, {"ema": build_teacher(file)})
@@ -70,7 +77,9 @@ def convert_file(source: Path, destination: Path, which: str = DEFAULT_NETWORK) 
         net = build_generator(file, which)
         write_gan(destination, net, None, net)
     else:
-        write_gan(destination, build_generator(file, "G"), build_discriminator(file), build_generator(file, "G_ema"))
+        generator = build_generator(file, DEFAULT_NETWORK)
+        both = isinstance(file, PickleFile) and ("G" in file.networks() or bool(file.tensorflow()))
+        write_gan(destination, build_generator(file, "G") if both else generator, build_discriminator(file), generator)
     return [destination]
 
 

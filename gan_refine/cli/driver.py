@@ -12,7 +12,7 @@ from gan_refine import assets
 from gan_refine.cli.run_options import RunOptions, description
 from gan_refine.cli.wiring import Run, wire
 from gan_refine.config import to_json
-from gan_refine.generators import GENERATORS, write_original
+from gan_refine.generators import GENERATORS, ORIGINALS
 from gan_refine.interfaces import Generator
 from gan_refine.noise import rng_for
 from gan_refine.refine import PREPARE_STREAM, Progress, refine
@@ -38,7 +38,7 @@ class Driver:
     def start(self) -> None:
         """The state before refinement: the original is the best pickle so far."""
         self.log.write_text("options.json", to_json(self.run.options))
-        write_original(self.run.gan_path, self.best_path, self.run.options.which)
+        ORIGINALS[self.run.gan_family](self.run.gan_path, self.best_path, self.run.options.which)
         self.log.save_grid("fakes_init.png", render(self.run.generator, self.grid))
         self.before = self.best = self._measure(self.run.generator, "original")
         self.teacher_value = self._teacher_value()
@@ -121,7 +121,7 @@ class Driver:
             return None
         name, values = self.run.metric.name, []
         for path in (self.run.gan_path, self.best_path):
-            generator = GENERATORS["stylegan2"](path).to(torch.device(options.device))
+            generator = GENERATORS[self.run.gan_family](path, options.which).to(torch.device(options.device))
             seeds = range(options.refine.seed + 1, options.refine.seed + 1 + options.fid_seeds)
             values.append([self.run.measure(generator, seed)[0].values[name] for seed in seeds])
         return Paired(*values)

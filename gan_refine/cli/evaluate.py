@@ -11,6 +11,7 @@ import torch
 from tqdm import tqdm
 
 from gan_refine import assets
+from gan_refine.cli.trusting import family, trust_pickle_option
 from gan_refine.config import require
 from gan_refine.errors import MismatchError, OptionError, UserError
 from gan_refine.generators import GENERATORS
@@ -58,6 +59,7 @@ class Measured:
 @click.option("--fid-seeds", type=int, default=1, help="Repeat with so many sets of latents: seed, seed + 1, ...")
 @click.option("--outdir", default=None, help="Append the results to metric-NAME.jsonl in this folder.")
 @click.option("--device", default=None, help="cpu, cuda, cuda:1 ...  [default: a GPU if there is one]")
+@trust_pickle_option
 def evaluate(
     gans: tuple[str, ...],
     teacher: str | None,
@@ -69,17 +71,18 @@ def evaluate(
     fid_seeds: int,
     outdir: str | None,
     device: str | None,
+    trust_pickle: bool,
 ) -> None:
     """Measure generators: JSON lines on standard output, a table on standard error. torchrun shares the work."""
     require("images", images, images >= 2, "at least 2")
     require("fid_seeds", fid_seeds, fid_seeds >= 1, "at least 1")
     distributed.init()
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    generators = [_generator(gan, place) for gan in gans]
+    generators = [_generator(gan, place, trust_pickle) for gan in gans]
     for gan, generator in zip(gans, generators, strict=True):
         if str(generator.spec).split(",")[0] != str(generators[0].spec).split(",")[0]:
             raise MismatchError(f"{gans[0]} makes {generators[0].spec} but {gan} {generator.spec}; compare equal ones")
-    source = None if teacher is None else _teacher(teacher, place)
+    source = None if teacher is None else _teacher(teacher, place, trust_pickle)
     with tqdm(unit="img", file=sys.stderr, desc="sampling the teacher", disable=None, leave=False) as bar:
         panel = open_panel(metrics, detector, fid_ref, generators[0].spec, images, source, place, bar.update)
     runs = []
@@ -94,18 +97,19 @@ def evaluate(
         click.echo(report(gans, runs), err=True)
 
 
-def _generator(text: str, device: str) -> Generator:
+def _generator(text: str, device: str, trust: bool) -> Generator:
+    path = assets.resolve("gan", text)
     try:
-        return GENERATORS["stylegan2"](assets.resolve("gan", text)).to(device)
+        return GENERATORS[family("stylegan2", text, path, trust)](path).to(device)
     except (RuntimeError, AssertionError) as error:
         raise OptionError(
             f"--device={device} cannot be used here; give cpu, or cuda on a machine with a GPU"
         ) from error
 
 
-def _teacher(text: str, device: str) -> TeacherFile:
+def _teacher(text: str, device: str, trust: bool) -> TeacherFile:
     path = assets.resolve("teacher", text)
-    return TeacherFile(path, TEACHERS["edm"](path).to(device))
+    return TeacherFile(path, TEACHERS[family("edm", text, path, trust)](path).to(device))
 
 
 def _write(run: Measured, panel: Panel, fid_ref: str, outdir: str | None) -> None:

@@ -24,6 +24,7 @@ class RunOptions:
     teacher_steps: int
     snap: int
     device: str
+    trust_pickle: bool
     refine: RefineOptions
 
     def __post_init__(self) -> None:

@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from gan_refine import assets
 from gan_refine.cli.run_options import RunOptions
+from gan_refine.cli.trusting import family
 from gan_refine.errors import MismatchError
 from gan_refine.generators import GENERATORS
 from gan_refine.interfaces import Denoiser, Generator, ImageSpec, Objective
@@ -25,6 +26,7 @@ class Run:
 
     options: RunOptions
     gan_path: Path
+    gan_family: str
     teacher_path: Path
     generator: Generator
     teacher: Denoiser
@@ -44,8 +46,10 @@ def wire(options: RunOptions, dry_run: bool = False) -> Run:
     device = torch.device(options.device)
     gan_path = assets.resolve("gan", options.gan)
     teacher_path = assets.resolve("teacher", options.teacher)
-    generator = GENERATORS["stylegan2"](gan_path, options.which).to(device)
-    teacher = TEACHERS["edm"](teacher_path).to(device)
+    gan_family = family("stylegan2", options.gan, gan_path, options.trust_pickle)
+    generator = GENERATORS[gan_family](gan_path, options.which).to(device)
+    teacher_family = family("edm", options.teacher, teacher_path, options.trust_pickle)
+    teacher = TEACHERS[teacher_family](teacher_path).to(device)
     check_match(generator.spec, teacher.spec)
     objective = build_objective(options.objective, teacher, generator.critic)
     metric = (
@@ -53,7 +57,7 @@ def wire(options: RunOptions, dry_run: bool = False) -> Run:
         if dry_run and options.fid_ref.startswith("teacher")
         else make_metric(options, generator.spec, TeacherFile(teacher_path, teacher))
     )
-    return Run(options, gan_path, teacher_path, generator, teacher, objective, metric)
+    return Run(options, gan_path, gan_family, teacher_path, generator, teacher, objective, metric)
 
 
 def check_match(gan: ImageSpec, teacher: ImageSpec) -> None:

@@ -1,8 +1,24 @@
-"""Generators: what is refined, one file a family."""
+"""Generators: what is refined, one file a family. ORIGINALS say how each writes a file that was not refined."""
 
+from collections.abc import Callable
+from pathlib import Path
+
+from gan_refine.generators.any_module import AnyGenerator, load_any_generator, write_any_original
 from gan_refine.generators.stylegan2 import StyleGan2, load_stylegan2, write_original
 from gan_refine.generators.toy import AffineGenerator
 
-GENERATORS = {"stylegan2": load_stylegan2}
+AnyFamily = StyleGan2 | AnyGenerator
+GENERATORS: dict[str, Callable[..., AnyFamily]] = {"stylegan2": load_stylegan2, "trusted": load_any_generator}
+ORIGINALS: dict[str, Callable[[Path, Path, str], None]] = {"stylegan2": write_original, "trusted": write_any_original}
 
-__all__ = ["GENERATORS", "AffineGenerator", "StyleGan2", "load_stylegan2", "write_original"]
+__all__ = [
+    "GENERATORS",
+    "ORIGINALS",
+    "AffineGenerator",
+    "AnyGenerator",
+    "StyleGan2",
+    "load_any_generator",
+    "load_stylegan2",
+    "write_any_original",
+    "write_original",
+]

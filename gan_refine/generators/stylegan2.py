@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from gan_refine.generators.drawing import draw_latents
 from gan_refine.interfaces import Images, ImageSpec, Latents
 from gan_refine.pickles import (
     NetworkFile,
@@ -36,14 +37,8 @@ class StyleGan2(nn.Module):
 
     def draw(self, n: int, rng: torch.Generator) -> Latents:
         """z ~ N(0, I) [n, Z], labels uniform over the classes, and a seed for the noise inputs; `rng` is on the CPU."""
-        z = torch.randn([n, int(self.net.z_dim)], generator=rng)  # type: ignore[arg-type]
-        classes = self.spec.num_classes
-        labels = torch.zeros([n, classes])
-        if classes:
-            labels[torch.arange(n), torch.randint(classes, [n], generator=rng)] = 1
-        seed = int(torch.randint(2**62, [], generator=rng))
         device = next(self.parameters()).device
-        return Latents(z.to(device), labels.to(device), seed)
+        return draw_latents(n, [int(self.net.z_dim)], self.spec.num_classes, rng, device)  # type: ignore[arg-type]
 
     def forward(self, latents: Latents) -> Images:
         """Differentiable images, clamped to [-1, 1] as every viewer does; float32 throughout while gradients are wanted.

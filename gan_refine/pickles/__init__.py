@@ -4,17 +4,21 @@ from gan_refine.pickles.construct import NetworkFile, build_discriminator, build
 from gan_refine.pickles.export import read_networks, write_gan, write_state_dict
 from gan_refine.pickles.reader import read_pickle
 from gan_refine.pickles.records import (
+    CONSEQUENCES,
     ArrayRecord,
     PersistentObject,
     PickleFile,
     PlainObject,
     TensorRecord,
     named_tensors,
+    printable,
 )
-from gan_refine.pickles.state_dicts import StateDict, read_state_dict
+from gan_refine.pickles.state_dicts import StateDict, is_state_dict, read_state_dict
+from gan_refine.pickles.trusted import TrustedFile, run_pickle_file
 from gan_refine.pickles.writer import check_refinable, write_networks, write_refined
 
 __all__ = [
+    "CONSEQUENCES",
     "ArrayRecord",
     "NetworkFile",
     "PersistentObject",
@@ -22,14 +26,18 @@ __all__ = [
     "PlainObject",
     "StateDict",
     "TensorRecord",
+    "TrustedFile",
     "build_discriminator",
     "build_generator",
     "build_teacher",
     "check_refinable",
+    "is_state_dict",
     "named_tensors",
+    "printable",
     "read_networks",
     "read_pickle",
     "read_state_dict",
+    "run_pickle_file",
     "write_gan",
     "write_networks",
     "write_refined",

@@ -44,6 +44,11 @@ def description_path(path: Path) -> Path:
     return path.with_suffix(".json")
 
 
+def is_state_dict(path: Path) -> bool:
+    """True where the file is data alone: safetensors, or a torch file with its description beside it."""
+    return path.suffix in READERS and (path.suffix == ".safetensors" or description_path(path).exists())
+
+
 def read_state_dict(path: Path) -> StateDict:
     """The state dict in `path` with its description. Nothing in either file is run.
 

@@ -1,0 +1,231 @@
+"""The way out, for files that the user trusts like a program of their own: real unpickling, with the embedded source run.
+
+Nothing else in the project executes anything of a file, and nothing comes here unless the user asked for it by name.
+"""
+
+import copy
+import hashlib
+import importlib.util
+import io
+import pickle
+import sys
+import tempfile
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+
+from gan_refine.errors import FileFormatError
+from gan_refine.networks.edm_precond import PRECONDITIONINGS
+from gan_refine.pickles.archives import ZIP_START
+from gan_refine.pickles.reader import read_bytes, read_pickle
+from gan_refine.pickles.records import PickleFile, printable
+from gan_refine.pickles.writer import PROTOCOL, atomic_file, write_networks
+from torch_utils import persistence
+
+NETWORK_KEYS = ("G", "D", "G_ema", "ema")
+_WANTED = "wanted is a pickle of torch modules"
+_MODULE_PREFIX = "gan_refine_trusted_"
+
+
+class EasyDict(dict):
+    """Stands for dnnlib.util.EasyDict where that is not installed: a dict whose items are attributes too."""
+
+    def __getattr__(self, name: str) -> object:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+    def __setattr__(self, name: str, value: object) -> None:
+        self[name] = value
+
+
+EasyDict.__module__ = "dnnlib.util"  # under which it is pickled
+
+
+class Unbuilt:
+    """A persistent object whose source cannot run here, such as an augment_pipe that wants a missing package.
+
+    It is pickled again as it was; using it as a network is an error that says why.
+    """
+
+    def __init__(self, meta: dict[str, object], reason: str) -> None:
+        self.meta, self.reason = meta, reason
+
+    def __reduce__(self) -> tuple:
+        return persistence._reconstruct_persistent_obj, (self.meta,)
+
+
+@dataclass(frozen=True, eq=False)
+class TrustedFile:
+    """What a file made when it was run. A bare module stands under every key."""
+
+    path: Path
+    root: object = field(repr=False)
+    by_torch: bool = False  # written by torch.save
+
+    def network(self, *keys: str) -> torch.nn.Module:
+        """The first network of these keys that is there. Raises FileFormatError for none and for one that did not run."""
+        found = self._held(*keys)
+        if found is None:
+            held = ", ".join(printable(key) for key in self.root) if isinstance(self.root, dict) else ""
+            wanted = " or ".join(keys)
+            raise FileFormatError(f"{self.path} has no network {wanted}; it holds {held or type(self.root).__name__}")
+        broken = [part for part in _parts(found) if isinstance(part, Unbuilt)]
+        if broken:
+            raise FileFormatError(f"{self.path}: the source of its {printable(keys[0])} fails here: {broken[0].reason}")
+        if not isinstance(found, torch.nn.Module):
+            raise FileFormatError(f"{self.path} holds a {type(found).__name__} under {keys[0]}, not a torch module")
+        return found
+
+    def optional(self, key: str) -> torch.nn.Module | None:
+        """The network under `key`, or None where there is none that runs here."""
+        found = self.root.get(key) if isinstance(self.root, dict) else None
+        runs = isinstance(found, torch.nn.Module) and not any(isinstance(part, Unbuilt) for part in _parts(found))
+        return found if runs and isinstance(found, torch.nn.Module) else None
+
+    def networks_only(self) -> PickleFile:
+        """Its networks, dumped again without anything beside them and read inertly: a file of ours if all goes well.
+
+        Raises FileFormatError for what is not known even so.
+        """
+        keys = [key for key in NETWORK_KEYS if self.optional(key) is not None]
+        networks = {key: self.network(key) for key in keys}
+        if isinstance(self.root, torch.nn.Module):
+            networks = {"ema" if type(self.root).__name__ in PRECONDITIONINGS else "G_ema": self.root}
+        with tempfile.TemporaryDirectory() as folder:
+            write_networks(Path(folder) / "networks.pkl", networks)
+            try:
+                return replace(read_pickle(Path(folder) / "networks.pkl"), path=self.path)
+            except FileFormatError as error:
+                reason = str(error).partition("networks.pkl ")[2]
+                raise FileFormatError(f"{self.path}, with only its networks left, {reason}") from error
+
+    def write(self, path: Path, networks: Mapping[str, torch.nn.Module]) -> None:
+        """The file's objects with `networks` in place of those of the same key; sources stay as they were. Atomic."""
+        copies = {key: copy.deepcopy(net).cpu().eval().requires_grad_(False) for key, net in networks.items()}
+        if isinstance(self.root, dict):
+            root: object = {key: copies.get(key, value) for key, value in self.root.items()}
+        else:
+            root = next(iter(copies.values()))
+        with atomic_file(path) as stream:
+            if self.by_torch:
+                torch.save(root, stream, pickle_module=_Pickling)
+            else:
+                pickle.dump(root, stream, protocol=PROTOCOL)
+
+    def _held(self, *keys: str) -> object:
+        if not isinstance(self.root, dict):
+            return self.root if isinstance(self.root, torch.nn.Module | Unbuilt) else None
+        return next((self.root[key] for key in keys if self.root.get(key) is not None), None)
+
+
+def run_pickle_file(path: Path) -> TrustedFile:
+    """Unpickles `path`, RUNNING whatever its author put there; tensors come to the CPU.
+
+    For files that the user has said to trust and no others. Raises FileFormatError where that fails.
+    """
+    path = Path(path)
+    data = read_bytes(path, _WANTED)
+    by_torch = data[: len(ZIP_START)] == ZIP_START or path.suffix in (".pt", ".pth")
+    _provide_dnnlib()
+    try:
+        if by_torch:
+            root = torch.load(io.BytesIO(data), map_location="cpu", weights_only=False, pickle_module=_Pickling)
+        else:
+            root = _Unpickler(io.BytesIO(data)).load()
+    except Exception as error:  # the file's own code runs: it can raise anything
+        _fail(path, error)
+    return TrustedFile(path, root, by_torch)
+
+
+def _provide_dnnlib() -> None:
+    """A dnnlib with EasyDict, which sources and pickles name, unless there is one."""
+    if "dnnlib" in sys.modules or importlib.util.find_spec("dnnlib") is not None:
+        return
+    package, util = types.ModuleType("dnnlib"), types.ModuleType("dnnlib.util")
+    for module in (package, util):
+        module.__dict__["EasyDict"] = EasyDict
+    package.__dict__["util"] = util
+    sys.modules |= {"dnnlib": package, "dnnlib.util": util}
+
+
+def _fail(path: Path, error: Exception) -> NoReturn:
+    advice = "; install it, or make it importable with PYTHONPATH" if isinstance(error, ImportError) else ""
+    raise FileFormatError(f"{path} cannot be unpickled ({_reason(error)}){advice}; {_WANTED}") from error
+
+
+def _reason(error: BaseException) -> str:
+    return f"{type(error).__name__}: {printable(error)}"
+
+
+class _Unpickler(pickle.Unpickler):
+    """Python's own, except for persistent objects, for storages, which come to the CPU, and for names that moved."""
+
+    def find_class(self, module: str, name: str) -> object:
+        if (module, name) == ("torch_utils.persistence", "_reconstruct_persistent_obj"):
+            return _rebuild
+        if (module, name) == ("torch.storage", "_load_from_bytes"):
+            return _storage
+        try:
+            return super().find_class(module, name)
+        except ImportError:
+            if module.startswith("numpy._core") or module.startswith("numpy.core"):  # numpy 2 and 1 of the same thing
+                other = "numpy.core" if module.startswith("numpy._core") else "numpy._core"
+                return super().find_class(other + module.partition("core")[2], name)
+            raise
+
+
+class _Pickling:
+    """What torch.save and torch.load want of a pickle module."""
+
+    Unpickler, Pickler = _Unpickler, pickle.Pickler
+    load, loads, dump, dumps = pickle.load, pickle.loads, pickle.dump, pickle.dumps
+
+
+def _storage(data: bytes) -> object:
+    return torch.load(io.BytesIO(data), map_location="cpu", weights_only=False)
+
+
+def _rebuild(meta: dict[str, object]) -> object:
+    """The persistent object, with its source run once for each text."""
+    name, source = meta.get("class_name"), meta.get("module_src")
+    if not isinstance(name, str) or not isinstance(source, str):
+        raise FileFormatError("a persistent object lacks its class_name or module_src")
+    if persistence.known_class(name, source) is None:
+        try:
+            _run(source)
+        except Exception as error:  # whatever the file's own code raises
+            return Unbuilt(meta, _reason(error))
+        if persistence.known_class(name, source) is None:
+            return Unbuilt(meta, f"it has no persistent class {printable(name)}")
+    return persistence._reconstruct_persistent_obj(meta)
+
+
+def _run(source: str) -> None:
+    """Runs the source of a module, whose persistent classes the registry of torch_utils.persistence then knows."""
+    name = _MODULE_PREFIX + hashlib.sha256(source.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    module = types.ModuleType(name)
+    persistence.record_source(module, source)
+    sys.modules[name] = module
+    try:
+        exec(compile(source, f"<{name}>", "exec"), module.__dict__)
+    except BaseException:
+        del sys.modules[name]
+        raise
+
+
+def _parts(net: object) -> list[object]:
+    """A module with all that is inside it, walked without its own methods."""
+    found: dict[int, object] = {}
+    pending = [net]
+    while pending:
+        current = pending.pop()
+        if id(current) not in found:
+            found[id(current)] = current
+            pending += vars(current).get("_modules", {}).values() if isinstance(current, torch.nn.Module) else []
+    return list(found.values())
