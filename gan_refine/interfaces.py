@@ -12,6 +12,7 @@ from torch import Tensor
 Images = Float[Tensor, "n c h w"]  # float32, [-1, 1]
 Sigma = Float[Tensor, "n 1 1 1"]  # noise standard deviation in image units
 Labels = Float[Tensor, "n k"]  # one-hot, k = 0 when unconditional
+AugmentLabels = Float[Tensor, "n a"]  # how an image was moved; all zeros where it was not
 PixelBytes = UInt8[Tensor, "n c h w"]
 PerSample = Float[Tensor, " n"]
 
@@ -98,6 +99,17 @@ class Denoiser(Protocol):
     def trainable_copy(self) -> "Denoiser": ...
 
     def parameters(self) -> Iterator[torch.nn.Parameter]: ...
+
+
+@runtime_checkable
+class AugmentedDenoiser(Protocol):
+    """A denoiser that was trained on moved images and can be told how they were moved; `augment_dim` 0 if it was not."""
+
+    augment_dim: int
+
+    def denoise_augmented(
+        self, noisy: Images, sigma: Sigma, labels: Labels, augment_labels: AugmentLabels
+    ) -> Images: ...
 
 
 @runtime_checkable

@@ -3,16 +3,18 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import nn
 
 from gan_refine.config import require
-from gan_refine.interfaces import Denoiser, HelperGroup, Images, Labels, Sigma, Terms
+from gan_refine.errors import OptionError
+from gan_refine.interfaces import AugmentedDenoiser, Denoiser, HelperGroup, Images, Labels, Sigma, Terms
 from gan_refine.noise import LogNormal, SigmaLaw, add_noise
+from gan_refine.objectives.augment import NUM_LABELS, augment
 from gan_refine.objectives.parts import Divisor, Form, LawOptions, Look
-from gan_refine.objectives.score_model import denoising_loss
+from gan_refine.objectives.score_model import ScoreAverage, denoising_loss, train_only
 
 
 @dataclass(frozen=True)
@@ -76,10 +78,15 @@ class ScoreOptions(LawOptions):
     """Beside the generator's law of sigma: how the score model is trained."""
 
     score_steps: int = 1  # steps of the score model for each step of the generator
+    score_ema: int = 0  # half-life in images of the average that the generator sees; 0 shows it the score model itself
+    score_train: Literal["all", "encoder", "decoder"] = "all"  # what of the score model learns
+    augment: float = 0.0  # probability of each move of the score model's fakes, which it is told of
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require("score_steps", self.score_steps, self.score_steps > 0, "a positive number")
+        require("score_ema", self.score_ema, self.score_ema >= 0, "a number of images of at least 0")
+        require("augment", self.augment, 0 <= self.augment <= 1, "a probability")
 
     def recipe(self) -> Recipe:
         raise NotImplementedError("presets say what they make of these options")
@@ -94,22 +101,48 @@ class Scored(Composed):
         super().__init__(teacher, options)
         self.schedule = options or self.Options()
         self.helper_steps = self.schedule.score_steps
+        check_augmentable(teacher, self.schedule.augment)
         self.score_model = teacher.trainable_copy()
+        self._learning = train_only(self.score_model, self.schedule.score_train)
+        self.average = ScoreAverage(self.score_model, self.schedule.score_ema) if self.schedule.score_ema else None
 
     def helper_groups(self) -> list[HelperGroup]:
-        return [HelperGroup(list(self.score_model.parameters()))]
+        return [HelperGroup(self._learning)]
 
     def helper_terms(self, fake: Images, labels: Labels, rng: torch.Generator) -> Terms:
         """Denoising score matching of the score model on detached fakes, eq. 3.1 of arXiv:2305.18455."""
+        if self.average is not None:
+            self.average.note(len(fake))
         sigma = self._sample(LogNormal(), fake, rng)
-        denoised = self.score_model(add_noise(fake, sigma, rng), sigma, labels)
-        return Terms(denoising_loss(denoised, fake, sigma), sigma.flatten(), {})
+        moved = augment(fake, self.schedule.augment, rng) if self.schedule.augment else None
+        clean = fake if moved is None else moved.images
+        noisy = add_noise(clean, sigma, rng)
+        if self.schedule.score_train != "all":
+            # torch 2.13 crashes in the backward pass of a group norm on the CPU whose weights learn and whose input does not.
+            noisy.requires_grad_()
+        if moved is None:
+            denoised = self.score_model(noisy, sigma, labels)
+        else:
+            assert isinstance(self.score_model, AugmentedDenoiser), "check_augmentable says so"
+            denoised = self.score_model.denoise_augmented(noisy, sigma, labels, moved.labels)
+        return Terms(denoising_loss(denoised, clean, sigma), sigma.flatten(), {})
 
     def _look(self, fake: Images, noisy: Images, sigma: Sigma, labels: Labels) -> Look:
+        score_model = self.score_model if self.average is None else self.average.current(self.score_model)
         # A view each: gradients of equal networks then meet as two whole sums, which cancel to the last bit.
         teacher = self.teacher(noisy.view_as(noisy), sigma, labels)
-        with constant(self.score_model):
-            return Look(fake, sigma, teacher, self.score_model(noisy.view_as(noisy), sigma, labels))
+        with constant(score_model):
+            return Look(fake, sigma, teacher, score_model(noisy.view_as(noisy), sigma, labels))
+
+
+def check_augmentable(teacher: Denoiser, probability: float) -> None:
+    """Raises OptionError when augmentation is asked for and the teacher does not know EDM's labels."""
+    known = teacher.augment_dim if isinstance(teacher, AugmentedDenoiser) else 0
+    if probability and known != NUM_LABELS:
+        raise OptionError(
+            f"augment={probability:g} needs a teacher trained with EDM's {NUM_LABELS} augmentation labels, and this one "
+            f"knows {known}; leave augment out"
+        )
 
 
 @contextmanager

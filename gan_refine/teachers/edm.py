@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from gan_refine.interfaces import Images, ImageSpec, Labels, Sigma
+from gan_refine.interfaces import AugmentLabels, Images, ImageSpec, Labels, Sigma
 from gan_refine.pickles import build_teacher, read_networks
 
 # The range over which EDM's networks are trained and sampled (Table 1 of arXiv:2206.00364); their own limits can be wider.
@@ -21,11 +21,19 @@ class EdmTeacher(nn.Module):
         self.net = net.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.spec = ImageSpec(int(net.img_channels), int(net.img_resolution), int(net.label_dim))  # type: ignore[arg-type]
         low, high = float(net.sigma_min), float(net.sigma_max)  # type: ignore[arg-type]
+        told = net.model.map_augment  # type: ignore[union-attr]
+        self.augment_dim = 0 if told is None else int(told.in_features)  # type: ignore[arg-type, union-attr]
         self.sigma_range = (max(low, SIGMA_RANGE[0]), min(high, SIGMA_RANGE[1]))
 
     def forward(self, noisy: Images, sigma: Sigma, labels: Labels) -> Images:
         noisy = noisy.contiguous(memory_format=torch.channels_last)
         return self.net(noisy, sigma, labels if self.spec.num_classes else None)
+
+    def denoise_augmented(self, noisy: Images, sigma: Sigma, labels: Labels, augment_labels: AugmentLabels) -> Images:
+        """As `forward`, for clean images that were moved as `augment_labels` [N, augment_dim] say."""
+        noisy = noisy.contiguous(memory_format=torch.channels_last)
+        given = labels if self.spec.num_classes else None
+        return self.net(noisy, sigma, given, augment_labels=augment_labels)
 
     def trainable_copy(self) -> "EdmTeacher":
         """An equal denoiser whose weights require gradients; dropout stays off."""
