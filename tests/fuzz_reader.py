@@ -16,7 +16,14 @@ import safetensors.torch
 import torch
 
 with atheris.instrument_imports(include=["gan_refine.pickles"]):
-    from gan_refine.pickles import build_discriminator, build_generator, build_teacher, read_networks, write_refined
+    from gan_refine.pickles import (
+        build_discriminator,
+        build_generator,
+        build_teacher,
+        describe,
+        read_networks,
+        write_refined,
+    )
 
 import hostile_pickles
 import tensorflow_pickles
@@ -67,6 +74,7 @@ def seeds() -> list[bytes]:
 
 def read_everything(path: Path) -> None:
     """All that the commands do with a file of a stranger."""
+    describe(path)
     file = read_networks(path)
     build_discriminator(file)
     if isinstance(file, PickleFile) and "ema" in file.networks():

@@ -4,6 +4,7 @@ A process of its own has no checker of annotations, which would slow every opera
 """
 
 import copy
+import dataclasses
 import io
 import json
 import os
@@ -14,15 +15,16 @@ import struct
 import sys
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 
 import torch_utils.persistence
+from gan_refine.cli.inspect import report as text_of
 from gan_refine.errors import FileFormatError
 from gan_refine.networks.stylegan2 import Generator
-from gan_refine.pickles import build_discriminator, build_generator, build_teacher, read_pickle, write_refined
+from gan_refine.pickles import build_discriminator, build_generator, build_teacher, describe, read_pickle, write_refined
 
 BAIT = "touch ran"  # makes a file in the current folder
 
@@ -325,17 +327,30 @@ def soup(seeds: int) -> Iterator[bytes]:
         yield b"\x80\x04" + b"".join(random.Random(seed).choices(operations, k=40)) + b"."
 
 
-def verdict(data: bytes) -> dict[str, object]:
+def use(path: Path) -> None:
+    """What a run does with a file."""
+    file = read_pickle(path)
+    build_discriminator(file)
+    net = build_teacher(file) if "ema" in file.networks() else build_generator(file)
+    write_refined(file, net.state_dict(), Path("out.pkl"))
+
+
+def show(path: Path) -> None:
+    """What `inspect` does with a file: its text and JSON are plain, and it raises nothing."""
+    found = describe(path)
+    json.dumps(dataclasses.asdict(found), allow_nan=False)
+    if not text_of(found).replace("\n", "").isprintable():
+        raise ValueError("it prints control characters")
+
+
+def verdict(data: bytes, action: Callable[[Path], None] = use) -> dict[str, object]:
     """What became of a file: 'opened', the message of our error or the name of another one; processor seconds, growth in KiB."""
     path = Path("hostile.pkl")
     path.write_bytes(data)
     before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     outcome, message = "opened", ""
     try:
-        file = read_pickle(path)
-        build_discriminator(file)
-        net = build_teacher(file) if "ema" in file.networks() else build_generator(file)
-        write_refined(file, net.state_dict(), Path("out.pkl"))
+        action(path)
     except FileFormatError as error:
         outcome, message = "refused", str(error)
     except Exception as error:  # what the test looks for
@@ -351,6 +366,10 @@ def main(folder: str) -> None:
     groups = {"flipped": flipped(1000), "soup": soup(1000), "cut": cut()}
     report = {name: verdict(in_gan(payload)) for name, payload in HOSTILE.items()}
     report |= {name: verdict(data) for name, data in FILES.items()}
+    whole = {name: in_gan(payload) for name, payload in HOSTILE.items()} | FILES
+    whole |= {f"flipped {index}": data for index, data in enumerate(flipped(200))}
+    whole |= {f"soup {index}": data for index, data in enumerate(soup(200))}
+    report |= {f"inspect {name}": verdict(data, show) for name, data in whole.items()}
     for group, files in groups.items():
         report |= {f"{group} {index}": verdict(data) for index, data in enumerate(files)}
     json.dump(report, sys.stdout)

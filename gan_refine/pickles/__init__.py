@@ -1,6 +1,7 @@
 """Networks of StyleGAN2 and EDM in files: read without running anything, written so that they open elsewhere."""
 
 from gan_refine.pickles.construct import NetworkFile, build_discriminator, build_generator, build_teacher
+from gan_refine.pickles.describe import Description, EmbeddedNetwork, describe
 from gan_refine.pickles.export import read_networks, write_gan, write_state_dict
 from gan_refine.pickles.reader import read_pickle
 from gan_refine.pickles.records import (
@@ -20,6 +21,8 @@ from gan_refine.pickles.writer import check_refinable, write_networks, write_ref
 __all__ = [
     "CONSEQUENCES",
     "ArrayRecord",
+    "Description",
+    "EmbeddedNetwork",
     "NetworkFile",
     "PersistentObject",
     "PickleFile",
@@ -31,6 +34,7 @@ __all__ = [
     "build_generator",
     "build_teacher",
     "check_refinable",
+    "describe",
     "is_state_dict",
     "named_tensors",
     "printable",

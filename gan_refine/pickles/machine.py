@@ -37,6 +37,7 @@ class Workspace:
     tensors: list[TensorRecord] = field(default_factory=list)
     encoded: list[EncodedBytes] = field(default_factory=list)
     decoded: list[bytes] = field(default_factory=list)
+    operations: "Operations | None" = None  # others than those of operations.py
 
     def __post_init__(self) -> None:
         self.end = self.size
@@ -148,6 +149,9 @@ class Machine:
                 f"it names {printable(module)[:80]}.{printable(name)[:80]}, which no network pickle needs"
             )
         return found if found.value is None else found.value
+
+
+Operations = Mapping[int, Callable[[Machine], None]]
 
 
 def is_key(value: object) -> bool:

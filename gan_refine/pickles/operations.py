@@ -5,7 +5,7 @@ import struct
 from collections.abc import Callable, Mapping
 from typing import Literal
 
-from gan_refine.pickles.machine import Global, LocatedText, Machine, fill, members
+from gan_refine.pickles.machine import Global, LocatedText, Machine, Operations, fill, members
 from gan_refine.pickles.records import ArrayRecord, Blob, DamagedError, DtypeRecord, PlainObject
 
 MAX_NAME = 256  # bytes of a module's or class's name
@@ -20,12 +20,13 @@ _BYTE_ORDERS: Mapping[object, Literal["<", "|", "="]] = {"<": "<", "|": "|", "="
 
 def run_pickle(machine: Machine) -> object:
     """The pickled value; `position` is then behind its STOP. Raises DamagedError for all but plain data and known names."""
+    operations = machine.workspace.operations or OPERATIONS
     while True:
         opcode = machine.take(1)[0]
         machine.budget.spend(1)
         if opcode == _STOP:
             return machine.pop()
-        operation = OPERATIONS.get(opcode)
+        operation = operations.get(opcode)
         if operation is None:
             raise DamagedError(f"operation {bytes([opcode])!r} at byte {machine.place - 1} is not allowed")
         operation(machine)
@@ -264,7 +265,7 @@ def _frame(machine: Machine) -> None:
         raise DamagedError(f"it ends in the middle of something at byte {machine.base + len(machine.data)}")
 
 
-OPERATIONS: Mapping[int, Callable[[Machine], None]] = {
+OPERATIONS: Operations = {
     ord(code): operation
     for code, operation in {
         "\x80": _protocol,

@@ -122,7 +122,7 @@ def convert_generator(graph: PlainObject, file_size: int) -> torch.nn.Module:
     Raises DamagedError, which names what is unknown, missing or of another shape.
     """
     kwargs = _constructor_arguments(graph, GENERATOR_ARGUMENTS)
-    arrays = _variables(graph)
+    arrays = network_arrays(graph)
     if _rename_levels(arrays, r"synthesis/ToRGB_lod(\d+)/(.*)", "synthesis/{0}x{0}/ToRGB/{1}", kwargs):
         kwargs["synthesis_kwargs"] = {**_dict(kwargs["synthesis_kwargs"]), "architecture": "orig"}
     if not _dict(kwargs["synthesis_kwargs"])["use_noise"]:  # the inputs exist there nonetheless
@@ -133,7 +133,7 @@ def convert_generator(graph: PlainObject, file_size: int) -> torch.nn.Module:
 def convert_discriminator(graph: PlainObject, file_size: int) -> torch.nn.Module:
     """As convert_generator, for the discriminator."""
     kwargs = _constructor_arguments(graph, DISCRIMINATOR_ARGUMENTS)
-    arrays = _variables(graph)
+    arrays = network_arrays(graph)
     if _rename_levels(arrays, r"FromRGB_lod(\d+)/(.*)", "{0}x{0}/FromRGB/{1}", kwargs):
         kwargs["architecture"] = "orig"
     return _fill(Discriminator, kwargs, arrays, _discriminator_source, file_size)
@@ -171,7 +171,7 @@ def _number(value: object, name: str) -> int:
     return int(value)
 
 
-def _variables(graph: PlainObject) -> Arrays:
+def network_arrays(graph: PlainObject) -> Arrays:
     """Every variable of the network and its components, by its path."""
     found: Arrays = {}
     pending: list[tuple[str, object]] = [("", graph)]

@@ -21,8 +21,8 @@ class EdmTeacher(nn.Module):
         self.net = net.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.spec = ImageSpec(int(net.img_channels), int(net.img_resolution), int(net.label_dim))  # type: ignore[arg-type]
         low, high = float(net.sigma_min), float(net.sigma_max)  # type: ignore[arg-type]
-        told = net.model.map_augment  # type: ignore[union-attr]
-        self.augment_dim = 0 if told is None else int(told.in_features)  # type: ignore[arg-type, union-attr]
+        told = getattr(getattr(net, "model", None), "map_augment", None)  # other networks, trusted ones, may lack both
+        self.augment_dim = 0 if told is None else int(told.in_features)
         self.sigma_range = (max(low, SIGMA_RANGE[0]), min(high, SIGMA_RANGE[1]))
 
     def forward(self, noisy: Images, sigma: Sigma, labels: Labels) -> Images:
