@@ -19,3 +19,8 @@ class MismatchError(UserError):
 
 class DownloadError(UserError):
     """A file that cannot be fetched, is not the expected one, or has no room in the cache."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception of a library says, cut to one line; its type where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from gan_refine import assets
 from gan_refine.generators import StyleGan2
-from gan_refine.metrics import FrechetMetric, load_detector, load_reference
+from gan_refine.metrics import Panel, load_detector, load_reference
 from gan_refine.networks.stylegan2 import Generator
 from gan_refine.report import distance_of_generator
 from recipes.train_gan import generator_kwargs
@@ -28,7 +28,7 @@ def main(name: str, snapshots: tuple[Path, ...], images: int, threads: int) -> N
     for path in snapshots:
         net = Generator(**generator_kwargs(name))
         net.load_state_dict(torch.load(path, weights_only=True))
-        value = distance_of_generator(StyleGan2(net), lambda: FrechetMetric(detector, reference, images), images, 0)
+        value = distance_of_generator(StyleGan2(net), lambda: Panel(detector, reference, images), images, 0)
         click.echo(f"{path.name}: {value:.3f}")
 
 

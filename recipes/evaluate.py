@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from gan_refine import assets
 from gan_refine.generators import load_stylegan2
-from gan_refine.metrics import FrechetMetric, load_detector, load_reference
+from gan_refine.metrics import Panel, load_detector, load_reference
 from gan_refine.report import distance_of_generator
 
 
@@ -34,7 +34,7 @@ def main(name: str, generators: tuple[str, ...], seeds: int, first_seed: int, im
     for text in generators:
         generator = load_stylegan2(assets.resolve("gan", text))
         values = [
-            distance_of_generator(generator, lambda: FrechetMetric(detector, reference, images), images, first_seed + k)
+            distance_of_generator(generator, lambda: Panel(detector, reference, images), images, first_seed + k)
             for k in range(seeds)
         ]
         error = np.std(values, ddof=1) / np.sqrt(seeds)

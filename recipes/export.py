@@ -3,27 +3,35 @@
 python recipes/export.py teacher fashion16 teacher16.pt     the network pickle and its origin record
 python recipes/export.py gan fashion16 gan16.pt
 python recipes/export.py measure fashion16                  the teacher's own distance, into catalog.json
+python recipes/export.py measure fashion32 --keep=samples   the same, which goes on where it was stopped
 python recipes/export.py catalog                            digests and licences of everything there, into catalog.json
 """
 
 import json
+import math
 import re
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
+import numpy as np
 import torch
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from gan_refine.assets import KINDS, PRETRAINED, catalog, sha256
-from gan_refine.metrics import FrechetMetric, load_detector, load_reference
+from gan_refine.interfaces import Denoiser, PixelBytes
+from gan_refine.metrics import Panel, load_detector, load_reference, to_uint8
 from gan_refine.networks.edm_precond import EDMPrecond
 from gan_refine.networks.stylegan2 import Discriminator, Generator
+from gan_refine.noise import rng_for
 from gan_refine.pickles import write_networks
 from gan_refine.report import distance_of_teacher
+from gan_refine.report.evaluation import CHUNK, TEACHER_STREAM
+from gan_refine.sampling import sample_images
 from gan_refine.teachers import load_edm
 from recipes import train_gan, train_teacher
 from recipes.training import commit, hardware
@@ -108,7 +116,8 @@ def write_catalog() -> None:
 @click.option("--steps", type=int, default=18, show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--threads", type=int, default=2, show_default=True)
-def measure(name: str, images: int, steps: int, seed: int, threads: int) -> None:
+@click.option("--keep", type=click.Path(file_okay=False, path_type=Path), help="Keeps samples here and reuses them.")
+def measure(name: str, images: int, steps: int, seed: int, threads: int, keep: Path | None) -> None:
     """The distance of the teacher's own samples, by the deterministic sampler, recorded in catalog.json."""
     torch.set_num_threads(threads)
     pair = catalog()[name]
@@ -116,13 +125,17 @@ def measure(name: str, images: int, steps: int, seed: int, threads: int) -> None
     reference = load_reference(PRETRAINED / pair.files["reference"])
     net = load_edm(PRETRAINED / pair.files["teacher"])
 
-    def make_metric() -> FrechetMetric:
-        return FrechetMetric(detector, reference, images)
-
+    metric = Panel(detector, reference, images)
     started = time.time()
     with tqdm(total=images) as bar:
-        value = distance_of_teacher(net, make_metric, images, steps, seed, bar.update)
-    record = {"metric": make_metric().name, "value": value, "steps": steps}
+        if keep is None:
+            value = distance_of_teacher(net, metric.fresh, images, steps, seed, bar.update)
+        else:
+            for batch in kept_samples(net, keep, images, steps, seed):
+                metric.update(batch)
+                bar.update(len(batch))
+            value = metric.result()[metric.name]
+    record = {"metric": metric.name, "value": value, "steps": steps}
     click.echo(f"{record}, {time.time() - started:.0f} s, {hardware()}, commit {commit()}")
     path = PRETRAINED / "catalog.json"
     content = json.loads(path.read_text())
@@ -130,6 +143,20 @@ def measure(name: str, images: int, steps: int, seed: int, threads: int) -> None
     others = [m for m in others if (m["metric"], m["steps"]) != (record["metric"], steps)]
     content["pairs"][name]["teacher"]["measured"] = [*others, record]
     path.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def kept_samples(net: Denoiser, folder: Path, images: int, steps: int, seed: int) -> Iterator[PixelBytes]:
+    """The samples of `distance_of_teacher`, batch by batch; those in `folder` are read, the others made and put there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    batches = math.ceil(images / CHUNK)
+    for number in range(batches):
+        path = folder / f"seed{seed}-steps{steps}-{number:04d}.npy"
+        if not path.exists():
+            rng = rng_for(seed, 0, 0, TEACHER_STREAM)
+            (made,) = sample_images(net, images, steps=steps, batch=CHUNK, rng=rng, part=(number, batches))
+            np.save(path.with_suffix(".tmp.npy"), to_uint8(made).numpy())
+            path.with_suffix(".tmp.npy").replace(path)
+        yield torch.from_numpy(np.load(path))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from gan_refine import assets
 from gan_refine.config import RefineOptions, build_options
 from gan_refine.generators import load_stylegan2
-from gan_refine.metrics import FrechetMetric, load_detector, load_reference
+from gan_refine.metrics import Panel, load_detector, load_reference
 from gan_refine.objectives import Adversarial, build_objective
 from gan_refine.refine import refine
 from gan_refine.report import distance_of_generator
@@ -58,9 +58,7 @@ def main(
     reference = load_reference(assets.resolve("reference", name))
 
     def distance(generator) -> float:
-        value = distance_of_generator(
-            generator, lambda: FrechetMetric(detector, reference, eval_images), eval_images, seed
-        )
+        value = distance_of_generator(generator, lambda: Panel(detector, reference, eval_images), eval_images, seed)
         return round(value, 3)
 
     before = distance(original)

@@ -14,13 +14,14 @@ from gan_refine import assets
 from gan_refine.cli import cli
 from gan_refine.cli.running import run_command
 from gan_refine.errors import FileFormatError, MismatchError, OptionError
+from gan_refine.generators import AffineGenerator
 from gan_refine.interfaces import ImageSpec
 from gan_refine.metrics import Moments, load_reference, open_detector, read_images, reference_of_images, save_reference
 from gan_refine.metrics.detectors import ClassifierDetector, FashionClassifier
-from gan_refine.report import Paired, TeacherFile, TeacherReference, estimate, open_reference
+from gan_refine.report import Paired, TeacherFile, TeacherReference, estimate, evaluation, measure, open_reference
 from gan_refine.report import reference as reference_module
 from gan_refine.report.panel import check_ranks, open_panel
-from gan_refine.report.reference import cache_folder, cache_key, teacher_reference
+from gan_refine.report.reference import cache_key, teacher_reference
 from gan_refine.report.uncertainty import t_quantile
 from gan_refine.sampling import sample_images
 from gan_refine.teachers import GaussianTeacher
@@ -85,6 +86,9 @@ class TestImages:
         Image.fromarray(np.zeros([8, 8], np.uint8)).save(folder / "zz.png")
         with pytest.raises(MismatchError, match=r"is \[1, 8, 8\] but the first image is \[1, 16, 16\]"):
             reference_of_images(folder, detector)
+        Image.fromarray(np.zeros([16, 16], np.uint16)).save(folder / "zz.png")
+        with pytest.raises(FileFormatError, match="more than 8 bits a channel"):
+            reference_of_images(folder, detector)
         (folder / "zz.png").write_text("no image")
         with pytest.raises(FileFormatError, match=r"zz\.png is not a readable image"):
             reference_of_images(folder, detector)
@@ -121,11 +125,6 @@ class TestTeacherReference:
         file.write_text("damaged")
         with pytest.raises(FileFormatError, match="delete this file"):
             teacher_reference(teacher, detector, SMALL)
-
-    def test_folder_of_the_cache(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-        monkeypatch.delenv("GAN_REFINE_CACHE")
-        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-        assert cache_folder() == tmp_path / "gan_refine"
 
     def test_options(self, detector: ClassifierDetector, teacher: TeacherFile, monkeypatch: pytest.MonkeyPatch) -> None:
         asked: list[TeacherReference] = []
@@ -192,6 +191,22 @@ class TestPanels:
     def test_reference_is_read_only_where_one_is_needed(self) -> None:
         assert open_panel("is", "auto", "auto", SPEC, 250).reference is None
 
+    def test_teacher_of_another_size(self, teacher: TeacherFile) -> None:
+        with pytest.raises(MismatchError, match="the GAN makes 32x32 grey images but the teacher 16x16 grey"):
+            open_panel("fd", "auto", "auto", ImageSpec(1, 32), 250, teacher)
+
+    def test_large_images_go_through_the_generator_few_at_a_time(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        generator = AffineGenerator(0.3, 0.1, SPEC)
+        shown: list[int] = []
+        generator.register_forward_hook(lambda module, inputs, images: shown.append(len(images)))
+        panel = open_panel("fd", "auto", "auto", SPEC, 300)
+        whole = measure(generator, panel, seed=1)
+        assert shown == [250, 50]
+        shown.clear()
+        monkeypatch.setattr(evaluation, "PIXELS_AT_ONCE", 100 * 16 * 16)
+        assert measure(generator, panel, seed=1)[0].values == pytest.approx(whole[0].values, rel=1e-6)
+        assert shown == [100, 100, 50, 50]
+
     def test_fashion32(self) -> None:
         assert open_panel("fd", "auto", "auto", ImageSpec(1, 32), 250).name == "fd250-fashion32"
 
@@ -241,6 +256,11 @@ class TestCommand:
         [
             (["--fid-ref=teacher"], "needs a teacher"),
             (["--images=1"], "--images=1 is not allowed"),
+            (["--seed=-1"], "--seed=-1 is not allowed"),
+            (["--gan=fashion16"], "given the same name twice"),
+            (["--gan=fashion32"], "16x16 grey images but fashion32 32x32 grey"),
+            (["--teacher=fashion16"], "has no use without --fid-ref=teacher"),
+            (["--outdir={pickled}"], "cannot write to --outdir="),
             (["--fid-seeds=0"], "--fid-seeds=0"),
             (["--metrics=fud"], "unknown metric"),
             (["--detector=fashion32"], "32x32 grey images but the GAN makes 16x16 grey"),

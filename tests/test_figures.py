@@ -205,13 +205,14 @@ class TestFrechetOfSamples:
                 panel = Panel(detector, reference, 5, [Frechet(ddof=asked)])
                 panel.update(images)
                 (result,) = panel.results()
-                assert result.values[result.metric] < 1e-6
+                assert result.values[result.metric] < 1e-9
                 assert result.facts == {"ddof": asked, "reference_ddof": asked}
 
-    def test_unknown_ddof_of_a_reference_is_said(self) -> None:
+    def test_unknown_ddof_of_a_reference_is_said(self, detector: ClassifierDetector) -> None:
         bare = Reference(torch.zeros(2, dtype=torch.float64), torch.eye(2, dtype=torch.float64))
-        assert Frechet(ddof=0).facts(bare) == {"ddof": 0, "reference_ddof": "not recorded"}
-        assert Frechet().facts(bare)["ddof"] == 1
+        kept = Statistics(detector, 2, Needs())
+        assert Frechet(ddof=0).facts(kept, bare) == {"ddof": 0, "reference_ddof": "not recorded"}
+        assert Frechet().facts(kept, bare)["ddof"] == 1
 
 
 class TestPanel:
@@ -252,6 +253,14 @@ class TestPanel:
         assert values["pr300-fashion16_precision"] == values["pr300-fashion16_recall"] == 1
         assert values["dc300-fashion16_coverage"] == 1
 
+    def test_the_size_of_a_sample_is_stated(
+        self, detector: ClassifierDetector, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("gan_refine.metrics.statistics.SAMPLE_SIZE", 30)
+        panel = Panel(detector, reference_of(detector, random_bytes(25)), 50, parse_metrics("kd,subset_size=20,pr,dc"))
+        panel.update(random_bytes(50))
+        assert [result.facts["sample_sizes"] for result in panel.results()] == [[30, 25]] * 3
+
     @pytest.mark.parametrize("value", [float("nan"), float("inf")])
     def test_features_that_are_not_finite(self, detector: ClassifierDetector, value: float) -> None:
         kept = Statistics(detector, 4, Needs())
@@ -275,7 +284,7 @@ class TestPanel:
 
 NAMES = [
     (("inception", 50_000, "fd", "data"), "fid50k_full"),
-    (("inception", 50_000, "kd", "data"), "kid50k_full"),
+    (("inception", 50_000, "kd", "data"), "kid50k-inception"),  # the field's draws from all images, this from a sample
     (("inception", 10_000, "fd", "data"), "fid10k-inception"),
     (("inception", 50_000, "fd", "teacher"), "fd50k-inception-teacher"),
     (("inception-768", 50_000, "fd", "data"), "fd50k-inception-768"),
@@ -300,7 +309,7 @@ class TestChoosing:
     @pytest.mark.parametrize(
         ("text", "message"),
         [
-            ("fud", "unknown metric 'fud'; choose one of dc, fd, is, kd, pr"),
+            ("fud", "unknown metric 'fud'; choose one of dc, fd, fid, is, kd, kid, pr"),
             ("fd,dof=1", "its options are: ddof, infinity"),
             ("fd,ddof=2", "give 0 or 1"),
             ("fd,fid", "twice"),

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from gan_refine.errors import FileFormatError, MismatchError, OptionError
 from gan_refine.interfaces import ImageSpec
-from gan_refine.metrics import Detector, open_detector
+from gan_refine.metrics import Detector, open_detector, torchscript
 from gan_refine.metrics import inception as inception_metric
 from gan_refine.metrics.inception import InceptionDetector, InceptionOptions, load_inception, open_inception
 from gan_refine.metrics.torchscript import read_tensors
@@ -115,24 +115,33 @@ def test_tf32_is_caught(network: InceptionV3, weights: dict) -> None:
 
 
 def test_tf32_and_autocast_are_off_while_a_detector_looks(network: InceptionV3) -> None:
-    seen: list[tuple[bool, bool, bool]] = []
-    flags = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = [flag.allow_tf32 for flag in flags]
-    now = lambda *_: seen.append((*(flag.allow_tf32 for flag in flags), torch.is_autocast_enabled("cpu")))  # noqa: E731
-    handle = network.Conv2d_1a_3x3.register_forward_pre_hook(now)
+    seen: list[tuple[list[str], bool]] = []
+    handle = network.Conv2d_1a_3x3.register_forward_pre_hook(
+        lambda *_: seen.append((precisions(), torch.is_autocast_enabled("cpu")))
+    )
     try:
-        for flag in flags:
-            flag.allow_tf32 = True
+        torch.set_float32_matmul_precision("medium")
+        asked_for = precisions()
         with torch.autocast("cpu", torch.bfloat16):
-            features = InceptionDetector("inception", network)(GOLDEN["in/images_32x32"])
+            outputs = InceptionDetector("inception", network).outputs(GOLDEN["in/images_32x32"])
             assert torch.is_autocast_enabled("cpu")
-        assert seen == [(False, False, False)]
-        assert all(flag.allow_tf32 for flag in flags), "restored"
-        assert relative_error(features, GOLDEN["out/2048_32x32"]) < 1e-5
+        assert seen == [(["ieee"] * len(asked_for), False)]
+        assert precisions() == asked_for != seen[0][0], "restored"
+        assert torch.get_float32_matmul_precision() != "highest", "restored"
+        assert relative_error(outputs.features, GOLDEN["out/2048_32x32"]) < 1e-5
+        assert relative_error(outputs.logits, GOLDEN["out/logits_unbiased_32x32"]) < 1e-5
     finally:
         handle.remove()
-        for flag, value in zip(flags, before, strict=True):
-            flag.allow_tf32 = value
+        torch.set_float32_matmul_precision("highest")
+
+
+def precisions() -> list[str]:
+    """Of float32 products on GPUs and CPUs, by whichever interface this torch has."""
+    backends = torch.backends
+    if hasattr(backends.cudnn, "conv"):
+        owners = (backends.cuda.matmul, backends.cudnn.conv, backends.mkldnn.matmul, backends.mkldnn.conv)
+        return [owner.fp32_precision for owner in owners]
+    return ["tf32" if owner.allow_tf32 else "ieee" for owner in (backends.cuda.matmul, backends.cudnn)]
 
 
 class TestResize:
@@ -216,6 +225,29 @@ class TestFiles:
         scales = {name for name in weights if name.endswith("bn.weight")}  # the graph of 2015 has none
         assert all(torch.equal(found[name], value) for name, value in weights.items() if name not in scales)
         assert all(torch.equal(found[name], torch.ones_like(found[name])) for name in scales)
+
+    def test_archive_without_end(self, tmp_path: Path) -> None:
+        # A module that holds itself, and one storage that stands for many tensors.
+        loop = b"\x80\x02c__torch__\nM\n)\x81q\x00}q\x01X\x01\x00\x00\x00aq\x02h\x00sb."
+        path = tmp_path / "loop.pt"
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("x/constants.pkl", b"")
+            archive.writestr("x/data.pkl", loop)
+        assert read_tensors(path) == {}
+        with pytest.raises(FileFormatError, match="is no archive of Inception-v3"):
+            load_inception(path)
+
+    def test_tensors_of_one_storage_buy_no_memory(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        module = nn.Module()
+        whole = torch.zeros(1000)
+        for number in range(10):
+            module.register_buffer(f"part{number}", whole.view(-1))
+        path = tmp_path / "shared.pt"
+        torch.jit.script(module).save(path)
+        assert len(read_tensors(path)) == 10
+        monkeypatch.setattr(torchscript, "LARGEST_FILE", 20_000)
+        with pytest.raises(FileFormatError, match="take more than 20000 bytes"):
+            read_tensors(path)
 
     def test_hostile_archive(self, tmp_path: Path) -> None:
         path, witness = tmp_path / "hostile.pt", tmp_path / "witness"

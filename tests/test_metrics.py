@@ -1,6 +1,9 @@
 """gan_refine.metrics: moments, Frechet distance, detectors, references, the metric."""
 
+import io
 import json
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +15,8 @@ from safetensors.torch import save_file
 from gan_refine.errors import FileFormatError, MismatchError
 from gan_refine.interfaces import ImageSpec, Metric
 from gan_refine.metrics import (
-    FrechetMetric,
     Moments,
+    Panel,
     frechet_distance,
     load_detector,
     load_reference,
@@ -232,6 +235,8 @@ class TestReferences:
             ({"mu": np.zeros(3), "sigma": np.eye(4)}, "covariance"),
             ({"mu": np.zeros(2), "sigma": np.array([[1.0, np.nan], [np.nan, 1.0]])}, "not finite"),
             ({"mu": np.zeros(2), "sigma": np.array([[1.0, 0.5], [0.0, 1.0]])}, "not symmetric"),
+            ({"mu": np.zeros(2), "sigma": np.array([[1.0, 0.0], [0.0, -1.0]])}, "negative variances"),
+            ({"mu": np.zeros(2), "sigma": np.eye(2), "num_images": 9, "ddof": 2}, "ddof is 0 or 1"),
             ({"mu": np.array([print, 1], dtype=object), "sigma": np.eye(2)}, "without pickles"),
             ({"mu": np.array(["a"]), "sigma": np.eye(1)}, "wrong kind"),
             ({"mu": np.zeros(1), "sigma": np.eye(1), "num_images": np.zeros(2)}, "wrong kind"),
@@ -252,6 +257,30 @@ class TestReferences:
             with pytest.raises(FileFormatError):
                 load_reference(path)
 
+    @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+    def test_damage_anywhere_is_an_error_or_harmless(self, save: Callable, tmp_path: Path) -> None:
+        path, rng, refused = tmp_path / "r.npz", np.random.default_rng(0), 0
+        save(path, mu=np.zeros(3), sigma=np.eye(3), num_images=9, ddof=1)
+        whole = path.read_bytes()
+        for _ in range(300):
+            damaged = bytearray(whole)
+            damaged[rng.integers(len(whole))] = rng.integers(256)
+            path.write_bytes(damaged)
+            try:
+                load_reference(path)
+            except FileFormatError as error:  # anything else fails the test
+                assert "\n" not in str(error)
+                refused += 1
+        assert refused > 50
+
+    def test_a_header_that_asks_for_all_memory(self, tmp_path: Path) -> None:
+        array = io.BytesIO()
+        np.lib.format.write_array_header_1_0(array, {"descr": "<f8", "fortran_order": False, "shape": (10**12,)})
+        with zipfile.ZipFile(tmp_path / "r.npz", "w") as archive:
+            archive.writestr("mu.npy", array.getvalue())
+        with pytest.raises(FileFormatError, match="cannot read reference"):
+            load_reference(tmp_path / "r.npz")
+
     def test_another_detector_is_refused(self, detector: ClassifierDetector) -> None:
         with pytest.raises(MismatchError, match="3 features"):
             self.reference.check(detector)
@@ -260,11 +289,11 @@ class TestReferences:
             self.reference.check(detector)
 
 
-class TestFrechetMetric:
+class TestPanelOfOne:
     def test_is_the_distance_of_the_first_images(self, detector: ClassifierDetector) -> None:
         real, fake = random_bytes(300), random_bytes(200) // 2
         reference = moments_of(detector(real))
-        metric = FrechetMetric(detector, Reference(reference.mean, reference.covariance(), 300, 1, "fashion16"), 150)
+        metric = Panel(detector, Reference(reference.mean, reference.covariance(), 300, 1, "fashion16"), 150)
         assert isinstance(metric, Metric) and metric.name == "fd150-fashion16"
         for part in fake.split(40):
             metric.update(part)
@@ -277,13 +306,13 @@ class TestFrechetMetric:
         moments = moments_of(detector(images))
         mixed = frechet_distance(moments.mean, moments.covariance(0), moments.mean, moments.covariance(1))
         for ddof in (0, 1):
-            metric = FrechetMetric(detector, Reference(moments.mean, moments.covariance(ddof), 4, ddof, None), 4)
+            metric = Panel(detector, Reference(moments.mean, moments.covariance(ddof), 4, ddof, None), 4)
             metric.update(images)
             assert metric.result()[metric.name] < 1e-9 * mixed
 
     def test_too_few_images_are_an_error_not_a_figure(self, detector: ClassifierDetector) -> None:
         moments = moments_of(detector(random_bytes(50)))
-        metric = FrechetMetric(detector, Reference(moments.mean, moments.covariance()), 100)
+        metric = Panel(detector, Reference(moments.mean, moments.covariance()), 100)
         metric.update(random_bytes(99))
         with pytest.raises(MismatchError, match="needs 100 images and has seen 99"):
             metric.result()
@@ -296,7 +325,7 @@ class TestFrechetMetric:
     ) -> None:
         detector.name = name
         reference = Reference(torch.zeros(128, dtype=torch.float64), torch.eye(128, dtype=torch.float64))
-        assert FrechetMetric(detector, reference, 10_000).name == expected
+        assert Panel(detector, reference, 10_000).name == expected
 
 
 def test_to_uint8_truncates_as_stylegan_does() -> None:

@@ -1,8 +1,10 @@
 """`python -m gan_refine evaluate`: figures of one or more generators on the same latents."""
 
+import contextlib
 import json
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from tqdm import tqdm
 
 from gan_refine import assets
 from gan_refine.cli.trusting import family, trust_pickle_option
-from gan_refine.config import require
+from gan_refine.config import parse_spec, require
 from gan_refine.errors import MismatchError, OptionError, UserError
 from gan_refine.generators import GENERATORS
 from gan_refine.interfaces import Generator
@@ -23,8 +25,6 @@ from gan_refine.report.uncertainty import Paired, estimate
 from gan_refine.teachers import TEACHERS
 from torch_utils import distributed
 
-HIGHER_IS_BETTER = ("is", "pr", "dc")
-
 
 @dataclass(frozen=True)
 class Measured:
@@ -34,6 +34,32 @@ class Measured:
     seed: int
     results: list[Result]
     seconds: float
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """What the command was asked for, as its --help describes it."""
+
+    gans: tuple[str, ...]
+    teacher: str | None
+    metrics: str
+    detector: str
+    fid_ref: str
+    images: int
+    seed: int
+    fid_seeds: int
+    outdir: Path | None
+    device: str
+    trust_pickle: bool
+
+    def __post_init__(self) -> None:
+        require("images", self.images, self.images >= 2, "at least 2")
+        require("seed", self.seed, self.seed >= 0, "at least 0")
+        require("fid_seeds", self.fid_seeds, self.fid_seeds >= 1, "at least 1")
+        if len(set(self.gans)) < len(self.gans):
+            raise OptionError(f"--gan is given the same name twice: {', '.join(self.gans)}; give each once")
+        if self.teacher is not None and parse_spec(self.fid_ref)[0] != "teacher":
+            raise OptionError(f"--teacher={self.teacher} has no use without --fid-ref=teacher; give both or neither")
 
 
 @click.command("evaluate", context_settings={"show_default": True, "max_content_width": 120})
@@ -47,7 +73,11 @@ class Measured:
 @click.option(
     "--teacher", default=None, help="EDM network pickle, or the name of an embedded one; for --fid-ref=teacher."
 )
-@click.option("--metrics", default="fd", help="fd, kd, is, pr, dc and their options: fd,infinity=true,kd,subsets=50")
+@click.option(
+    "--metrics",
+    default="fd",
+    help="fd, kd, is, pr, dc and their options: fd,infinity=true,kd,subsets=50; fid and kid are fd and kd in Inception's features.",
+)
 @click.option(
     "--detector", default="auto", help="auto, an embedded one, inception, efficientnet-lite0, torchscript,path=FILE"
 )
@@ -57,65 +87,84 @@ class Measured:
 @click.option("--images", type=int, default=10_000, help="Images of each generator; 50000 for the field's FID.")
 @click.option("--seed", type=int, default=0, help="Of the latents.")
 @click.option("--fid-seeds", type=int, default=1, help="Repeat with so many sets of latents: seed, seed + 1, ...")
-@click.option("--outdir", default=None, help="Append the results to metric-NAME.jsonl in this folder.")
+@click.option(
+    "--outdir", type=click.Path(path_type=Path), help="Append the results to metric-NAME.jsonl in this folder."
+)
 @click.option("--device", default=None, help="cpu, cuda, cuda:1 ...  [default: a GPU if there is one]")
 @trust_pickle_option
-def evaluate(
-    gans: tuple[str, ...],
-    teacher: str | None,
-    metrics: str,
-    detector: str,
-    fid_ref: str,
-    images: int,
-    seed: int,
-    fid_seeds: int,
-    outdir: str | None,
-    device: str | None,
-    trust_pickle: bool,
-) -> None:
+def evaluate(device: str | None, **given) -> None:
     """Measure generators: JSON lines on standard output, a table on standard error. torchrun shares the work."""
-    require("images", images, images >= 2, "at least 2")
-    require("fid_seeds", fid_seeds, fid_seeds >= 1, "at least 1")
+    options = EvaluateOptions(device=device or ("cuda" if torch.cuda.is_available() else "cpu"), **given)
+    check_device(options.device)
     distributed.init()
-    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    generators = [_generator(gan, place, trust_pickle) for gan in gans]
-    for gan, generator in zip(gans, generators, strict=True):
-        if str(generator.spec).split(",")[0] != str(generators[0].spec).split(",")[0]:
-            raise MismatchError(f"{gans[0]} makes {generators[0].spec} but {gan} {generator.spec}; compare equal ones")
-    source = None if teacher is None else _teacher(teacher, place, trust_pickle)
-    with tqdm(unit="img", file=sys.stderr, desc="sampling the teacher", disable=None, leave=False) as bar:
-        panel = open_panel(metrics, detector, fid_ref, generators[0].spec, images, source, place, bar.update)
+    generators = [open_generator(gan, options) for gan in options.gans]
+    check_comparable(options.gans, generators)
+    panel = make_panel(options, generators[0])
+    if options.outdir is not None:
+        with _writing(options.outdir):  # known before the measuring, not after it
+            options.outdir.mkdir(parents=True, exist_ok=True)
     runs = []
-    for k in range(fid_seeds):
-        for gan, generator in zip(gans, generators, strict=True):
-            started = time.time()
-            results = measure(generator, panel, seed + k)
-            runs.append(Measured(gan, seed + k, results, time.time() - started))
-            if distributed.is_rank0():
-                _write(runs[-1], panel, fid_ref, outdir)
+    for run in measure_all(options, generators, panel):
+        runs.append(run)
+        if distributed.is_rank0():
+            write_results(run, panel, options)
     if distributed.is_rank0():
-        click.echo(report(gans, runs), err=True)
+        click.echo("\n".join(report(options.gans, runs)), err=True)
 
 
-def _generator(text: str, device: str, trust: bool) -> Generator:
-    path = assets.resolve("gan", text)
+def check_device(name: str) -> None:
+    """Raises OptionError for a device that torch does not know or cannot use."""
     try:
-        return GENERATORS[family("stylegan2", text, path, trust)](path).to(device)
+        torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
-        raise OptionError(
-            f"--device={device} cannot be used here; give cpu, or cuda on a machine with a GPU"
-        ) from error
+        raise OptionError(f"--device={name} cannot be used here; give cpu, or cuda on a machine with a GPU") from error
 
 
-def _teacher(text: str, device: str, trust: bool) -> TeacherFile:
-    path = assets.resolve("teacher", text)
-    return TeacherFile(path, TEACHERS[family("edm", text, path, trust)](path).to(device))
+def open_generator(text: str, options: EvaluateOptions) -> Generator:
+    """The generator of a name, path or URL, on the device."""
+    path = assets.resolve("gan", text)
+    return GENERATORS[family("stylegan2", text, path, options.trust_pickle)](path).to(options.device)
 
 
-def _write(run: Measured, panel: Panel, fid_ref: str, outdir: str | None) -> None:
+def check_comparable(gans: tuple[str, ...], generators: Sequence[Generator]) -> None:
+    """Raises MismatchError unless all make images of one size and colour."""
+    first = generators[0].spec
+    for gan, generator in zip(gans, generators, strict=True):
+        if (generator.spec.channels, generator.spec.resolution) != (first.channels, first.resolution):
+            raise MismatchError(f"{gans[0]} makes {first} images but {gan} {generator.spec}; compare equal ones")
+
+
+def make_panel(options: EvaluateOptions, generator: Generator) -> Panel:
+    """The metrics with their reference, which is sampled, read or taken from the cache."""
+    teacher = None
+    if options.teacher is not None:
+        path = assets.resolve("teacher", options.teacher)
+        chosen = family("edm", options.teacher, path, options.trust_pickle)
+        teacher = TeacherFile(path, TEACHERS[chosen](path).to(options.device))
+    with _progress("reference") as bar:
+        specs = options.metrics, options.detector, options.fid_ref
+        return open_panel(*specs, generator.spec, options.images, teacher, options.device, bar.update)
+
+
+def measure_all(options: EvaluateOptions, generators: Sequence[Generator], panel: Panel) -> Iterator[Measured]:
+    """Every generator with every set of latents, one after the other."""
+    with _progress("measuring", options.fid_seeds * len(generators) * options.images) as bar:
+        for seed in range(options.seed, options.seed + options.fid_seeds):
+            for gan, generator in zip(options.gans, generators, strict=True):
+                started = time.time()
+                results = measure(generator, panel, seed, bar.update)
+                yield Measured(gan, seed, results, time.time() - started)
+
+
+def _progress(what: str, total: int | None = None) -> tqdm:
+    hidden = None if distributed.is_rank0() else True  # None: shown on a terminal alone
+    return tqdm(desc=what, total=total, unit="img", file=sys.stderr, disable=hidden, leave=False)
+
+
+def write_results(run: Measured, panel: Panel, options: EvaluateOptions) -> None:
     """One JSON line a metric, in the form of StyleGAN's tools, with the convention added."""
+    minutes, seconds = divmod(round(run.seconds), 60)
     for result in run.results:
-        minutes, seconds = divmod(round(run.seconds), 60)
         record = {
             "results": result.values,
             "metric": result.metric,
@@ -127,40 +176,37 @@ def _write(run: Measured, panel: Panel, fid_ref: str, outdir: str | None) -> Non
             "timestamp": time.time(),
             "seed": run.seed,
             "detector": panel.detector.name,
-            "reference": fid_ref,
+            "reference": options.fid_ref,
             "convention": result.facts,
         }
         line = json.dumps(record)
         click.echo(line)
-        if outdir is not None:
-            _append(Path(outdir), f"metric-{result.metric}.jsonl", line)
+        if options.outdir is not None:
+            with _writing(options.outdir), open(options.outdir / f"metric-{result.metric}.jsonl", "a") as file:
+                file.write(line + "\n")
 
 
-def _append(folder: Path, name: str, line: str) -> None:
+@contextlib.contextmanager
+def _writing(folder: Path) -> Iterator[None]:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with open(folder / name, "a") as file:
-            file.write(line + "\n")
+        yield
     except OSError as error:
         raise UserError(
             f"cannot write to --outdir={folder} ({error.strerror}); choose a folder that you may write to"
         ) from error
 
 
-def report(gans: tuple[str, ...], runs: list[Measured]) -> str:
-    """The table: each figure of each generator with its standard error; below it, changes from the first in words."""
+def report(gans: tuple[str, ...], runs: list[Measured]) -> list[str]:
+    """Lines of the table: each figure of each generator with its standard error, and changes from the first in words."""
     lines = []
     for number, result in enumerate(runs[0].results):
         for name in result.values:
-            values = [
-                [run.results[number].values[name] for run in runs if run.gan == gan] for gan in dict.fromkeys(gans)
-            ]
-            for gan, found in zip(dict.fromkeys(gans), values, strict=True):
-                lines.append(f"  {name:<32} {estimate(found)!s:<20} {gan}")
+            values = {gan: [run.results[number].values[name] for run in runs if run.gan == gan] for gan in gans}
+            lines += [f"  {name:<32} {estimate(found)!s:<20} {gan}" for gan, found in values.items()]
             if name.endswith("_std"):  # the noise of a figure is no figure to compare
                 continue
-            higher = name.startswith(HIGHER_IS_BETTER)
-            for gan, found in list(zip(dict.fromkeys(gans), values, strict=True))[1:]:
-                lines.append(f"    {gan}: {Paired(values[0], found).words(higher)}")
+            for gan in gans[1:]:
+                words = Paired(values[gans[0]], values[gan]).words(result.higher_is_better)
+                lines.append(f"    {gan}: {words}")
         lines.append(f"    convention: {', '.join(f'{key} {value}' for key, value in result.facts.items())}")
-    return "\n".join(lines)
+    return lines

@@ -1,7 +1,6 @@
 """Detectors and metrics by the names that users give."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 from gan_refine import assets
 from gan_refine.config import build_options, choose, parse_spec
@@ -25,7 +24,7 @@ METRICS: dict[str, type[Figure]] = {
     "pr": PrecisionRecall,
     "dc": DensityCoverage,
 }
-EMBEDDED = ("fashion16", "fashion32")  # detectors in pretrained/, each with its reference
+EMBEDDED = ("fashion16", "fashion32")  # pairs of the catalog whose detectors come with a reference
 ALIASES = {"fid": "fd", "kid": "kd"}  # as asked for; the results are named after what they are
 
 
@@ -50,20 +49,13 @@ DETECTORS: dict[str, Opener] = {
 }
 
 
-def embedded_file(kind: str, name: str) -> Path:
-    """The file of an embedded detector or its reference; those of the catalog's pairs with their digest checked."""
-    if name in assets.catalog():
-        return assets.resolve(kind, name)
-    return assets.PRETRAINED / f"{name}-{kind}.{'npz' if kind == 'reference' else 'safetensors'}"
-
-
 def open_detector(text: str, device: Device = "cpu") -> Detector:
     """The detector of a spec: an embedded one (`fashion16`), `inception`, `efficientnet-lite0` or `torchscript,path=FILE`."""
     name, options = parse_spec(text)
     if name in EMBEDDED:
         if options:
             raise OptionError(f"detector {name} has no options, got {', '.join(options)}")
-        return load_detector(embedded_file("detector", name), device=device)
+        return load_detector(assets.resolve("detector", name), device=device)
     if name not in DETECTORS:
         raise OptionError(f"unknown detector {name!r}; choose one of {', '.join(sorted([*EMBEDDED, *DETECTORS]))}")
     return DETECTORS[name](options, device)
@@ -94,7 +86,7 @@ def parse_metrics(text: str) -> list[Figure]:
     figures: list[Figure] = []
     for spec in specs:
         name, options = parse_spec(spec)
-        cls = choose("metric", ALIASES.get(name, name), METRICS)
+        cls = choose("metric", name, METRICS | {alias: METRICS[kind] for alias, kind in ALIASES.items()})
         figures.append(build_options(cls, options, f"metric {name}"))
     kinds = [figure.kind for figure in figures]
     if len(set(kinds)) < len(kinds):

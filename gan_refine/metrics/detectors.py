@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from gan_refine.errors import FileFormatError, MismatchError, UserError
+from gan_refine.errors import FileFormatError, MismatchError, UserError, first_line
 from gan_refine.interfaces import Images, ImageSpec, PixelBytes
 
 Features32 = Float32[Tensor, "n d"]
@@ -106,14 +106,26 @@ class NetworkDetector(ABC):
 
 @contextlib.contextmanager
 def exact_arithmetic(device: torch.device) -> Iterator[None]:
-    """Full float32: TF32 and autocast off while this lasts. TF32 alone moves an FID by more than the gains at stake."""
-    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    """Full float32: TF32, bfloat16 products and autocast are off while this lasts, on GPUs and CPUs; restored after it."""
+    before = [(owner, name, getattr(owner, name)) for owner, name, _ in _precision_settings()]
     try:
+        for owner, name, exact in _precision_settings():
+            setattr(owner, name, exact)
         with torch.autocast(device.type, enabled=False):
             yield
     finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+        for owner, name, value in before:
+            setattr(owner, name, value)
+
+
+def _precision_settings() -> list[tuple[object, str, object]]:
+    """Where torch keeps the precision of float32 products: (owner, attribute, the value that means all 24 bits)."""
+    backends = torch.backends
+    if hasattr(backends.cudnn, "conv"):  # torch 2.9 and later, where mixing both interfaces raises errors
+        mkldnn = backends.mkldnn
+        owners = (backends.cuda.matmul, backends.cudnn.conv, mkldnn.matmul, mkldnn.conv)  # type: ignore[attr-defined]
+        return [(owner, "fp32_precision", "ieee") for owner in owners]
+    return [(backends.cuda.matmul, "allow_tf32", False), (backends.cudnn, "allow_tf32", False)]
 
 
 def rgb(images_uint8: PixelBytes) -> UInt8[Tensor, "n channels h w"]:
@@ -176,8 +188,8 @@ class ClassifierDetector(NetworkDetector):
     def __init__(self, name: str, network: FashionClassifier, device: Device = "cpu") -> None:
         super().__init__(name, network.spec, network.num_features, network, device)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        shape = [network.spec.channels, network.spec.resolution, network.spec.resolution]
-        self.takes = f"uint8 images [N, {str(shape)[1:]}"
+        size = network.spec.resolution
+        self.takes = f"uint8 images [N, {network.spec.channels}, {size}, {size}]"
 
     def accepts(self, spec: ImageSpec) -> bool:
         return (spec.channels, spec.resolution) == (self.spec.channels, self.spec.resolution)
@@ -188,7 +200,7 @@ class ClassifierDetector(NetworkDetector):
         return Outputs(features, self.network.head(features))
 
 
-def load_detector(path: Path | str, name: str | None = None, device: torch.device | str = "cpu") -> ClassifierDetector:
+def load_detector(path: Path | str, name: str | None = None, device: Device = "cpu") -> ClassifierDetector:
     """The detector in a .safetensors or weights-only .pt file; in a folder, NAME-detector.safetensors.
 
     Raises FileFormatError if the file is missing, damaged or describes no detector. Nothing in the file is run.
@@ -199,8 +211,7 @@ def load_detector(path: Path | str, name: str | None = None, device: torch.devic
         network = ARCHITECTURES[description.architecture](description.resolution, description.num_features)
         network.load_state_dict(weights)
     except (RuntimeError, TypeError, AttributeError, UserError) as error:
-        reason = str(error).splitlines()[0]
-        raise FileFormatError(f"{file}: weights do not fit {description.architecture} ({reason})") from error
+        raise FileFormatError(f"{file}: weights do not fit {description.architecture} ({first_line(error)})") from error
     return ClassifierDetector(description.name, network, device)
 
 
@@ -240,8 +251,7 @@ def _read_torch(file: Path) -> tuple[Description, Mapping[str, Tensor]]:
         saved = torch.load(file, map_location="cpu", weights_only=True)
         return _parse(file, saved["detector"]), saved["weights"]
     except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, KeyError, TypeError, ValueError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise FileFormatError(f"{file} is not a detector that opens with weights_only ({reason})") from error
+        raise FileFormatError(f"{file} is not a detector that opens with weights_only ({first_line(error)})") from error
 
 
 def _parse(file: Path, text: object) -> Description:

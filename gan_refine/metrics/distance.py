@@ -1,5 +1,7 @@
 """Several metrics of one stream of images: the detector looks at each image once."""
 
+import functools
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -17,17 +19,23 @@ from gan_refine.metrics.statistics import Needs, Statistics
 
 @runtime_checkable
 class Figure(Protocol):
-    """One metric as a function of what was kept of the stream: suffix -> value, with "" for its main figure."""
+    """One metric as a function of what was kept of the stream: suffix -> value, with "" for its main figure.
+
+    The reference is None only where `needs.reference` is False. `facts` are the convention that the values follow.
+    """
 
     @property
     def kind(self) -> str: ...
+
+    @property
+    def higher_is_better(self) -> bool: ...
 
     @property
     def needs(self) -> Needs: ...
 
     def __call__(self, fake: Statistics, reference: Reference) -> dict[str, float]: ...
 
-    def facts(self, reference: Reference) -> Mapping[str, object]: ...
+    def facts(self, fake: Statistics, reference: Reference) -> Mapping[str, object]: ...
 
 
 @dataclass(frozen=True)
@@ -37,6 +45,7 @@ class Result:
     metric: str
     values: dict[str, float]
     facts: dict[str, object]
+    higher_is_better: bool
 
 
 def to_uint8(images: Images) -> PixelBytes:
@@ -53,12 +62,13 @@ class Panel:
     def __init__(
         self, detector: Detector, reference: Reference | None, num_images: int, figures: Sequence[Figure] = (Frechet(),)
     ) -> None:
+        needs = functools.reduce(operator.or_, (figure.needs for figure in figures))
         if reference is not None:
             reference.check(detector)
-        elif any(figure.kind != "is" for figure in figures):
+        elif needs.reference:
             raise MismatchError("all metrics but is compare with a reference; give --fid-ref")
         if num_images < 2:
-            raise MismatchError(f"a Frechet distance needs at least 2 images, got {num_images}")
+            raise MismatchError(f"metrics need at least 2 images, got {num_images}")
         self.detector = detector
         self.reference = reference
         self.num_images = num_images
@@ -66,9 +76,6 @@ class Panel:
         source = "data" if reference is None else reference.source
         self.names = [metric_name(detector.name, num_images, figure.kind, source) for figure in figures]
         self.name = self.names[0]
-        needs = Needs()
-        for figure in figures:
-            needs |= figure.needs
         self._statistics = Statistics(detector, num_images, needs)
         self._next = 0
 
@@ -98,27 +105,20 @@ class Panel:
     def _evaluate(self, figure: Figure, name: str, whole: Statistics) -> Result:
         # A figure that compares has a reference, by the check on construction; the others ignore it.
         values = figure(whole, self.reference)  # type: ignore[arg-type]
-        facts = figure.facts(self.reference)  # type: ignore[arg-type]
-        return Result(name, {name + suffix: value for suffix, value in values.items()}, dict(facts))
-
-
-class FrechetMetric(Panel):
-    """The Frechet distance alone, in the reference's convention."""
-
-    def __init__(self, detector: Detector, reference: Reference, num_images: int) -> None:
-        super().__init__(detector, reference, num_images)
-        self.reference: Reference = reference
+        facts = figure.facts(whole, self.reference)  # type: ignore[arg-type]
+        named = {name + suffix: value for suffix, value in values.items()}
+        return Result(name, named, dict(facts), figure.higher_is_better)
 
 
 def metric_name(detector_name: str, num_images: int, kind: str = "fd", source: str = "data") -> str:
     """`fd10k-fashion16`. FID and KID are names in Inception's last features and against data alone: `fid10k-inception`.
 
-    Of 50,000 images that is the field's `fid50k_full`, `kid50k_full`.
+    Of 50,000 images the former is the field's `fid50k_full`.
     """
     count = f"{num_images // 1000}k" if num_images % 1000 == 0 else str(num_images)
     if detector_name == INCEPTION and source == "data":
         kind = {"fd": "fid", "kd": "kid"}.get(kind, kind)
-        if num_images == 50_000 and kind in ("fid", "kid"):
-            return f"{kind}50k_full"
+        if num_images == 50_000 and kind == "fid":
+            return "fid50k_full"
     suffix = f"-{source}" if source != "data" and kind != "is" else ""
     return f"{kind}{count}-{detector_name}{suffix}"

@@ -25,6 +25,7 @@ class Frechet:
     infinity: bool = False
 
     kind = "fd"
+    higher_is_better = False
 
     def __post_init__(self) -> None:
         require("ddof", self.ddof, self.ddof in (None, 0, 1), "0 or 1")
@@ -47,8 +48,8 @@ class Frechet:
         real = reference.covariance_with(ddof)
         return frechet_distance(fake.mean.cpu(), fake.covariance(ddof).cpu(), reference.mean, real)
 
-    def facts(self, reference: Reference) -> dict[str, object]:
-        """The convention: what the generated covariance's divisor lacks of N, and what the reference's does."""
+    def facts(self, fake: Statistics, reference: Reference) -> dict[str, object]:
+        """What the divisors of the generated covariance and of the reference's lack of N."""
         ddof, recorded = self._ddof(reference), reference.ddof
         scaled = ddof if reference.can_rescale else recorded
         return {"ddof": ddof, "reference_ddof": "not recorded" if scaled is None else scaled}

@@ -2,22 +2,35 @@
 
 import io
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from gan_refine.errors import FileFormatError, MismatchError
+from gan_refine.errors import FileFormatError, MismatchError, first_line
 from gan_refine.interfaces import PixelBytes
 from gan_refine.metrics.detectors import Detector
-from gan_refine.metrics.references import Reference
+from gan_refine.metrics.references import Reference, reference_of
 from gan_refine.metrics.statistics import Needs, Statistics
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
+DEEP_MODES = {"I", "I;16", "I;16B", "I;16L", "F"}  # Pillow's conversion of these to bytes clips instead of scaling
 BATCH = 250
 LARGEST_IMAGE = 256 * 2**20  # bytes of one file
+# What Pillow and zipfile raise for damaged, encrypted and oddly compressed files.
+UNREADABLE = (
+    OSError,
+    ValueError,
+    EOFError,
+    SyntaxError,
+    RuntimeError,
+    zlib.error,
+    zipfile.BadZipFile,
+    Image.DecompressionBombError,
+)
 
 
 def read_images(path: Path) -> tuple[int, Iterator[PixelBytes]]:
@@ -35,8 +48,8 @@ def read_images(path: Path) -> tuple[int, Iterator[PixelBytes]]:
     return len(names), _batches(names, read)
 
 
-def reference_of_images(path: Path, detector: Detector) -> Reference:
-    """Moments (over N - 1) and a sample of the features of the images at `path`."""
+def reference_of_images(path: Path, detector: Detector, tick: Callable[[int], object] = lambda n: None) -> Reference:
+    """Moments (over N - 1) and a sample of the features of the images at `path`; `tick` hears of each batch's size."""
     count, batches = read_images(path)
     if count < 2:
         raise MismatchError(f"{path} holds {count} image; a reference needs at least 2")
@@ -45,16 +58,15 @@ def reference_of_images(path: Path, detector: Detector) -> Reference:
     for images in batches:
         kept.update(detector.outputs(images), first)
         first += len(images)
-    assert kept.sample is not None, "asked for by needs"
-    mean, covariance = kept.moments.mean.cpu(), kept.moments.covariance(ddof=1).cpu()
-    return Reference(mean, covariance, count, 1, detector.name, kept.sample.features)
+        tick(len(images))
+    return reference_of(kept)
 
 
 def _open_zip(path: Path) -> tuple[list[str], Callable[[str], bytes]]:
     try:
         archive = zipfile.ZipFile(path)
-    except (OSError, zipfile.BadZipFile) as error:
-        raise FileFormatError(f"cannot read {path} as a folder or zip of images ({error})") from error
+    except UNREADABLE as error:
+        raise FileFormatError(f"cannot read {path} as a folder or zip of images ({first_line(error)})") from error
     entries = [entry for entry in archive.infolist() if Path(entry.filename).suffix.lower() in SUFFIXES]
     for entry in entries:
         if entry.file_size > LARGEST_IMAGE:
@@ -80,8 +92,10 @@ def _batches(names: list[str], read: Callable[[str], bytes]) -> Iterator[PixelBy
 def _decode(name: str, read: Callable[[str], bytes]) -> torch.Tensor:
     try:
         with Image.open(io.BytesIO(read(name))) as opened:
+            if opened.mode in DEEP_MODES:
+                raise FileFormatError(f"{name} has more than 8 bits a channel ({opened.mode}); make them 8-bit images")
             image = opened if opened.mode in ("L", "RGB") else opened.convert("RGB")
             pixels = np.array(image)
-    except (OSError, ValueError, zipfile.BadZipFile, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise FileFormatError(f"{name} is not a readable image ({str(error).splitlines()[0]})") from error
+    except UNREADABLE as error:
+        raise FileFormatError(f"{name} is not a readable image ({first_line(error)})") from error
     return torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).permute(2, 0, 1)

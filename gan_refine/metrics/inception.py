@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gan_refine import assets
-from gan_refine.errors import FileFormatError, UserError
+from gan_refine.errors import FileFormatError, UserError, first_line
 from gan_refine.interfaces import ImageSpec, PixelBytes
 from gan_refine.metrics.detectors import Device, NetworkDetector, Outputs, rgb
 from gan_refine.metrics.torchscript import is_archive, read_tensors
@@ -100,8 +100,9 @@ def _read_plain(path: Path) -> Mapping[str, Tensor]:
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise FileFormatError(f"{path} is neither plain weights nor a TorchScript archive ({reason})") from error
+        raise FileFormatError(
+            f"{path} is neither plain weights nor a TorchScript archive ({first_line(error)})"
+        ) from error
     if not isinstance(weights, Mapping):
         raise FileFormatError(f"{path} holds no table of weights by name")
     return weights

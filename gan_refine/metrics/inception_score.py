@@ -12,7 +12,8 @@ class InceptionScore:
     """Mean and deviation (over N) over 10 consecutive splits. Needs no reference."""
 
     kind = "is"
-    needs = Needs(classes=True)
+    higher_is_better = True
+    needs = Needs(classes=True, reference=False)
 
     def __call__(self, fake: Statistics, reference: Reference | None) -> dict[str, float]:
         assert fake.classes is not None, "asked for by needs"
@@ -21,5 +22,5 @@ class InceptionScore:
         scores = fake.classes.scores()
         return {"": float(scores.mean()), "_std": float(scores.std(correction=0))}
 
-    def facts(self, reference: Reference | None) -> dict[str, object]:
+    def facts(self, fake: Statistics, reference: Reference | None) -> dict[str, object]:
         return {"splits": NUM_SPLITS, "logits": "without bias where the detector is Inception"}

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gan_refine.config import require
 from gan_refine.errors import MismatchError
-from gan_refine.metrics.references import Reference, sample_of
+from gan_refine.metrics.references import Reference, sample_of, sample_sizes
 from gan_refine.metrics.statistics import Needs, Statistics
 
 Vectors = Float[Tensor, "m d"]
@@ -25,6 +25,7 @@ class Kernel:
     seed: int = 2020
 
     kind = "kd"
+    higher_is_better = False
     needs = Needs(sample=True)
 
     def __post_init__(self) -> None:
@@ -36,8 +37,9 @@ class Kernel:
         values = subset_distances(fake.sample.features, sample_of(reference, "kd"), self)
         return {"": float(values.mean()), "_std": float(values.std(correction=0))}
 
-    def facts(self, reference: Reference) -> dict[str, object]:
-        return {"kernel": "(x.y/d + 1)^3, unbiased", "subsets": self.subsets, "subset_size": self.subset_size}
+    def facts(self, fake: Statistics, reference: Reference) -> dict[str, object]:
+        drawn = {"subsets": self.subsets, "subset_size": self.subset_size, "seed": self.seed}
+        return {"kernel": "(x.y/d + 1)^3, unbiased", **drawn, **sample_sizes(fake, reference)}
 
 
 def subset_distances(a: Vectors, b: Others, options: Kernel) -> Float64[Tensor, " subsets"]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gan_refine.config import require
 from gan_refine.errors import MismatchError
-from gan_refine.metrics.references import Reference, sample_of
+from gan_refine.metrics.references import Reference, sample_of, sample_sizes
 from gan_refine.metrics.statistics import Needs, Statistics
 
 ROWS = 1000  # of a block of distances
@@ -24,6 +24,7 @@ class PrecisionRecall:
     k: int = 3
 
     kind = "pr"
+    higher_is_better = True
     needs = Needs(sample=True)
 
     def __post_init__(self) -> None:
@@ -33,8 +34,8 @@ class PrecisionRecall:
         made, real = _both(fake, reference, self.k, self.kind)
         return {"_precision": inside(made, real, self.k), "_recall": inside(real, made, self.k)}
 
-    def facts(self, reference: Reference) -> dict[str, object]:
-        return {"k": self.k}
+    def facts(self, fake: Statistics, reference: Reference) -> dict[str, object]:
+        return {"k": self.k, **sample_sizes(fake, reference)}
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class DensityCoverage:
     k: int = 5
 
     kind = "dc"
+    higher_is_better = True
     needs = Needs(sample=True)
 
     def __post_init__(self) -> None:
@@ -56,8 +58,8 @@ class DensityCoverage:
         nearest = torch.stack([block.amin(dim=0) for block in _blocks(made, real)]).amin(dim=0)
         return {"_density": balls / (self.k * len(made)), "_coverage": float((nearest <= radii).double().mean())}
 
-    def facts(self, reference: Reference) -> dict[str, object]:
-        return {"k": self.k}
+    def facts(self, fake: Statistics, reference: Reference) -> dict[str, object]:
+        return {"k": self.k, **sample_sizes(fake, reference)}
 
 
 def inside(a: Vectors, b: Others, k: int) -> float:

@@ -2,6 +2,7 @@
 
 import os
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,10 +11,25 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
-from gan_refine.errors import FileFormatError, MismatchError
+from gan_refine.errors import FileFormatError, MismatchError, first_line
 from gan_refine.metrics.detectors import Detector
 from gan_refine.metrics.moments import Covariance, Mean
+from gan_refine.metrics.statistics import Statistics
 
+# What numpy and zipfile raise for damaged, encrypted and oddly compressed files, and for sizes that only a bad header states.
+UNREADABLE = (
+    OSError,
+    ValueError,
+    EOFError,
+    AttributeError,
+    TypeError,
+    SyntaxError,
+    RuntimeError,
+    MemoryError,
+    KeyError,
+    zlib.error,
+    zipfile.BadZipFile,
+)
 FIELDS = {"mu", "sigma", "num_images", "ddof", "detector", "features", "source"}
 
 
@@ -67,6 +83,19 @@ def sample_of(reference: Reference, metric: str) -> Float32[Tensor, "m d"]:
     return reference.features
 
 
+def sample_sizes(fake: Statistics, reference: Reference) -> dict[str, object]:
+    """How many vectors of the generated and of the reference images a metric looks at, which need not be all."""
+    assert fake.sample is not None, "asked for by needs"
+    return {"sample_sizes": [len(fake.sample.features), len(sample_of(reference, "a metric"))]}
+
+
+def reference_of(kept: Statistics, source: str = "data") -> Reference:
+    """The reference of a stream that is complete: moments over N - 1, and the sample if one was kept."""
+    mean, covariance = kept.moments.mean.cpu(), kept.moments.covariance(ddof=1).cpu()
+    features = None if kept.sample is None else kept.sample.features
+    return Reference(mean, covariance, kept.num_images, 1, kept.detector_name, features, source)
+
+
 def load_reference(path: Path | str) -> Reference:
     """Reads `mu` [d], `sigma` [d, d] and optional `num_images`, `ddof`, `detector`, `features`, `source`. Never unpickles.
 
@@ -85,6 +114,8 @@ def load_reference(path: Path | str) -> Reference:
     except (TypeError, ValueError) as error:
         raise FileFormatError(f"reference {path} holds fields of the wrong kind ({error})") from error
     _check_moments(path, mean, covariance)
+    if ddof not in (None, 0, 1) or (num_images is not None and num_images < 1):
+        raise FileFormatError(f"reference {path} states num_images {num_images} and ddof {ddof}; ddof is 0 or 1")
     if features is not None and (features.ndim != 2 or features.shape[1] != len(mean) or not features.isfinite().all()):
         raise FileFormatError(
             f"reference {path} has features {list(features.shape)}; finite ones [m, {len(mean)}] are needed"
@@ -98,9 +129,10 @@ def _read_arrays(path: Path | str) -> dict[str, np.ndarray]:
             if not isinstance(opened, np.lib.npyio.NpzFile):
                 raise FileFormatError(f"{path} is a single array, not an .npz file with mu and sigma")
             return {key: opened[key] for key in opened.files if key in FIELDS}
-    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise FileFormatError(f"cannot read reference {path} as an .npz file without pickles ({reason})") from error
+    except UNREADABLE as error:
+        raise FileFormatError(
+            f"cannot read reference {path} as an .npz file without pickles ({first_line(error)})"
+        ) from error
 
 
 def save_reference(path: Path, reference: Reference) -> None:
@@ -130,5 +162,7 @@ def _check_moments(path: Path | str, mean: torch.Tensor, covariance: torch.Tenso
         raise FileFormatError(f"reference {path} has {got}; a mean [d] and its covariance [d, d] are needed")
     if not (mean.isfinite().all() and covariance.isfinite().all()):
         raise FileFormatError(f"reference {path} holds numbers that are not finite")
+    if (covariance.diagonal() < 0).any():
+        raise FileFormatError(f"reference {path} has a sigma with negative variances, so not a covariance")
     if not torch.allclose(covariance, covariance.T, rtol=1e-5, atol=1e-8 * float(covariance.abs().max())):
         raise FileFormatError(f"reference {path} has a sigma that is not symmetric, so not a covariance")

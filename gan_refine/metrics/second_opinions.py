@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gan_refine.config import require
-from gan_refine.errors import FileFormatError, MismatchError, OptionError
+from gan_refine.errors import FileFormatError, MismatchError, OptionError, first_line
 from gan_refine.interfaces import ImageSpec, PixelBytes
 from gan_refine.metrics.detectors import LARGEST_WIDTH, Device, NetworkDetector, Outputs, rgb
 
@@ -109,7 +109,7 @@ def open_torchscript(options: ModuleOptions, device: Device) -> ModuleDetector:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         network = torch.jit.load(path, map_location="cpu")
     except (OSError, RuntimeError, ValueError) as error:
-        raise FileFormatError(f"{path} is not a readable TorchScript file ({str(error).splitlines()[0]})") from error
+        raise FileFormatError(f"{path} is not a readable TorchScript file ({first_line(error)})") from error
     name = f"ts-{re.sub(r'[^A-Za-z0-9.]+', '-', path.stem)}-{digest[:8]}"
     try:
         return ModuleDetector(name, network, ImageSpec(options.channels, options.resolution), device)

@@ -1,7 +1,7 @@
 """What is kept of a stream of images: everything that the metrics need, in memory that does not grow with the stream."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import copy
+from dataclasses import astuple, dataclass
 
 import numpy as np
 import torch
@@ -35,9 +35,8 @@ class FeatureSample:
         if len(self.indices) >= self.capacity:  # most newcomers need not be copied
             keep = hashes(indices) < hashes(self.indices).max()
             features, indices = features[keep.to(features.device)], indices[keep]
-        self._keep(
-            torch.cat([self.features, features.detach().to("cpu", torch.float32)]), torch.cat([self.indices, indices])
-        )
+        newcomers = features.detach().to("cpu", torch.float32)
+        self._keep(torch.cat([self.features, newcomers]), torch.cat([self.indices, indices]))
 
     def across_processes(self, device: torch.device) -> "FeatureSample":
         """The sample of all processes' vectors together; `device` is where the processes talk."""
@@ -75,9 +74,8 @@ class ClassStatistics:
         log_p = logits.detach().cpu().to(torch.float64).log_softmax(dim=1)
         if self.probabilities.shape[1] == 0:
             self.probabilities = torch.zeros(len(self.counts), log_p.shape[1], dtype=torch.float64)
-        split = (
-            (indices + 1) * len(self.counts) - 1
-        ) // self.num_images  # image i is in s if s N // S <= i < (s+1) N // S
+        # Image i is in split s where s N // S <= i < (s + 1) N // S.
+        split = ((indices + 1) * len(self.counts) - 1) // self.num_images
         self.counts.index_add_(0, split, torch.ones(len(split), dtype=torch.float64))
         self.negative_entropy.index_add_(0, split, (log_p.exp() * log_p).sum(dim=1))
         self.probabilities.index_add_(0, split, log_p.exp())
@@ -86,11 +84,9 @@ class ClassStatistics:
         """The sums of all processes together."""
         whole = ClassStatistics(self.num_images, len(self.counts))
         classes = int(gather_across(torch.tensor([self.probabilities.shape[1]], device=device)).max())
-        mine = (
-            self.probabilities
-            if self.probabilities.shape[1]
-            else self.probabilities.new_zeros(len(self.counts), classes)
-        )
+        mine = self.probabilities
+        if mine.shape[1] == 0:  # a process that saw no image does not know the number of classes
+            mine = mine.new_zeros(len(self.counts), classes)
         whole.counts = sum_across(self.counts.to(device)).cpu()
         whole.negative_entropy = sum_across(self.negative_entropy.to(device)).cpu()
         whole.probabilities = sum_across(mine.to(device)).cpu()
@@ -105,14 +101,17 @@ class ClassStatistics:
 
 @dataclass(frozen=True)
 class Needs:
-    """What metrics ask to have kept, beyond mean and covariance."""
+    """What metrics ask to have kept, beyond mean and covariance; `reference` is whether they compare with one."""
 
     sample: bool = False
     classes: bool = False
     blocks: bool = False
+    reference: bool = True
 
     def __or__(self, other: "Needs") -> "Needs":
-        return Needs(self.sample or other.sample, self.classes or other.classes, self.blocks or other.blocks)
+        """What both need together."""
+        both = zip(astuple(self), astuple(other), strict=True)
+        return Needs(*(a or b for a, b in both))
 
 
 class Statistics:
@@ -122,11 +121,11 @@ class Statistics:
         self.num_images = num_images
         self.device = detector.device
         self.detector_name = detector.name
-        new_moments: Callable[[], Moments] = lambda: Moments(detector.num_features, self.device)  # noqa: E731
-        self.moments = new_moments()
-        self.sample = FeatureSample(detector.num_features) if needs.sample else None
+        self.moments = Moments(detector.num_features, self.device)
+        self.sample = FeatureSample(detector.num_features, SAMPLE_SIZE) if needs.sample else None
         self.classes = ClassStatistics(num_images) if needs.classes else None
-        self.blocks = [new_moments() for _ in range(NUM_BLOCKS)] if needs.blocks else []
+        num_blocks = NUM_BLOCKS if needs.blocks else 0  # blocks are merged into the moments at the end
+        self.blocks = [Moments(detector.num_features, self.device) for _ in range(num_blocks)]
 
     def update(self, outputs: Outputs, first: int) -> None:
         """Takes in a batch whose first image is number `first`. Raises MismatchError for features that are not finite."""
@@ -153,8 +152,7 @@ class Statistics:
 
     def across_processes(self) -> "Statistics":
         """Those of all processes together, on each of them. Every process must call it."""
-        whole = Statistics.__new__(Statistics)
-        whole.num_images, whole.device, whole.detector_name = self.num_images, self.device, self.detector_name
+        whole = copy.copy(self)
         whole.blocks = [block.across_processes() for block in self.blocks]
         whole.moments = self.moments.across_processes()
         for block in whole.blocks:

@@ -4,6 +4,7 @@ import io
 import math
 import pickle
 import zipfile
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gan_refine.errors import FileFormatError
+from gan_refine.errors import FileFormatError, first_line
 
 LARGEST_FILE = 2**31  # bytes, once unpacked; no detector is near it
 
@@ -44,12 +45,12 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
                 raise FileFormatError(f"{path} unpacks to more than {LARGEST_FILE} bytes")
             (main,) = [name for name in archive.namelist() if name.count("/") == 1 and name.endswith("/data.pkl")]
             folder = main.removesuffix("data.pkl")
-            root = _Reader(archive.read(main), lambda key: archive.read(f"{folder}data/{key}")).load()
+            reader = _Reader(archive.read(main), lambda key: archive.read(f"{folder}data/{key}"))
+            return dict(_walk(reader.load(), "", set()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
-        raise FileFormatError(f"{path} is not a readable TorchScript archive ({_first_line(error)})") from error
-    except (EOFError, RecursionError, MemoryError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
-        raise FileFormatError(f"{path} is not a readable TorchScript archive ({_first_line(error)})") from error
-    return dict(_walk(root, ""))
+        raise FileFormatError(f"{path} is not a readable TorchScript archive ({first_line(error)})") from error
+    except (EOFError, RecursionError, MemoryError, zlib.error, zipfile.BadZipFile, pickle.UnpicklingError) as error:
+        raise FileFormatError(f"{path} is not a readable TorchScript archive ({first_line(error)})") from error
 
 
 def is_archive(path: Path) -> bool:
@@ -57,21 +58,18 @@ def is_archive(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return any(name.endswith("/constants.pkl") for name in archive.namelist())
-    except (OSError, zipfile.BadZipFile):
+    except (OSError, ValueError, RuntimeError, zipfile.BadZipFile):  # damaged names and unknown versions among them
         return False
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
-
-
-def _walk(item: object, prefix: str) -> list[tuple[str, Tensor]]:
+def _walk(item: object, prefix: str, seen: set[int]) -> list[tuple[str, Tensor]]:
     if isinstance(item, Tensor):
         return [(prefix, item)]
-    if not isinstance(item, ScriptObject):
+    if not isinstance(item, ScriptObject) or id(item) in seen:  # a module inside itself would have no end
         return []
+    seen.add(id(item))
     pairs = item.attributes.items()
-    return [found for name, value in pairs for found in _walk(value, f"{prefix}.{name}" if prefix else name)]
+    return [found for name, value in pairs for found in _walk(value, f"{prefix}.{name}" if prefix else name, seen)]
 
 
 class _Reader(pickle.Unpickler):
@@ -80,6 +78,7 @@ class _Reader(pickle.Unpickler):
     def __init__(self, data: bytes, storage: Callable[[str], bytes]) -> None:
         super().__init__(io.BytesIO(data))
         self.storage = storage
+        self.bytes_left = LARGEST_FILE  # many tensors can share one storage, and each becomes a copy
 
     def find_class(self, module: str, name: str) -> object:
         if module.startswith("__torch__"):
@@ -88,10 +87,11 @@ class _Reader(pickle.Unpickler):
             return STORAGES[name]
         if module == "torch.jit._pickle":  # build_intlist and its kin: lists with their element type
             return _untagged
-        known = {("torch._utils", "_rebuild_tensor_v2"): _tensor, ("collections", "OrderedDict"): OrderedDict}
-        if (module, name) not in known:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
-        return known[module, name]
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+            return self._tensor
+        if (module, name) == ("collections", "OrderedDict"):
+            return OrderedDict
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
 
     def persistent_load(self, pid: object) -> Tensor:
         if not isinstance(pid, tuple) or len(pid) != 5 or pid[0] != "storage" or not isinstance(pid[1], torch.dtype):
@@ -99,12 +99,16 @@ class _Reader(pickle.Unpickler):
         data = self.storage(str(pid[2]))
         return torch.frombuffer(bytearray(data), dtype=pid[1]) if data else torch.empty(0, dtype=pid[1])
 
+    def _tensor(
+        self, storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *rest: object
+    ) -> Tensor:
+        if not isinstance(storage, Tensor) or math.prod(size) > len(storage):
+            raise pickle.UnpicklingError("a tensor is larger than its storage")
+        self.bytes_left -= math.prod(size) * storage.element_size()
+        if self.bytes_left < 0:
+            raise pickle.UnpicklingError(f"its tensors take more than {LARGEST_FILE} bytes")
+        return storage.as_strided(tuple(size), tuple(stride), int(offset)).clone()
+
 
 def _untagged(value: object, *tag: object) -> object:
     return value
-
-
-def _tensor(storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *rest: object) -> Tensor:
-    if not isinstance(storage, Tensor) or math.prod(size) > len(storage):
-        raise pickle.UnpicklingError("a tensor is larger than its storage")
-    return storage.as_strided(tuple(size), tuple(stride), int(offset)).clone()

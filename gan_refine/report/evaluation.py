@@ -14,18 +14,31 @@ from gan_refine.sampling import sample_images
 from torch_utils import distributed
 
 CHUNK = 250  # latents are drawn in chunks of this size, so that figures do not depend on memory options
+PIXELS_AT_ONCE = 2**22  # of a generator's pass, whose activations take about a hundred times the memory of the images
 EVALUATION_STREAM, GRID_STREAM, TEACHER_STREAM = 1001, 1002, 1003  # apart from those of the training steps
 
 MakeMetric = Callable[[], Metric]
 
 
 @torch.no_grad()
-def show_generator(generator: Generator, metric: Metric, num_images: int, seed: int) -> None:
-    """Gives `metric` this process's share of the images; the same latents for every generator of one latent size."""
+def show_generator(
+    generator: Generator, metric: Metric, num_images: int, seed: int, tick: Callable[[int], object] = lambda n: None
+) -> None:
+    """Gives `metric` this process's share of the images; the same latents for every generator of one latent size.
+
+    `tick` hears of each batch's size.
+    """
     stride = CHUNK * distributed.get_world_size()
-    for first in range(CHUNK * distributed.get_rank(), num_images, stride):
-        latents = generator.draw(min(CHUNK, num_images - first), rng_for(seed, 0, first, EVALUATION_STREAM))
-        metric.update(to_uint8(generator(latents)), first)
+    batch = max(PIXELS_AT_ONCE // generator.spec.resolution**2, 1)
+    for start in range(CHUNK * distributed.get_rank(), num_images, stride):
+        latents, first = (
+            generator.draw(min(CHUNK, num_images - start), rng_for(seed, 0, start, EVALUATION_STREAM)),
+            start,
+        )
+        for part in latents.split(batch):
+            metric.update(to_uint8(generator(part)), first)
+            tick(len(part))
+            first += len(part)
 
 
 def teacher_images(

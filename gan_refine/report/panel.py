@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 
-from gan_refine.errors import OptionError
+from gan_refine.errors import MismatchError, OptionError
 from gan_refine.interfaces import Generator, ImageSpec
-from gan_refine.metrics import Detector, Panel, Result, fitting_detector, parse_metrics
+from gan_refine.metrics import INCEPTION, Panel, Result, fitting_detector, parse_metrics
 from gan_refine.report.evaluation import show_generator
 from gan_refine.report.reference import TeacherFile, open_reference
 
@@ -24,37 +24,47 @@ def open_panel(
     `auto` and `fd-NAME` are `fd` with the detector that fits or is named; `fid` and `kid` mean Inception's unless a
     detector is given. Raises UserError.
     """
-    metrics, detector = _spelt_out(metrics, detector)
+    if teacher is not None:
+        theirs = teacher.denoiser.spec
+        if (theirs.channels, theirs.resolution) != (spec.channels, spec.resolution):
+            raise MismatchError(
+                f"the GAN makes {spec} images but the teacher {theirs}; choose a teacher of the GAN's size"
+            )
+    metrics, detector = _spell_out(metrics, detector)
     figures = parse_metrics(metrics)
-    found: Detector = fitting_detector(detector, spec, device)
+    found = fitting_detector(detector, spec, device)
     reference = None
-    if fid_ref != "auto" or any(figure.kind != "is" for figure in figures):
+    if fid_ref != "auto" or any(figure.needs.reference for figure in figures):
         reference = open_reference(fid_ref, found, teacher, tick)
     return Panel(found, reference, num_images, figures)
 
 
-def _spelt_out(metrics: str, detector: str) -> tuple[str, str]:
+def _spell_out(metrics: str, detector: str) -> tuple[str, str]:
+    """--metrics without `auto` and without a detector in it, and --detector as both imply it."""
+    if metrics == "auto":
+        return "fd", detector
     head, _, rest = metrics.partition("-")
-    if head in ("fd", "fid") and rest:
+    if head == "fd" and rest:
         if detector != "auto":
             raise OptionError(f"--metrics={metrics} names a detector, and --detector={detector} another; give one")
         return head, rest
-    wants_inception = any(name in ("fid", "kid") for name in metrics.split(","))
-    return ("fd" if metrics == "auto" else metrics), (
-        "inception" if wants_inception and detector == "auto" else detector
-    )
+    if detector == "auto" and {"fid", "kid"} & set(metrics.split(",")):
+        return metrics, INCEPTION
+    return metrics, detector
 
 
 def check_ranks(panel: Panel) -> None:
     """Raises OptionError unless the first figure, by which a run keeps its best, is a distance: lower is better."""
-    if panel.figures[0].kind not in ("fd", "kd"):
+    if panel.figures[0].higher_is_better:
         raise OptionError(
             f"--metrics starts with {panel.figures[0].kind}; a run ranks by the first, so give fd or kd first"
         )
 
 
-def measure(generator: Generator, panel: Panel, seed: int) -> list[Result]:
+def measure(
+    generator: Generator, panel: Panel, seed: int, tick: Callable[[int], object] = lambda n: None
+) -> list[Result]:
     """All figures of the panel on the generator's images; the same latents for every generator of one latent size."""
     fresh = panel.fresh()
-    show_generator(generator, fresh, fresh.num_images, seed)
+    show_generator(generator, fresh, fresh.num_images, seed, tick)
     return fresh.results()

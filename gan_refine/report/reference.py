@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,8 +18,8 @@ from gan_refine.metrics import (
     Needs,
     Reference,
     Statistics,
-    embedded_file,
     load_reference,
+    reference_of,
     reference_of_images,
     save_reference,
 )
@@ -54,7 +53,7 @@ class TeacherFile:
 def open_reference(
     text: str, detector: Detector, teacher: TeacherFile | None, tick: Callable[[int], object] = lambda n: None
 ) -> Reference:
-    """The reference of a spec. `auto` is the embedded one of an embedded detector; `tick` hears of teacher samples.
+    """The reference of a spec. `auto` is the embedded one of an embedded detector; `tick` hears of images looked at.
 
     Images are read, and a teacher sampled, only where the spec asks for it.
     """
@@ -68,10 +67,10 @@ def open_reference(
             raise OptionError(
                 f"detector {detector.name} comes without a reference; give --fid-ref=teacher, an .npz file, a folder or a zip"
             )
-        return load_reference(embedded_file("reference", detector.name))
+        return load_reference(assets.resolve("reference", detector.name))
     path = Path(text)
     if path.is_dir() or path.suffix.lower() == ".zip":
-        return reference_of_images(path, detector)
+        return reference_of_images(path, detector, tick)
     return load_reference(assets.resolve("reference", text))
 
 
@@ -82,11 +81,9 @@ def teacher_reference(
 
     Raises FileFormatError for a damaged file of the cache, which the message says to delete.
     """
-    path = cache_folder() / "references" / f"{cache_key(teacher, detector, options)}.npz"
-    found = path.is_file() if distributed.is_rank0() else False
-    if bool(
-        distributed.sum_across(torch.tensor(float(found), device=_device(teacher)))
-    ):  # one answer for all processes
+    path = assets.cache_folder() / "references" / f"{cache_key(teacher, detector, options)}.npz"
+    found = torch.tensor(int(path.is_file() and distributed.is_rank0()), device=_device(teacher))
+    if distributed.sum_across(found) > 0:  # one answer for all processes
         try:
             return load_reference(path)
         except UserError as error:
@@ -94,10 +91,7 @@ def teacher_reference(
     kept = Statistics(detector, options.images, Needs(sample=True))
     for first, images in teacher_images(teacher.denoiser, options.images, options.steps, options.seed, tick):
         kept.update(detector.outputs(images), first)
-    whole = kept.across_processes()
-    assert whole.sample is not None, "asked for by needs"
-    mean, covariance = whole.moments.mean.cpu(), whole.moments.covariance(ddof=1).cpu()
-    reference = Reference(mean, covariance, options.images, 1, detector.name, whole.sample.features, "teacher")
+    reference = reference_of(kept.across_processes(), source="teacher")
     if distributed.is_rank0():
         _store(path, reference)
     return reference
@@ -122,10 +116,3 @@ def cache_key(teacher: TeacherFile, detector: Detector, options: TeacherReferenc
     parts = {"version": VERSION, "teacher": assets.sha256(teacher.path), "sampler": "heun", **asdict(options)}
     parts |= {"detector": detector.digest()}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
-
-
-def cache_folder() -> Path:
-    """GAN_REFINE_CACHE, or gan_refine in XDG_CACHE_HOME, by default ~/.cache."""
-    if given := os.environ.get("GAN_REFINE_CACHE"):
-        return Path(given)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gan_refine"

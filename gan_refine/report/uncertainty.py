@@ -28,7 +28,7 @@ def estimate(values: list[float]) -> Estimate:
 
 @dataclass(frozen=True)
 class Paired:
-    """Values of one figure before and after, set of latents by set of latents. Lower is better."""
+    """Values of one figure before and after, set of latents by set of latents."""
 
     before: list[float]
     after: list[float]
@@ -50,7 +50,7 @@ class Paired:
         return abs(difference.mean) > t_quantile(len(self.before) - 1) * difference.standard_error
 
     def words(self, higher_is_better: bool = False) -> str:
-        """One sentence: the change, its noise, which is larger. What is not covered is said too."""
+        """The change, its noise, and which of them is larger."""
         change = self.difference
         if self.clear is None:
             return (
