@@ -2,6 +2,7 @@
 
 import os
 import pkgutil
+import tempfile
 from pathlib import Path
 
 import jaxtyping
@@ -16,6 +17,11 @@ UNCHECKED = {"networks", "pickles"}
 MODULES = {found.name for found in pkgutil.iter_modules([str(PACKAGE)])}
 
 jaxtyping.install_import_hook([f"gan_refine.{name}" for name in sorted(MODULES - UNCHECKED)], "typechecking.check")
+
+# Kernels are built afresh, once for all workers, and nothing is left behind.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    KERNELS = tempfile.TemporaryDirectory(prefix="kernels-")
+    os.environ["TORCH_UTILS_CACHE"] = KERNELS.name
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)  # the workers are the parallelism

@@ -1,14 +1,25 @@
-"""torch_utils.ops against the published operations in float64, and their derivatives against finite differences."""
+"""torch_utils.ops against the published operations in float64, and their derivatives against finite differences.
+
+Everything runs along the reference path and with the CPU kernels.
+"""
 
 import pytest
 import torch
 from golden_file import Golden, assert_close
 
+from torch_utils import custom_ops
 from torch_utils.ops import bias_act, conv2d_resample, fma, upfirdn2d
 
 GOLDEN = Golden("ops")
 RTOL = 1e-10
 FILTER = upfirdn2d.setup_filter([1, 3, 3, 1])
+
+
+@pytest.fixture(params=["ref", "cpu"], autouse=True)
+def impl(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "cpu" and (reason := custom_ops.why_not("cpu")) is not None:
+        pytest.skip(reason)
+    monkeypatch.setattr(custom_ops, "ENVIRONMENT_IMPL", request.param)
 
 
 def cases(op: str) -> list[str]:
@@ -98,6 +109,7 @@ def test_bias_act_gradients(act: str) -> None:
         return bias_act.bias_act(x, b, act=act, gain=1.5, clamp=1.1)
 
     assert torch.autograd.gradcheck(call, [random(3, 4, 2), random(4)])
+    assert torch.autograd.gradgradcheck(call, [random(3, 2, 2), random(2)])
 
 
 def test_bias_act_dim_alpha_and_no_bias() -> None:
@@ -106,9 +118,19 @@ def test_bias_act_dim_alpha_and_no_bias() -> None:
     assert_close(bias_act.bias_act(x, act="lrelu", alpha=0.5, gain=1), torch.where(x > 0, x, 0.5 * x), RTOL)
 
 
-def test_bias_act_refuses_unknown_activation() -> None:
+def test_bias_act_refuses_what_it_cannot_do() -> None:
     with pytest.raises(KeyError):
         bias_act.bias_act(random(1, 2), act="nosuch")
+    for bias in (random(1), random(3), random(2, 1)):
+        with pytest.raises(ValueError, match="bias"):
+            bias_act.bias_act(random(4, 2), bias)
+
+
+def test_upfirdn2d_refuses_what_leaves_no_pixel() -> None:
+    with pytest.raises(ValueError, match="nothing is left"):
+        upfirdn2d.upfirdn2d(random(1, 1, 3, 3), FILTER)
+    with pytest.raises(ValueError, match="images"):
+        upfirdn2d.upfirdn2d(random(3, 3), FILTER)
 
 
 def test_upfirdn2d_gradients() -> None:

@@ -1,11 +1,18 @@
 """Upsample with zeros, pad, filter, downsample: the resampling operation of StyleGAN."""
 
+import contextlib
+import sys
 from collections.abc import Sequence
+from ctypes import c_double, c_int, c_int64, c_void_p
 
 import torch
 import torch.nn.functional as F
 
+from .. import custom_ops
+
 Factor = int | Sequence[int]
+
+FEWEST = 4096  # elements from which a kernel's call pays: benchmarks/ops.py
 
 
 def setup_filter(
@@ -44,30 +51,55 @@ def upfirdn2d(
     padding: Factor = 0,
     flip_filter: bool = False,
     gain: float = 1,
-    impl: str = "ref",
+    impl: str = "auto",
 ) -> torch.Tensor:
     """[N, C, H, W] -> [N, C, H', W'] with H' = (H up_y + pad_y0 + pad_y1 - taps_y) // down_y + 1, and W' alike.
 
     Inserts up - 1 zeros after each pixel, pads (x0, x1, y0, y1; negative crops), convolves with `f` (correlates if
-    `flip_filter`), scales by `gain` and keeps every `down`-th pixel. `impl` is accepted because embedded sources pass it.
+    `flip_filter`), scales by `gain` and keeps every `down`-th pixel. The dtype of `x` is kept. `impl`: see docs/ops.md.
+    Raises ValueError for factors below 1 and where no pixel would be left.
     """
-    up_x, up_y = _pair(up)
-    down_x, down_y = _pair(down)
-    pad_x0, pad_x1, pad_y0, pad_y1 = _padding(padding)
+    ups, downs, pads = _pair(up), _pair(down), _padding(padding)
+    _out_size(x, f, ups, downs, pads)
+    fewest = sys.maxsize if f is None else FEWEST  # torch's own slices and padding are as fast as can be
+    fixed = f is None or not f.requires_grad or not torch.is_grad_enabled()
+    if custom_ops.use_kernel(impl, x, fewest, differentiable=fixed):
+        return _operation(x, f, ups, downs, pads, flip_filter, gain)
+    return _reference(x, f, ups, downs, pads, flip_filter, gain)
+
+
+def _reference(
+    x: torch.Tensor,
+    f: torch.Tensor | None,
+    up: Sequence[int],
+    down: Sequence[int],
+    padding: Sequence[int],
+    flip_filter: bool,
+    gain: float,
+) -> torch.Tensor:
+    """The definition, one step after the other; all factors as (x, y), the padding as (x0, x1, y0, y1)."""
     n, c, h, w = x.shape
-    if up_x > 1 or up_y > 1:
-        x = F.pad(x.reshape(n, c, h, 1, w, 1), [0, up_x - 1, 0, 0, 0, up_y - 1]).reshape(n, c, h * up_y, w * up_x)
-    if (pad_x0, pad_x1, pad_y0, pad_y1) != (0, 0, 0, 0):
-        x = F.pad(x, [pad_x0, pad_x1, pad_y0, pad_y1])
+    if max(up) > 1:
+        x = F.pad(x.reshape(n, c, h, 1, w, 1), [0, up[0] - 1, 0, 0, 0, up[1] - 1]).reshape(n, c, h * up[1], w * up[0])
+    for signed in ([max(p, 0) for p in padding], [min(p, 0) for p in padding]):  # crops may reach into the padding
+        if any(signed):
+            x = F.pad(x, signed)
     if f is None:
-        return (x if gain == 1 else x * gain)[:, :, ::down_y, ::down_x]
-    taps = (f * gain ** (f.ndim / 2)).to(x.dtype)
+        return (x if gain == 1 else x * gain)[:, :, :: down[1], :: down[0]]
+    taps = f.to(x.dtype)
     if not flip_filter:
         taps = taps.flip(list(range(taps.ndim)))  # conv2d correlates; a convolution needs the mirrored taps
-    if taps.ndim == 1:
-        x = F.conv2d(x, taps[None, None, None, :].expand(c, -1, -1, -1), groups=c, stride=(1, down_x))
-        return F.conv2d(x, taps[None, None, :, None].expand(c, -1, -1, -1), groups=c, stride=(down_y, 1))
-    return F.conv2d(x, taps[None, None].expand(c, -1, -1, -1), groups=c, stride=(down_y, down_x))
+    with _no_autocast(x):
+        if taps.ndim == 1:
+            x = F.conv2d(x, taps[None, None, None, :].expand(c, -1, -1, -1), groups=c, stride=(1, down[0]))
+            return F.conv2d(x, gain * taps[None, None, :, None].expand(c, -1, -1, -1), groups=c, stride=(down[1], 1))
+        return F.conv2d(x, gain * taps[None, None].expand(c, -1, -1, -1), groups=c, stride=(down[1], down[0]))
+
+
+def _no_autocast(x: torch.Tensor) -> contextlib.AbstractContextManager[object]:
+    """Filters run in the dtype that they are given: rounding here would blur what a network resamples several times."""
+    device = x.device.type
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else contextlib.nullcontext()
 
 
 def filter2d(
@@ -76,7 +108,7 @@ def filter2d(
     padding: Factor = 0,
     flip_filter: bool = False,
     gain: float = 1,
-    impl: str = "ref",
+    impl: str = "auto",
 ) -> torch.Tensor:
     """Filters at the same resolution; `padding` is on top of what keeps the size."""
     pads = _around(f, padding, lambda taps: (taps // 2, (taps - 1) // 2))
@@ -90,7 +122,7 @@ def upsample2d(
     padding: Factor = 0,
     flip_filter: bool = False,
     gain: float = 1,
-    impl: str = "ref",
+    impl: str = "auto",
 ) -> torch.Tensor:
     """Enlarges by `up`, keeping brightness; `padding` is on top of what aligns the pixels' centres."""
     up_x, up_y = _pair(up)
@@ -112,7 +144,7 @@ def downsample2d(
     padding: Factor = 0,
     flip_filter: bool = False,
     gain: float = 1,
-    impl: str = "ref",
+    impl: str = "auto",
 ) -> torch.Tensor:
     """Shrinks by `down`, keeping brightness; `padding` is on top of what aligns the pixels' centres."""
     down_x, down_y = _pair(down)
@@ -158,3 +190,103 @@ def _padding(padding: Factor) -> tuple[int, int, int, int]:
 def _filter_size(f: torch.Tensor | None) -> tuple[int, int]:
     """Taps along x and y."""
     return (1, 1) if f is None else (f.shape[-1], f.shape[0])
+
+
+def _out_size(
+    x: torch.Tensor, f: torch.Tensor | None, up: Sequence[int], down: Sequence[int], padding: Sequence[int]
+) -> tuple[int, int]:
+    """(height, width) of the result. Raises ValueError where there would be none, and for tensors of other dimensions."""
+    if x.ndim != 4 or (f is not None and f.ndim not in (1, 2)):
+        shapes = f"{list(x.shape)} and {None if f is None else list(f.shape)}"
+        raise ValueError(f"upfirdn2d takes images [N, C, H, W] and a filter [taps] or [height, width], got {shapes}")
+    taps_x, taps_y = _filter_size(f)
+    height = (x.shape[2] * up[1] + padding[2] + padding[3] - taps_y) // down[1] + 1
+    width = (x.shape[3] * up[0] + padding[0] + padding[1] - taps_x) // down[0] + 1
+    if height < 1 or width < 1:
+        raise ValueError(
+            f"nothing is left of {x.shape[2]}x{x.shape[3]} pixels: up={up}, down={down}, padding={padding} and "
+            f"{taps_y}x{taps_x} taps make {height}x{width}"
+        )
+    return height, width
+
+
+_ARGUMENTS = (
+    *(c_int, c_void_p, c_void_p, c_void_p),  # dtype, x, y, f
+    *(c_int64,) * 6,  # planes, inner, in_h, in_w, out_h, out_w
+    *(c_int,) * 7,  # taps_h, taps_w, separable, up_y, up_x, down_y, down_x
+    *(c_int64, c_int64, c_int, c_double),  # pad_y, pad_x, flip, gain
+)
+
+
+def _fake(x, f, up, down, padding, flip, gain) -> torch.Tensor:
+    height, width = _out_size(x, f, up, down, padding)
+    return x.new_empty([x.shape[0], x.shape[1], height, width]).to(memory_format=_layout(x))
+
+
+def _layout(x: torch.Tensor) -> torch.memory_format:
+    """That of the result, and what `x` is brought into where it has strides of its own."""
+    if not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
+        return torch.channels_last
+    return torch.contiguous_format
+
+
+def _run(x, f, up, down, padding, flip, gain) -> torch.Tensor:
+    """The op on a CPU or GPU; along the reference path where there are no kernels."""
+    device = x.device.type
+    if x.dtype not in custom_ops.SUPPORTED[device] or custom_ops.why_not(device) is not None:
+        return _reference(x, f, up, down, padding, flip, gain).clone(memory_format=_layout(x))
+    layout = _layout(x)
+    x = x.contiguous(memory_format=layout)
+    height, width = _out_size(x, f, up, down, padding)
+    n, c, in_h, in_w = x.shape
+    y = torch.empty([n, c, height, width], dtype=x.dtype, device=x.device, memory_format=layout)
+    if y.numel() == 0:
+        return y
+    planes, inner = (n * c, 1) if layout == torch.contiguous_format else (n, c)
+    taps = torch.ones([1, 1], dtype=torch.float64, device=x.device) if f is None else f.double().contiguous()
+    taps_x, taps_y = _filter_size(taps)
+    arguments = [custom_ops.DTYPES[x.dtype], x.data_ptr(), y.data_ptr(), taps.data_ptr()]
+    arguments += [planes, inner, in_h, in_w, height, width, taps_y, taps_x, taps.ndim == 1]
+    arguments += [up[1], up[0], down[1], down[0], padding[2], padding[0], flip, gain]
+    custom_ops.launch("upfirdn2d", _ARGUMENTS, arguments, x)
+    return y
+
+
+def _remember(ctx, inputs, output) -> None:
+    x, f, ctx.up, ctx.down, ctx.padding, ctx.flip, ctx.gain = inputs
+    ctx.size = x.shape[2:]
+    ctx.save_for_backward(f)
+
+
+def _backward(ctx, h: torch.Tensor):
+    """The transposed operation: up and down change places, the filter is mirrored, the padding brings back the size."""
+    if ctx.needs_input_grad[1]:
+        raise NotImplementedError("the kernels of upfirdn2d have no gradient of the filter; impl='ref' has")
+    (f,) = ctx.saved_tensors
+    taps = _filter_size(f)
+    padding = []
+    for axis in (0, 1):
+        before, size, out = ctx.padding[2 * axis], ctx.size[1 - axis], h.shape[3 - axis]
+        padding += [taps[axis] - 1 - before, size * ctx.up[axis] - out * ctx.down[axis] + before - ctx.up[axis] + 1]
+    dx = _operation(h, f, ctx.down, ctx.up, padding, not ctx.flip, ctx.gain)
+    return dx, None, None, None, None, None, None
+
+
+def _over_batch(info, in_dims, x, f, up, down, padding, flip, gain):
+    """A batch of batches is a larger batch; a batch of filters is refused."""
+    if in_dims[1] is not None:
+        raise NotImplementedError("upfirdn2d cannot be mapped over filters; call it once for each filter")
+    x = x.movedim(in_dims[0], 0)
+    y = _operation(x.flatten(0, 1), f, up, down, padding, flip, gain)
+    return y.unflatten(0, x.shape[:2]), 0
+
+
+_operation = custom_ops.Operation(
+    "upfirdn2d",
+    "(Tensor x, Tensor? f, int[] up, int[] down, SymInt[] padding, bool flip, float gain) -> Tensor",
+    _run,
+    _fake,
+    _remember,
+    _backward,
+    _over_batch,
+)
