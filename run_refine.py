@@ -6,21 +6,29 @@ python run_refine.py --gan=GAN.pkl --teacher=TEACHER.pkl --outdir=training-runs
 import math
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import click
 import torch
+from click.core import ParameterSource
 
-from gan_refine.cli.driver import launch
+from gan_refine.cli.launching import find_run, go_on, launch
 from gan_refine.cli.run_options import RunOptions
 from gan_refine.cli.running import run_command
 from gan_refine.cli.trusting import trust_pickle_option
 from gan_refine.config import RefineOptions, parse_spec, require
 from gan_refine.errors import OptionError
+from torch_utils import distributed
 
 DEFAULT_PAIR = "fashion16"
 DEFAULTS = RefineOptions()
 # Between these levels of noise the score model is at its best, and one draw says most about an image.
 DEFAULT_OBJECTIVE = "diff-instruct,sigma_mean=-0.7,sigma_std=0.5"
+
+
+# Options of the command line that have another name in the run's options.
+FIELDS = {"kimg": "total_images", "warmup_kimg": "warmup_images", "pool_kimg": "pool_images"}
+FIELDS |= {"ema_kimg": "ema_halflife_images", "tick": "tick_images"}
 
 
 def default_device() -> str:
@@ -51,7 +59,10 @@ def _images(kimg: float, what: str, least: int = 1) -> int:
 @click.option("--kimg", type=float, default=DEFAULTS.total_images / 1000, help="Thousands of images to refine for.")
 @click.option("--batch", type=int, default=DEFAULTS.batch, help="Images a step.")
 @click.option(
-    "--batch-gpu", type=int, default=None, help="Images in memory at a time; divides --batch.  [default: --batch]"
+    "--batch-gpu",
+    type=int,
+    default=None,
+    help="Images in memory at a time; divides --batch.  [default: --batch by processes]",
 )
 @click.option(
     "--warmup-kimg",
@@ -88,38 +99,71 @@ def _images(kimg: float, what: str, least: int = 1) -> int:
     "--tick", type=float, default=DEFAULTS.tick_images / 1000, help="Thousands of images between progress records."
 )
 @click.option("--snap", type=int, default=1, help="Ticks between snapshots, each evaluated.")
+@click.option(
+    "--snap-minutes", type=float, default=0, help="Also save a checkpoint whenever so many minutes have passed; 0: not."
+)
+@click.option("--keep", type=int, default=2, help="Checkpoints to keep, beside that of the best pickle.")
+@click.option("--clip-grad", type=float, default=DEFAULTS.clip_grad, help="Largest norm of a gradient; 0: no limit.")
+@click.option(
+    "--stop-on-collapse",
+    type=float,
+    default=0,
+    help="Stop when the metric is this many times its start (without one: the data-free estimate); 0: never.",
+)
+@click.option(
+    "--recompute/--no-recompute",
+    default=False,
+    help="Trade time for memory in the teacher's and score model's backward.",
+)
 @click.option("--seed", type=int, default=DEFAULTS.seed, help="Of all noise and latents.")
 @click.option("--device", default=default_device, help="cpu, cuda, cuda:1 ...  [default: a GPU if there is one]")
 @trust_pickle_option
+@click.option("--resume", default=None, help="Go on with the run in this folder, or with the latest below --outdir.")
 @click.option("--dry-run", is_flag=True, help="Check everything, show the options, write nothing.")
-def cli(dry_run: bool, **given) -> None:
+@click.pass_context
+def cli(context: click.Context, resume: str | None, dry_run: bool, **given) -> None:
     """Refine a pretrained GAN with a pretrained diffusion model of the same domain, without a data set."""
+    distributed.init()
+    named = [name for name in given if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+    options = run_options(given)
+    try:
+        torch.empty(0, device=options.device)
+    except (RuntimeError, AssertionError) as error:
+        raise OptionError(
+            f"--device={options.device} cannot be used here; give cpu, or cuda on a machine with a GPU"
+        ) from error
+    if resume is None:
+        result = launch(options, dry_run)
+    elif dry_run:
+        raise OptionError("--dry-run is for new runs; leave it or --resume out")
+    else:
+        fields = [FIELDS.get(name, name) for name in named]
+        result = go_on(find_run(resume, Path(options.outdir)), options, fields)
+    if result is not None and distributed.is_rank0():
+        print(result)
+
+
+def run_options(given: dict) -> RunOptions:
+    """The options of the command line as a run knows them. Raises OptionError."""
     pool_kimg = given.pop("pool_kimg")
     if pool_kimg is None:
         pool_kimg = DEFAULTS.pool_images / 1000 if parse_spec(given["objective"])[0] == "diff-instruct" else 0
+    batch, batch_gpu = given.pop("batch"), given.pop("batch_gpu")
     training = replace(
         DEFAULTS,
         pool_images=_images(pool_kimg, "pool-kimg", least=0),
         total_images=_images(given.pop("kimg"), "kimg"),
         warmup_images=_images(given.pop("warmup_kimg"), "warmup-kimg", least=0),
-        batch=given["batch"],
-        batch_gpu=given["batch"] if given["batch_gpu"] is None else given["batch_gpu"],
+        batch=batch,
+        batch_gpu=batch // distributed.get_world_size() if batch_gpu is None else batch_gpu,
         glr=given.pop("glr"),
         score_lr=given.pop("score_lr"),
         ema_halflife_images=_images(given.pop("ema_kimg"), "ema-kimg"),
+        clip_grad=given.pop("clip_grad"),
         tick_images=_images(given.pop("tick"), "tick"),
         seed=given.pop("seed"),
     )
-    del given["batch"], given["batch_gpu"]
-    try:
-        torch.empty(0, device=given["device"])
-    except (RuntimeError, AssertionError) as error:
-        raise OptionError(
-            f"--device={given['device']} cannot be used here; give cpu, or cuda on a machine with a GPU"
-        ) from error
-    summary = launch(RunOptions(refine=training, **given), dry_run)
-    if summary is not None:
-        print(summary.refined)
+    return RunOptions(refine=training, **given)
 
 
 if __name__ == "__main__":

@@ -24,3 +24,7 @@ class DownloadError(UserError):
 def first_line(error: BaseException) -> str:
     """What an exception of a library says, cut to one line; its type where it says nothing."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+class NonFiniteError(UserError):
+    """Training gives numbers that are not finite, again and again. The message names the network and the noise levels."""

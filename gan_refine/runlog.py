@@ -1,7 +1,6 @@
 """The run folder: options, log, figures as JSON lines, image grids, summary. Also the lines on the terminal."""
 
 import json
-import os
 import re
 import sys
 import time
@@ -13,63 +12,79 @@ from PIL import Image
 from tqdm import tqdm
 
 from gan_refine.errors import UserError
+from gan_refine.files import atomic_file
 from gan_refine.interfaces import PixelBytes
 
 
 class RunLog:
-    """A numbered folder below `outdir`, made on construction: 00000-DESC, 00001-DESC, ... as StyleGAN's tools name theirs."""
+    """Writes into a run folder; with `writes` off it keeps silent, as all processes but the first do."""
 
-    def __init__(self, outdir: Path, description: str) -> None:
-        try:
-            outdir.mkdir(parents=True, exist_ok=True)
-            self.folder = _next_folder(outdir, description)
-            self.folder.mkdir()
-        except OSError as error:
-            raise UserError(
-                f"cannot write to --outdir={outdir} ({error.strerror}); choose a folder that you may write to"
-            ) from error
-        self.started = time.time()
+    def __init__(self, folder: Path, writes: bool = True, seconds: float = 0.0) -> None:
+        self.folder = folder
+        self.writes = writes
+        self.started = time.time() - seconds
 
     def say(self, text: str) -> None:
         """One line (or a table) on standard error and in log.txt."""
-        tqdm.write(text, file=sys.stderr)  # keeps a progress bar below the text
-        with open(self.folder / "log.txt", "a") as file:
-            file.write(text + "\n")
+        if self.writes:
+            tqdm.write(text, file=sys.stderr)  # keeps a progress bar below the text
+            with open(self.folder / "log.txt", "a") as file:
+                file.write(text + "\n")
 
     def append(self, name: str, record: dict) -> None:
         """One JSON line in the file of that name."""
-        with open(self.folder / name, "a") as file:
-            file.write(json.dumps(record) + "\n")
+        if self.writes:
+            with open(self.folder / name, "a") as file:
+                file.write(json.dumps(record) + "\n")
 
     def write_text(self, name: str, text: str) -> None:
         """A whole file, atomically."""
-        write_atomic(self.folder / name, text.encode())
+        if self.writes:
+            with atomic_file(self.folder / name) as stream:
+                stream.write(text.encode())
 
     def save_grid(self, name: str, images: PixelBytes) -> None:
         """Images [N, C, H, W] as one PNG, as square as N allows."""
-        save_png(self.folder / name, tile(images))
+        if self.writes:
+            save_png(self.folder / name, tile(images))
+
+    def forget_after(self, kimg: float) -> None:
+        """Removes the JSON lines of later states, and torn ones: a run that goes on writes them again."""
+        for path in self.folder.glob("*.jsonl") if self.writes else ():
+            lines = path.read_text().splitlines(keepends=True)
+            kept = [line for line in lines if _kimg(line) <= kimg]
+            if kept != lines:
+                self.write_text(path.name, "".join(kept))
 
     @property
     def seconds(self) -> float:
         return time.time() - self.started
 
 
-def _next_folder(outdir: Path, description: str) -> Path:
-    numbers = [int(match[1]) for entry in outdir.iterdir() if (match := re.match(r"(\d{5,})-", entry.name + "-"))]
-    return outdir / f"{max(numbers, default=-1) + 1:05d}-{description}"
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Writes under a temporary name in the same folder, flushes, renames."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+def _kimg(line: str) -> float:
     try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        return float(json.loads(line)["kimg"])
+    except json.JSONDecodeError:
+        return float("inf")
+
+
+def new_folder(outdir: Path, description: str) -> Path:
+    """A numbered folder below `outdir`: 00000-DESC, 00001-DESC, ... as StyleGAN's tools name theirs. Raises UserError."""
+    try:
+        outdir.mkdir(parents=True, exist_ok=True)
+        folder = outdir / f"{max((number for number, _ in numbered_folders(outdir)), default=-1) + 1:05d}-{description}"
+        folder.mkdir()
+    except OSError as error:
+        raise UserError(
+            f"cannot write to --outdir={outdir} ({error.strerror}); choose a folder that you may write to"
+        ) from error
+    return folder
+
+
+def numbered_folders(outdir: Path) -> list[tuple[int, Path]]:
+    """The run folders below `outdir` with their numbers, in order."""
+    found = ((re.match(r"(\d{5,})-", entry.name + "-"), entry) for entry in outdir.iterdir())
+    return sorted((int(match[1]), entry) for match, entry in found if match)
 
 
 def tile(images: PixelBytes, columns: int | None = None) -> np.ndarray:
@@ -86,9 +101,8 @@ def tile(images: PixelBytes, columns: int | None = None) -> np.ndarray:
 def save_png(path: Path, pixels: np.ndarray) -> None:
     """uint8 [H, W, 1 or 3] as a PNG file."""
     mode = pixels[:, :, 0] if pixels.shape[2] == 1 else pixels
-    temporary = path.with_name(f".{path.name}.tmp")
-    Image.fromarray(mode).save(temporary, format="PNG")
-    os.replace(temporary, path)
+    with atomic_file(path) as stream:
+        Image.fromarray(mode).save(stream, format="PNG")
 
 
 def table(rows: list[tuple[str, str]]) -> str:

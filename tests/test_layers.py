@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 
 ROWS = [
     ["errors", "interfaces"],
-    ["noise", "ema", "config"],
+    ["noise", "ema", "config", "files"],
     ["networks", "assets", "checkpoint", "runlog", "sampling"],
     ["pickles"],  # builds networks from files
     ["generators", "teachers", "objectives", "metrics"],

@@ -68,9 +68,18 @@ def run_folder(tmp_path_factory) -> tuple[Path, str]:
 
 def test_run_folder_holds_what_is_promised(run_folder):
     folder, stdout = run_folder
-    names = {path.name for path in folder.iterdir()}
+    names = {path.name for path in folder.glob("[!c]*")} | {".lock"}
     metric = "fd250-fashion16"
-    expected = {"options.json", "log.txt", "stats.jsonl", f"metric-{metric}.jsonl", "summary.json", "fakes_init.png"}
+    expected = {
+        ".lock",
+        "launch.json",
+        "options.json",
+        "log.txt",
+        "stats.jsonl",
+        f"metric-{metric}.jsonl",
+        "summary.json",
+        "fakes_init.png",
+    }
     assert names == expected | {"fakes000000.png", "network-refined-best.pkl", "network-refined-last.pkl"}
     summary = json.loads((folder / "summary.json").read_text())
     assert set(summary) == RESULT_KEYS
@@ -217,11 +226,12 @@ def test_interruption_leaves_a_readable_run_folder(tmp_path):
         assert process.poll() is None, process.communicate()
         time.sleep(0.2)
     os.kill(process.pid, signal.SIGINT)
-    _, stderr = process.communicate(timeout=60)
+    stdout, stderr = process.communicate(timeout=60)
     (folder,) = tmp_path.iterdir()
-    assert process.returncode == 130
+    assert process.returncode == 0
     assert "Traceback" not in stderr
     summary = json.loads((folder / "summary.json").read_text())
+    assert stdout == f"python run_refine.py --resume={folder}\n"
     assert 0 < summary["kimg"] < 1000
     assert load_stylegan2(folder / "network-refined-best.pkl").spec.resolution == 16
     assert not list(folder.glob("*.tmp"))
@@ -235,7 +245,6 @@ def test_gap_closed_is_the_share_of_the_distance_to_the_teacher():
 
 
 def test_runs_are_numbered(tmp_path):
-    from gan_refine.runlog import RunLog
+    from gan_refine.runlog import new_folder
 
-    names = [RunLog(tmp_path, "x").folder.name for _ in range(3)]
-    assert names == ["00000-x", "00001-x", "00002-x"]
+    assert [new_folder(tmp_path, "x").name for _ in range(3)] == ["00000-x", "00001-x", "00002-x"]

@@ -1,63 +1,128 @@
-"""Drives one run: evaluates, refines, keeps the best pickle, reports."""
+"""Drives one run: evaluates, refines, saves, keeps the best pickle, reports."""
 
-import shutil
+import math
 import sys
 import time
-from pathlib import Path
+from dataclasses import dataclass
 
 import torch
 from tqdm import tqdm
 
 from gan_refine import assets
-from gan_refine.cli.run_options import RunOptions, description
-from gan_refine.cli.wiring import Run, wire
-from gan_refine.config import to_json
+from gan_refine.checkpoint import Checkpoints
+from gan_refine.cli.saving import Story, check_replicas, needed_space, restore_best
+from gan_refine.cli.signals import Signals, StopWish
+from gan_refine.cli.wiring import Run
+from gan_refine.errors import NonFiniteError
+from gan_refine.files import copy_atomic, require_space
 from gan_refine.generators import GENERATORS, ORIGINALS
 from gan_refine.interfaces import Generator
 from gan_refine.noise import rng_for
-from gan_refine.refine import PREPARE_STREAM, Progress, refine
+from gan_refine.refine import PREPARE_STREAM, Progress, RefineState, advance, diagnose
 from gan_refine.report import Paired, Summary, distance_of_teacher, grid_latents, render
 from gan_refine.runlog import RunLog, table
+from torch_utils import distributed
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is asked for after a step, by any process."""
+
+    stop: bool
+    save: bool
 
 
 class Driver:
-    """One run, from the state before refinement to the summary."""
+    """One run, from the state before refinement to the summary. With several processes each has one; the first one writes."""
 
-    def __init__(self, run: Run, log: RunLog) -> None:
+    def __init__(self, run: Run, log: RunLog, signals: Signals) -> None:
         self.run = run
         self.log = log
-        self.kimg = 0.0
-        self.before: float | None = None
-        self.best: float | None = None
-        self.best_kimg = 0.0
-        self.teacher_value: float | None = None
+        self.signals = signals
+        self.story = Story()
+        self.state = RefineState(run.generator, run.objective, run.options.refine, frozen=[run.teacher])  # type: ignore[list-item]
+        self.checkpoints = Checkpoints(log.folder, run.options.keep)
+        self.saved_at = time.monotonic()
+        self.collapsed = False
         self.grid = grid_latents(run.generator, run.options.refine.seed)
         self.best_path = log.folder / "network-refined-best.pkl"
         self.last_path = log.folder / "network-refined-last.pkl"
 
     def start(self) -> None:
-        """The state before refinement: the original is the best pickle so far."""
-        self.log.write_text("options.json", to_json(self.run.options))
-        ORIGINALS[self.run.gan_family](self.run.gan_path, self.best_path, self.run.options.which)
+        """The state before refinement: the original is the best pickle so far. Ends with the first checkpoint."""
+        if self.log.writes:
+            require_space(self.log.folder, needed_space(self.run, self.state, self.run.options.keep + 2), "this run")
+            ORIGINALS[self.run.gan_family](self.run.gan_path, self.best_path, self.run.options.which)
+            self.story.best_digest = assets.sha256(self.best_path)
         self.log.save_grid("fakes_init.png", render(self.run.generator, self.grid))
-        self.before = self.best = self._measure(self.run.generator, "original")
-        self.teacher_value = self._teacher_value()
+        with self.signals.raising(alone=distributed.get_world_size() == 1):
+            self.story.before = self.story.best = self._measure(self.run.generator, "original")
+            self.story.teacher_value = self._teacher_value()
+            rng = rng_for(self.run.options.refine.seed, 0, 0, PREPARE_STREAM)
+            for done, total in self.run.objective.prepare(rng):
+                if done == total or done % 1024 == 0:
+                    self.log.say(f"{done} of {total} teacher samples ({self.log.seconds:.0f} s)")
+        self._save()
 
-    def refine(self) -> None:
-        """Runs the loop to its end, with a snapshot every `snap` ticks and at the end."""
-        options = self.run.options.refine
-        rng = rng_for(options.seed, 0, 0, PREPARE_STREAM)
-        for done, total in self.run.objective.prepare(rng):
-            if done == total or done % 1024 == 0:
-                self.log.say(f"{done} of {total} teacher samples ({self.log.seconds:.0f} s)")
-        with tqdm(total=options.total_images, unit="img", file=sys.stderr, desc="refining", smoothing=0.1) as bar:
-            for tick, progress in enumerate(refine(self.run.generator, self.run.objective, options), start=1):
-                bar.update(progress.images - bar.n)
-                nats = progress.health.remaining_nats()
-                bar.set_postfix_str("" if nats is None else f"data-free gap {nats:.2f} nats")
-                self._record(progress)
-                if tick % self.run.options.snap == 0 or progress.images >= options.total_images:
-                    self._snapshot(progress)
+    def restore(self, content: dict, name: str) -> None:
+        """Goes back to a checkpoint, whose later lines and pickles are taken back too. Raises MismatchError."""
+        self.state.load(content["state"])
+        self.story = Story(**content["story"])
+        self.log.started = time.time() - self.story.seconds
+        self.log.forget_after(self.story.kimg)
+        self.log.say(f"Goes on from {name}, {self.story.kimg:g} kimg.")
+        if self.log.writes:
+            restore_best(self.run, self.story, self.checkpoints, self.best_path, self.log.say)
+
+    def refine(self) -> bool:
+        """Runs the loop and returns True at its end or collapse, False if asked to stop before; saved it is in every case."""
+        options = self.run.options
+        quiet = None if self.log.writes else True
+        with tqdm(
+            total=options.refine.total_images,
+            unit="img",
+            file=sys.stderr,
+            desc="refining",
+            smoothing=0.1,
+            disable=quiet,
+        ) as bar:
+            try:
+                if self.story.pending:
+                    self._snapshot()
+                    self._save()
+                for progress in advance(self.state):
+                    bar.update(self.state.images - bar.n)
+                    if self._after_step(progress, bar):
+                        return self.collapsed
+            except StopWish:
+                self._save()
+                return False
+            except NonFiniteError:
+                self._save()
+                raise
+        return True
+
+    def _after_step(self, progress: Progress | None, bar: tqdm) -> bool:
+        """Records, evaluates and saves what is due; whether the run shall end here."""
+        due = False
+        if progress is not None:
+            nats = progress.health.remaining_nats()
+            bar.set_postfix_str("" if nats is None else f"data-free gap {nats:.2f} nats")
+            self._record(progress)
+            due = self.story.ticks % self.run.options.snap == 0 or self.state.finished
+            value = self._snapshot() if due else None
+            self.collapsed = self._collapsed(value, nats)
+        wish = self._wish()
+        if due or self.collapsed or wish.stop or wish.save:
+            self._save()
+        return self.collapsed or (wish.stop and not self.state.finished)
+
+    def _wish(self) -> Wish:
+        """Signals and the clock of the first process, agreed on by all."""
+        minutes = self.run.options.snap_minutes
+        timer = bool(minutes) and distributed.is_rank0() and time.monotonic() - self.saved_at > minutes * 60
+        asked = distributed.sum_across(torch.tensor([self.signals.received is not None, timer], dtype=torch.int64))
+        return Wish(*(bool(count) for count in asked))
 
     def finish(self, complete: bool = True) -> Summary:
         """Writes summary.json and shows the table; the repeated evaluation is for runs that came to their end."""
@@ -65,10 +130,10 @@ class Driver:
             gan=self.run.options.gan,
             teacher=self.run.options.teacher,
             metric=None if self.run.metric is None else self.run.metric.name,
-            before=self.before,
-            after=self.best,
-            teacher_value=self.teacher_value,
-            kimg=self.kimg,
+            before=self.story.before,
+            after=self.story.best,
+            teacher_value=self.story.teacher_value,
+            kimg=self.story.kimg,
             seconds=round(self.log.seconds, 1),
             refined=str(self.best_path),
             repeated=self._repeated() if complete else None,
@@ -83,19 +148,56 @@ class Driver:
         return summary
 
     def _record(self, progress: Progress) -> None:
-        self.kimg = progress.images / 1000
-        record = {"kimg": self.kimg, "seconds": round(self.log.seconds, 2), "glr": progress.glr}
+        self.story.ticks += 1
+        self.story.kimg = progress.images / 1000
+        record = {"kimg": self.story.kimg, "seconds": round(self.log.seconds, 2), "glr": progress.glr}
         self.log.append("stats.jsonl", record | progress.health.summary())
 
-    def _snapshot(self, progress: Progress) -> None:
-        name = f"fakes{progress.images // 1000:06d}.png"
-        self.log.save_grid(name, render(progress.average, self.grid))
-        progress.average.export(self.last_path)
-        value = self._measure(progress.average, name.removesuffix(".png"))
-        if self.run.metric is None or (value is not None and self.best is not None and value < self.best):
-            self.best, self.best_kimg = value, self.kimg
-            shutil.copyfile(self.last_path, self.best_path.with_suffix(".tmp"))
-            self.best_path.with_suffix(".tmp").replace(self.best_path)
+    def _save(self) -> None:
+        """A checkpoint of the state as it is; weights that are not finite are left to the last one that was."""
+        if not self.state.is_finite():
+            self.log.say("The weights are not finite and were not saved; the last good checkpoint stays.")
+            return
+        self.story.seconds = self.log.seconds
+        content = {**self.run.header, "story": vars(self.story), "state": self.state.record()}
+        if self.log.writes:
+            require_space(self.log.folder, needed_space(self.run, self.state, 1), "the next checkpoint")
+            self.checkpoints.save(self.state.steps, content, self.story.best_step)
+        self.saved_at = time.monotonic()
+
+    def _snapshot(self) -> float | None:
+        """Evaluates the average and keeps its pickle if it is the best; returns the figure."""
+        self.story.pending = True  # if this is interrupted, the run goes on with it
+        check_replicas(self.state)
+        if not self.state.is_finite():
+            raise NonFiniteError(diagnose(self.state))
+        average = self.state.average.module
+        name = f"fakes{self.state.images // 1000:06d}.png"
+        self.log.save_grid(name, render(average, self.grid))
+        if self.log.writes:
+            average.export(self.last_path)
+        with self.signals.raising(alone=distributed.get_world_size() == 1):
+            value = self._measure(average, name.removesuffix(".png"))
+        best = self.story.best
+        if self.run.metric is None or (value is not None and best is not None and value < best):
+            self.story.best, self.story.best_kimg, self.story.best_step = value, self.story.kimg, self.state.steps
+            if self.log.writes:
+                copy_atomic(self.last_path, self.best_path)
+                self.story.best_digest = assets.sha256(self.best_path)
+        self.story.pending = False
+        return value
+
+    def _collapsed(self, value: float | None, nats: float | None) -> bool:
+        """Whether --stop-on-collapse says that this run is lost; the figure counts, without one the data-free estimate."""
+        self.story.first_nats = nats if self.story.first_nats is None else self.story.first_nats
+        start, now, what = self.story.before, value, "the metric"
+        if self.run.metric is None:
+            start, now, what = self.story.first_nats, nats, "the data-free estimate"
+        factor = self.run.options.stop_on_collapse
+        if not factor or start is None or now is None or (math.isfinite(now) and now <= factor * start):
+            return False
+        self.log.say(f"Stopped: {what} went from {start:.3f} to {now:.3f}, beyond --stop-on-collapse={factor:g}.")
+        return True
 
     def _measure(self, generator: Generator, snapshot: str) -> float | None:
         started = time.time()
@@ -106,18 +208,18 @@ class Driver:
                 "metric": result.metric,
                 "total_time": round(time.time() - started, 2),
                 "snapshot": snapshot,
-                "kimg": self.kimg,
+                "kimg": self.story.kimg,
                 "convention": result.facts,
             }
             self.log.append(f"metric-{result.metric}.jsonl", record)
             figures = "  ".join(f"{name} {value:.3f}" for name, value in result.values.items())
-            self.log.say(f"{self.kimg:8.3f} kimg  {figures}  ({self.log.seconds:.0f} s)")
+            self.log.say(f"{self.story.kimg:8.3f} kimg  {figures}  ({self.log.seconds:.0f} s)")
         return results[0].values[results[0].metric] if results else None
 
     def _repeated(self) -> Paired | None:
         """Original and best pickle with --fid-seeds sets of latents that chose nothing."""
         options = self.run.options
-        if self.run.metric is None or options.fid_seeds == 0 or self.best_kimg == 0:
+        if self.run.metric is None or options.fid_seeds == 0 or self.story.best_kimg == 0:
             return None
         name, values = self.run.metric.name, []
         for path in (self.run.gan_path, self.best_path):
@@ -135,30 +237,10 @@ class Driver:
             self.log.say(f"teacher's {metric.name} {recorded:.3f} ({steps} steps, recorded in pretrained/catalog.json)")
             return recorded
         images = self.run.options.eval_images
-        with tqdm(total=images, unit="img", file=sys.stderr, desc=f"sampling the teacher, {steps} steps") as bar:
+        title, quiet = f"sampling the teacher, {steps} steps", None if self.log.writes else True
+        with tqdm(total=images, unit="img", file=sys.stderr, desc=title, disable=quiet) as bar:
             value = distance_of_teacher(
                 self.run.teacher, metric.fresh, images, steps, self.run.options.refine.seed, bar.update
             )
         self.log.say(f"teacher's {metric.name} {value:.3f} ({steps} steps)")
         return value
-
-
-def launch(options: RunOptions, dry_run: bool) -> Summary | None:
-    """One run from its options. Raises UserError before anything is written if they are not right."""
-    run = wire(options, dry_run)
-    tqdm.write(
-        f"GAN: {options.gan}, {run.generator.spec}. Teacher: {options.teacher}, {run.teacher.spec}.", file=sys.stderr
-    )
-    if dry_run:
-        tqdm.write(to_json(options) + "\nDry run: nothing was written.", file=sys.stderr)
-        return None
-    log = RunLog(Path(options.outdir), options.desc or description(options))
-    driver = Driver(run, log)
-    try:
-        driver.start()
-        driver.refine()
-    except KeyboardInterrupt:
-        log.say(f"\nInterrupted after {driver.kimg:g} kimg.")
-        driver.finish(complete=False)
-        raise
-    return driver.finish()

@@ -1,10 +1,11 @@
-"""How every command of the project ends: user errors in one line with exit code 2, an interruption with 130."""
+"""How every command of the project ends: user errors in one line with exit code 2, an interruption with 130, lost peers with 1."""
 
 import sys
 
 import click
 
 from gan_refine.errors import UserError
+from torch_utils import distributed
 
 
 def run_command(command: click.Command) -> int:
@@ -17,9 +18,12 @@ def run_command(command: click.Command) -> int:
         return _complain(error.format_message())
     except (click.exceptions.Abort, KeyboardInterrupt):
         return 130
+    except distributed.PeerLostError as error:
+        return _complain(str(error), code=1)
     return 0
 
 
-def _complain(message: str) -> int:
-    print("error: " + " ".join(message.split()), file=sys.stderr)
-    return 2
+def _complain(message: str, code: int = 2) -> int:
+    where = "" if distributed.is_rank0() else f" (process {distributed.get_rank()})"
+    print(f"error{where}: " + " ".join(message.split()), file=sys.stderr)
+    return code

@@ -3,6 +3,7 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 import torch
 from tqdm import tqdm
@@ -10,14 +11,24 @@ from tqdm import tqdm
 from gan_refine import assets
 from gan_refine.cli.run_options import RunOptions
 from gan_refine.cli.trusting import family
-from gan_refine.errors import MismatchError
+from gan_refine.errors import MismatchError, OptionError
 from gan_refine.generators import GENERATORS
 from gan_refine.interfaces import Denoiser, Generator, ImageSpec, Objective
 from gan_refine.metrics import Panel, Result
 from gan_refine.objectives import build_objective
 from gan_refine.report import TeacherFile, measure, open_panel
 from gan_refine.report.panel import check_ranks
-from gan_refine.teachers import TEACHERS
+from gan_refine.teachers import TEACHERS, recompute_activations
+
+CHECKPOINT_FORMAT = 1
+
+
+class Header(TypedDict):
+    """The head of a checkpoint."""
+
+    format: int
+    sha256: dict[str, str]
+    torch: str
 
 
 @dataclass
@@ -32,6 +43,7 @@ class Run:
     teacher: Denoiser
     objective: Objective
     metric: Panel | None
+    header: Header
 
     def measure(self, generator: Generator, seed: int | None = None) -> list[Result]:
         """All figures, with the latents of the run's seed by default; none without a metric."""
@@ -52,12 +64,16 @@ def wire(options: RunOptions, dry_run: bool = False) -> Run:
     teacher = TEACHERS[teacher_family](teacher_path).to(device)
     check_match(generator.spec, teacher.spec)
     objective = build_objective(options.objective, teacher, generator.critic)
+    if options.recompute and recompute_activations(objective) == 0:  # type: ignore[arg-type]
+        raise OptionError("--recompute knows EDM's U-Nets and this teacher has none; leave it out")
     metric = (
         None
         if dry_run and options.fid_ref.startswith("teacher")
         else make_metric(options, generator.spec, TeacherFile(teacher_path, teacher))
     )
-    return Run(options, gan_path, gan_family, teacher_path, generator, teacher, objective, metric)
+    digests = {"gan": assets.sha256(gan_path), "teacher": assets.sha256(teacher_path)}
+    header: Header = {"format": CHECKPOINT_FORMAT, "sha256": digests, "torch": str(torch.__version__)}
+    return Run(options, gan_path, gan_family, teacher_path, generator, teacher, objective, metric, header)
 
 
 def check_match(gan: ImageSpec, teacher: ImageSpec) -> None:

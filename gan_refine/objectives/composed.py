@@ -15,6 +15,7 @@ from gan_refine.noise import LogNormal, SigmaLaw, add_noise
 from gan_refine.objectives.augment import NUM_LABELS, augment
 from gan_refine.objectives.parts import Divisor, Form, LawOptions, Look
 from gan_refine.objectives.score_model import ScoreAverage, denoising_loss, train_only
+from torch_utils import distributed
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ class Scored(Composed):
     def helper_terms(self, fake: Images, labels: Labels, rng: torch.Generator) -> Terms:
         """Denoising score matching of the score model on detached fakes, eq. 3.1 of arXiv:2305.18455."""
         if self.average is not None:
-            self.average.note(len(fake))
+            self.average.note(len(fake) * distributed.get_world_size())  # every process has as many
         sigma = self._sample(LogNormal(), fake, rng)
         moved = augment(fake, self.schedule.augment, rng) if self.schedule.augment else None
         clean = fake if moved is None else moved.images

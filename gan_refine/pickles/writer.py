@@ -1,7 +1,6 @@
 """Writing network pickles that open wherever the published ones do."""
 
 import copy
-import os
 import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,6 +9,7 @@ from typing import BinaryIO
 
 import torch
 
+from gan_refine import files
 from gan_refine.errors import FileFormatError
 from gan_refine.pickles.records import DamagedError, PickleFile, TensorRecord, named_tensors, printable
 
@@ -18,20 +18,13 @@ PROTOCOL = 4  # the newest that Python 3.7, which the published tools ask for, c
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """A new file in the folder of `path`, renamed to it when the block ends well and removed when it does not."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """files.atomic_file, with FileFormatError for a file that cannot be written."""
     try:
-        with open(temporary, "wb") as stream:
+        with files.atomic_file(Path(path)) as stream:
             yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
     except OSError as error:
-        reason = f"({error.strerror}); choose a folder that exists and is writable"
+        reason = f"({error.strerror}); choose a folder that exists, is writable and has room"
         raise FileFormatError(f"{path} cannot be written {reason}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_refined(

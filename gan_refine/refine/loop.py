@@ -5,8 +5,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gan_refine.config import RefineOptions
+from gan_refine.errors import NonFiniteError
 from gan_refine.interfaces import Generator, Objective
 from gan_refine.noise import rng_for
+from gan_refine.refine.diagnosis import diagnose
 from gan_refine.refine.gradients import (
     PREPARE_STREAM,
     WARMUP_STREAM,
@@ -59,7 +61,8 @@ def refine(generator: Generator, objective: Objective, options: RefineOptions) -
 def advance(state: RefineState) -> Iterator[Progress | None]:
     """`refine` from any state to its end, yielding after every unit of work: then the state may be saved, or left for good.
 
-    Yields None between ticks. Every process must take the same steps.
+    Yields None between ticks. Every process must take the same steps. Raises NonFiniteError after `max_skips` steps in a row
+    whose gradient was not finite.
     """
     for _ in state.objective.prepare(rng_for(state.options.seed, 0, 0, PREPARE_STREAM)):
         pass
@@ -73,6 +76,9 @@ def advance(state: RefineState) -> Iterator[Progress | None]:
             _learn(state)
         state.steps += 1
         yield _tick(state)
+        if max(state.skips.values()) >= state.options.max_skips:
+            state.skips = dict.fromkeys(state.skips, 0)  # a run that goes on from here tries again
+            raise NonFiniteError(diagnose(state))
 
 
 def _warm_up(state: RefineState) -> None:

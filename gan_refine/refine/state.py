@@ -159,6 +159,14 @@ class RefineState:
         self.health = Health.from_record(record["health"])
         torch.set_rng_state(record["rng"])
 
+    def expected_bytes(self) -> int:
+        """About what a checkpoint will take once both optimisers have moments and the pool is full."""
+        weights = sum(t.nbytes for tensors in self._weights().values() for t in tensors.values())
+        learning = [p for o in self.optimizers.values() for group in o.param_groups for p in group["params"]]
+        spec = self.generator.spec
+        image = 4 * spec.channels * spec.resolution**2
+        return weights + 2 * sum(p.nbytes for p in learning) + self.pool_batches * self.options.batch * image
+
     def fingerprints(self) -> dict[str, bytes]:
         """SHA-256 of each group of weights and of the optimisers' moments, all of which are equal on all processes."""
         groups = {name: list(tensors.values()) for name, tensors in self._weights().items()}

@@ -1,0 +1,58 @@
+"""Writing files so that a crash, a full disk or a second reader never meets half of one."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from gan_refine.errors import UserError
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """A new file in the folder of `path`, readable too, renamed to it when the block ends well and removed when it does not.
+
+    Once the block has ended the file is on the disk, its name included. Raises OSError.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "w+b") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Without this a renamed file may be gone after a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def copy_atomic(source: Path, path: Path) -> None:
+    """The bytes of `source` as `path`."""
+    with open(source, "rb") as reader, atomic_file(path) as writer:
+        shutil.copyfileobj(reader, writer)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes the temporary files that a killed process left. No other may be writing in this folder."""
+    for path in folder.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
+
+
+def require_space(folder: Path, needed: int, what: str) -> None:
+    """Raises UserError unless the disk of `folder` has room for `needed` bytes."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise UserError(
+            f"{what} needs {needed / 2**20:.0f} MiB but the disk of {folder} has {free / 2**20:.0f} MiB left; make room there"
+        )

@@ -1,0 +1,168 @@
+"""A tiny pair of networks, and real processes that run the command on it: forked from one that has torch loaded already."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from gan_refine.networks.edm_precond import EDMPrecond
+from gan_refine.networks.stylegan2 import Discriminator, Generator
+from gan_refine.pickles import write_networks
+
+ROOT = Path(__file__).parent.parent
+UNET = {"model_type": "SongUNet", "model_channels": 8, "channel_mult": [1, 2], "num_blocks": 1, "attn_resolutions": []}
+WIDTHS = {"channel_base": 32, "channel_max": 4}
+
+# 30 steps of the generator in three rounds, with 4 steps of warm-up and 2 batches of a pool in each.
+SMALL = ["--kimg=0.24", "--batch=8", "--batch-gpu=4", "--warmup-kimg=0.032", "--pool-kimg=0.016", "--tick=0.016"]
+SMALL += ["--snap=3", "--ema-kimg=0.05", "--eval-images=32", "--teacher-steps=0", "--device=cpu", "--desc=tiny"]
+
+SERVER = """
+import json, os, sys, traceback
+import torch, torch._dynamo  # the second takes seconds, which forks need not spend
+import run_refine
+from gan_refine.cli.running import run_command
+torch.set_num_threads(1)
+for line in sys.stdin:
+    job = json.loads(line)
+    pid = os.fork()
+    if pid == 0:
+        for number, name in ((1, "stdout"), (2, "stderr")):
+            os.dup2(os.open(job[name], os.O_CREAT | os.O_WRONLY | os.O_TRUNC), number)
+        sys.argv = ["run_refine.py", *job["arguments"]]
+        code = 1
+        try:
+            exec(job["before"])
+            code = run_command(run_refine.cli)
+        except BaseException:
+            traceback.print_exc()
+        sys.stdout.flush()
+        os._exit(code)
+    print(pid, flush=True)
+    _, status, usage = os.wait4(pid, 0)
+    print(os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime, flush=True)
+"""
+
+
+@dataclass
+class Ended:
+    """How a process of the command ended; a signal's number is negative."""
+
+    code: int
+    cpu_seconds: float
+    stdout: str
+    stderr: str
+
+
+class Commands:
+    """Runs `run_refine.py` one process at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.server = subprocess.Popen(
+            [sys.executable, "-c", SERVER], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def start(self, *arguments: str, before: str = "") -> int:
+        """Its process id. `before` is Python that the process executes first."""
+        job = {"arguments": arguments, "before": before}
+        job |= {name: str(self.folder / name) for name in ("stdout", "stderr")}
+        self.server.stdin.write(json.dumps(job) + "\n")
+        self.server.stdin.flush()
+        return int(self.server.stdout.readline())
+
+    def end(self) -> Ended:
+        """Waits for the process started last."""
+        code, cpu_seconds = self.server.stdout.readline().split()
+        return Ended(
+            int(code), float(cpu_seconds), *((self.folder / name).read_text() for name in ("stdout", "stderr"))
+        )
+
+    def run(self, *arguments: str, before: str = "") -> Ended:
+        self.start(*arguments, before=before)
+        return self.end()
+
+    def stderr(self) -> str:
+        return (self.folder / "stderr").read_text()
+
+    def close(self) -> None:
+        self.server.stdin.close()
+        self.server.wait()
+
+
+def write_pair(folder: Path, seed: int = 0) -> list[str]:
+    """Arguments that name a generator and a teacher of 16x16 grey images, of some thousand weights each."""
+    torch.manual_seed(seed)
+    make = lambda: Generator(8, 0, 8, 16, 1, mapping_kwargs={"num_layers": 2}, synthesis_kwargs=WIDTHS)  # noqa: E731
+    networks = {"G": make(), "D": Discriminator(0, 16, 1, architecture="orig", **WIDTHS), "G_ema": make()}
+    write_networks(folder / "gan.pkl", {**networks, "training_set_kwargs": None, "augment_pipe": None})
+    teacher = EDMPrecond(16, 1, **UNET)
+    for parameter in teacher.parameters():
+        parameter.data.add_(0.05 * torch.randn_like(parameter))
+    write_networks(folder / "teacher.pkl", {"ema": teacher})
+    return [f"--gan={folder / 'gan.pkl'}", f"--teacher={folder / 'teacher.pkl'}"]
+
+
+def last_checkpoint(folder: Path) -> dict:
+    """The content of the newest checkpoint file."""
+    return torch.load(max(folder.glob("checkpoint-*.pt")), weights_only=True)
+
+
+def differences(one: object, other: object, path: str = "") -> list[str]:
+    """Where two nested records of tensors, numbers and texts differ."""
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        same = one.shape == other.shape and torch.equal(one, other)
+        return [] if same else [path]
+    if isinstance(one, dict) and isinstance(other, dict):
+        found = [f"{path}.{key}" for key in one.keys() ^ other.keys()]
+        return found + [
+            d for key in one.keys() & other.keys() for d in differences(one[key], other[key], f"{path}.{key}")
+        ]
+    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        return [d for i, pair in enumerate(zip(one, other, strict=True)) for d in differences(*pair, f"{path}[{i}]")]
+    return [] if one == other else [path]
+
+
+def figures(folder: Path) -> list[list[dict]]:
+    """The JSON lines of a run folder without their times."""
+    found = []
+    for path in sorted(folder.glob("*.jsonl")):
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        found.append(
+            [{key: value for key, value in line.items() if "time" not in key and key != "seconds"} for line in lines]
+        )
+    return found
+
+
+def assert_same_run(folder: Path, other: Path) -> None:
+    """Final weights, moments, counters, curves and the refined pickle are the same bits."""
+    one, two = last_checkpoint(folder), last_checkpoint(other)
+    assert differences(one["state"], two["state"]) == []
+    assert figures(folder) == figures(other)
+    for name in ("best", "last"):
+        assert (folder / f"network-refined-{name}.pkl").read_bytes() == (
+            other / f"network-refined-{name}.pkl"
+        ).read_bytes()
+
+
+def cpu_seconds(pid: int) -> float | None:
+    """Of processor time that a process has taken: how far it is, however busy the machine. None once it has ended."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def wait_for(condition, process_alive, patience: float = 120) -> None:
+    """Returns when the condition holds; fails if the process ends before, or never gets there."""
+    deadline = time.time() + patience
+    while not condition():
+        assert process_alive(), "the process ended early"
+        assert time.time() < deadline, "waited in vain"
+        time.sleep(0.02)
