@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -23,44 +24,60 @@ SMALL = ["--kimg=0.24", "--batch=8", "--batch-gpu=4", "--warmup-kimg=0.032", "--
 SMALL += ["--snap=3", "--ema-kimg=0.05", "--eval-images=32", "--teacher-steps=0", "--device=cpu", "--desc=tiny"]
 
 SERVER = """
-import json, os, sys, traceback
+import json, os, signal, sys, traceback
 import torch, torch._dynamo  # the second takes seconds, which forks need not spend
 import run_refine
 from gan_refine.cli.running import run_command
 torch.set_num_threads(1)
+
+def work(job, rank):
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        os.dup2(os.open(job[name] + str(rank), os.O_CREAT | os.O_WRONLY | os.O_TRUNC), number)
+    os.environ.update(job["environment"], RANK=str(rank), LOCAL_RANK=str(rank))
+    sys.argv = ["run_refine.py", *job["arguments"]]
+    code = 1
+    try:
+        exec(job["before"], {"rank": rank})
+        code = run_command(run_refine.cli)
+    except BaseException:
+        traceback.print_exc()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
 for line in sys.stdin:
     job = json.loads(line)
-    pid = os.fork()
-    if pid == 0:
-        for number, name in ((1, "stdout"), (2, "stderr")):
-            os.dup2(os.open(job[name], os.O_CREAT | os.O_WRONLY | os.O_TRUNC), number)
-        sys.argv = ["run_refine.py", *job["arguments"]]
-        code = 1
-        try:
-            exec(job["before"])
-            code = run_command(run_refine.cli)
-        except BaseException:
-            traceback.print_exc()
-        sys.stdout.flush()
-        os._exit(code)
-    print(pid, flush=True)
-    _, status, usage = os.wait4(pid, 0)
-    print(os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime, flush=True)
+    pids = []
+    for rank in range(job["processes"]):
+        pids.append(os.fork())
+        if pids[-1] == 0:
+            work(job, rank)
+    print(*pids, flush=True)
+    codes, seconds = {}, 0.0
+    for _ in pids:
+        pid, status, usage = os.wait4(-1, 0)
+        codes[pid] = os.waitstatus_to_exitcode(status)
+        seconds += usage.ru_utime + usage.ru_stime
+    print(*(codes[pid] for pid in pids), seconds, flush=True)
 """
 
 
 @dataclass
 class Ended:
-    """How a process of the command ended; a signal's number is negative."""
+    """How the processes of a command ended, in order of rank; a signal's number is negative. Texts are the first's."""
 
-    code: int
+    codes: list[int]
     cpu_seconds: float
     stdout: str
     stderr: str
 
+    @property
+    def code(self) -> int:
+        return self.codes[0]
+
 
 class Commands:
-    """Runs `run_refine.py` one process at a time."""
+    """Runs `run_refine.py`, one command at a time, in one or several processes."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -68,31 +85,38 @@ class Commands:
             [sys.executable, "-c", SERVER], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
-    def start(self, *arguments: str, before: str = "") -> int:
-        """Its process id. `before` is Python that the process executes first."""
-        job = {"arguments": arguments, "before": before}
+    def start(self, *arguments: str, before: str = "", processes: int = 1) -> int:
+        """Starts a command and returns the first process's id. `before` is Python that knows its `rank` and runs first."""
+        job = {"arguments": arguments, "before": before, "processes": processes, "environment": {}}
         job |= {name: str(self.folder / name) for name in ("stdout", "stderr")}
+        if processes > 1:
+            shared = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+            job["environment"] = {**shared, "GLOO_SOCKET_IFNAME": "lo"}
         self.server.stdin.write(json.dumps(job) + "\n")
         self.server.stdin.flush()
-        return int(self.server.stdout.readline())
+        return int(self.server.stdout.readline().split()[0])
 
     def end(self) -> Ended:
-        """Waits for the process started last."""
-        code, cpu_seconds = self.server.stdout.readline().split()
-        return Ended(
-            int(code), float(cpu_seconds), *((self.folder / name).read_text() for name in ("stdout", "stderr"))
-        )
+        """Waits for all processes of the command started last."""
+        *codes, seconds = self.server.stdout.readline().split()
+        return Ended([int(code) for code in codes], float(seconds), self.said("stdout"), self.said("stderr"))
 
-    def run(self, *arguments: str, before: str = "") -> Ended:
-        self.start(*arguments, before=before)
+    def run(self, *arguments: str, before: str = "", processes: int = 1) -> Ended:
+        self.start(*arguments, before=before, processes=processes)
         return self.end()
 
-    def stderr(self) -> str:
-        return (self.folder / "stderr").read_text()
+    def said(self, name: str, rank: int = 0) -> str:
+        return (self.folder / f"{name}{rank}").read_text()
 
     def close(self) -> None:
         self.server.stdin.close()
         self.server.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def write_pair(folder: Path, seed: int = 0) -> list[str]:
