@@ -6,7 +6,9 @@ those names of torch_utils that the published sources import.
 
 from __future__ import annotations  # embedded in pickles, it must load in older Pythons
 
+import functools
 import math
+import time
 
 import torch
 import torch.nn.functional as F
@@ -32,17 +34,19 @@ def modulated_conv2d(
     resample_filter: torch.Tensor | None = None,
     demodulate: bool = True,
     flip_weight: bool = True,
-    fused: bool = False,
+    fused: bool | None = None,
 ) -> torch.Tensor:
     """x [N, I, H, W] convolved with weight [O, I, k, k] scaled for each sample by styles [N, I] (eq. 1 and 3 of arXiv:1912.04958).
 
     `demodulate` brings the expected variance of each output channel back to one. `fused` scales the weights (one grouped
-    convolution) instead of the activations; both forms give the same numbers up to rounding.
+    convolution) instead of the activations; both forms give the same numbers up to rounding, and None takes the faster.
     """
     n = x.shape[0]
     out_channels, in_channels, kernel, _ = weight.shape
     misc.assert_shape(x, [n, in_channels, None, None])
     misc.assert_shape(styles, [n, in_channels])
+    if fused is None:
+        fused = _grouped_pays(x, weight, up, padding, resample_filter, demodulate, flip_weight)
     if x.dtype == torch.float16 and demodulate:  # the common scale cancels below; without this float16 overflows
         weight = weight / (math.sqrt(in_channels * kernel**2) * weight.abs().amax(dim=[1, 2, 3], keepdim=True))
         styles = styles / styles.abs().amax(dim=1, keepdim=True)
@@ -65,6 +69,64 @@ def modulated_conv2d(
         scale = scale.to(x.dtype).reshape(n, -1, 1, 1)
         return x * scale if noise is None else fma.fma(x, scale, noise.to(x.dtype))
     return x if noise is None else x + noise.to(x.dtype)
+
+
+def _grouped_pays(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    up: int,
+    padding: int,
+    resample_filter: torch.Tensor | None,
+    demodulate: bool,
+    flip_weight: bool,
+) -> bool:
+    """Whether the grouped form has been measured to be clearly faster; never where a measurement would be recorded or vary."""
+    compiler = getattr(torch, "compiler", None)  # absent in the older versions that published tools run on
+    compiling = hasattr(compiler, "is_compiling") and compiler.is_compiling()
+    if compiling or torch.jit.is_tracing() or torch.are_deterministic_algorithms_enabled() or 0 in x.shape:
+        return False
+    backward = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
+    last = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+    taps = 0 if resample_filter is None else resample_filter.shape[-1]
+    options = (up, padding, taps, demodulate, flip_weight, last, backward, torch.get_num_threads())
+    return _measured(x.device, x.dtype, tuple(x.shape), tuple(weight.shape), *options)
+
+
+@functools.cache
+def _measured(
+    device: torch.device,
+    dtype: torch.dtype,
+    shape: tuple[int, ...],
+    weight_shape: tuple[int, ...],
+    up: int,
+    padding: int,
+    taps: int,
+    demodulate: bool,
+    flip_weight: bool,
+    channels_last: bool,
+    backward: bool,
+    threads: int,
+) -> bool:
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    x = torch.ones(shape, dtype=dtype, device=device).contiguous(memory_format=layout).requires_grad_(backward)
+    weight = torch.ones(weight_shape, device=device, requires_grad=backward)
+    styles = torch.ones(shape[:2], device=device, requires_grad=backward)
+    f = upfirdn2d.setup_filter([1.0] * taps, device=device) if taps else None
+    seconds = {True: math.inf, False: math.inf}
+    # On CPUs the time that this process worked: the same on a busy machine, so that a run repeated takes the same form.
+    clock = time.perf_counter if device.type == "cuda" else time.process_time
+    with torch.set_grad_enabled(backward):
+        for fused in [False, True] * (4 if device.type == "cuda" else 3):
+            started = clock()
+            y = modulated_conv2d(
+                x, weight, styles, None, up, padding, f, demodulate=demodulate, flip_weight=flip_weight, fused=fused
+            )
+            if backward:
+                torch.autograd.grad(y.sum(), [x, weight, styles])
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            seconds[fused] = min(seconds[fused], clock() - started)
+    return seconds[True] < 0.8 * seconds[False]  # the grouped form takes more memory, and near ties must not flip
 
 
 @persistence.persistent_class
@@ -254,7 +316,12 @@ class SynthesisLayer(torch.nn.Module):
         self.bias = torch.nn.Parameter(torch.zeros([out_channels]))
 
     def forward(
-        self, x: torch.Tensor, w: torch.Tensor, noise_mode: str = "random", fused_modconv: bool = False, gain: float = 1
+        self,
+        x: torch.Tensor,
+        w: torch.Tensor,
+        noise_mode: str = "random",
+        fused_modconv: bool | None = None,
+        gain: float = 1,
     ) -> torch.Tensor:
         if noise_mode not in ("random", "const", "none"):
             raise ValueError(f"noise_mode is 'random', 'const' or 'none', got {noise_mode!r}")
@@ -299,7 +366,7 @@ class ToRGBLayer(torch.nn.Module):
         self.bias = torch.nn.Parameter(torch.zeros([out_channels]))
         self.weight_gain = 1 / math.sqrt(in_channels * kernel_size**2)
 
-    def forward(self, x: torch.Tensor, w: torch.Tensor, fused_modconv: bool = False) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, w: torch.Tensor, fused_modconv: bool | None = None) -> torch.Tensor:
         styles = self.affine(w) * self.weight_gain
         x = modulated_conv2d(x, self.weight, styles, demodulate=False, fused=fused_modconv)
         return _activate(x, self.bias, "linear", 1, self.conv_clamp)
@@ -365,8 +432,6 @@ class SynthesisBlock(torch.nn.Module):
         on_gpu = ws.device.type == "cuda"
         dtype = torch.float16 if self.use_fp16 and not force_fp32 and on_gpu else torch.float32
         layout = torch.channels_last if self.channels_last and dtype == torch.float16 else torch.contiguous_format
-        if fused_modconv is None:  # grouped convolutions are slow on CPUs and cost memory in training
-            fused_modconv = on_gpu and not self.training and (dtype == torch.float32 or len(ws) == 1)
         layer = {"fused_modconv": fused_modconv, **layer_kwargs}
         if self.in_channels == 0:
             x = self.const.to(dtype, memory_format=torch.contiguous_format)[None].repeat(len(ws), 1, 1, 1)
