@@ -348,7 +348,13 @@ def test_embedded_sources_use_published_names_only(name: str) -> None:
     tree = ast.parse((Path(networks.__file__).parent / f"{name}.py").read_text())
     for node in tree.body:
         if isinstance(node, ast.Import):
-            assert {alias.name.partition(".")[0] for alias in node.names} <= {"functools", "math", "numpy", "time", "torch"}
+            assert {alias.name.partition(".")[0] for alias in node.names} <= {
+                "functools",
+                "math",
+                "numpy",
+                "time",
+                "torch",
+            }
         if isinstance(node, ast.ImportFrom):
             assert node.module in ("__future__", "torch_utils", "torch_utils.ops", "collections.abc", "typing")
     for node in ast.walk(tree):
