@@ -149,7 +149,7 @@ SHARED T slope(T z, T alpha) {
     if (KIND == SOFTPLUS) return sigmoid_of(softplus_argument(z));
     if (KIND == SWISH) {
         const T s = sigmoid_of(z);
-        return s + z * s * (1 - s);
+        return s * (1 + z * (1 - s));
     }
     return 1;
 }
