@@ -43,7 +43,9 @@ def _images(kimg: float, what: str, least: int = 1) -> int:
 
 @click.command(context_settings={"show_default": True, "max_content_width": 120})
 @click.option(
-    "--gan", default=DEFAULT_PAIR, help="StyleGAN2 network pickle or state dict, or the name of an embedded pair."
+    "--gan",
+    default=DEFAULT_PAIR,
+    help="StyleGAN2 pickle or state dict, name of an embedded pair, or one-step:TEACHER,sigma=2.5.",
 )
 @click.option(
     "--which",

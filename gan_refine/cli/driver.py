@@ -15,7 +15,7 @@ from gan_refine.cli.signals import Signals, StopWish
 from gan_refine.cli.wiring import Run
 from gan_refine.errors import NonFiniteError
 from gan_refine.files import copy_atomic, require_space
-from gan_refine.generators import GENERATORS, ORIGINALS
+from gan_refine.generators import GENERATORS
 from gan_refine.interfaces import Generator
 from gan_refine.noise import rng_for
 from gan_refine.refine import PREPARE_STREAM, Progress, RefineState, advance, diagnose
@@ -52,7 +52,7 @@ class Driver:
         """The state before refinement: the original is the best pickle so far. Ends with the first checkpoint."""
         if self.log.writes:
             require_space(self.log.folder, needed_space(self.run, self.state, self.run.options.keep + 2), "this run")
-            ORIGINALS[self.run.gan_family](self.run.gan_path, self.best_path, self.run.options.which)
+            self.run.gan.write_original(self.best_path)
             self.story.best_digest = assets.sha256(self.best_path)
         self.log.save_grid("fakes_init.png", render(self.run.generator, self.grid))
         with self.signals.raising(alone=distributed.get_world_size() == 1):
@@ -222,8 +222,9 @@ class Driver:
         if self.run.metric is None or options.fid_seeds == 0 or self.story.best_kimg == 0:
             return None
         name, values = self.run.metric.name, []
-        for path in (self.run.gan_path, self.best_path):
-            generator = GENERATORS[self.run.gan_family](path, options.which).to(torch.device(options.device))
+        refined = lambda: GENERATORS[self.run.gan.family](self.best_path, options.which)  # noqa: E731
+        for load in (self.run.gan.load, refined):
+            generator = load().to(torch.device(options.device))
             seeds = range(options.refine.seed + 1, options.refine.seed + 1 + options.fid_seeds)
             values.append([self.run.measure(generator, seed)[0].values[name] for seed in seeds])
         return Paired(*values)

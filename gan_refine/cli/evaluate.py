@@ -13,10 +13,10 @@ import torch
 from tqdm import tqdm
 
 from gan_refine import assets
+from gan_refine.cli.gans import find_gan
 from gan_refine.cli.trusting import family, trust_pickle_option
 from gan_refine.config import parse_spec, require
 from gan_refine.errors import MismatchError, OptionError, UserError
-from gan_refine.generators import GENERATORS
 from gan_refine.interfaces import Generator
 from gan_refine.metrics import Panel, Result
 from gan_refine.report.panel import measure, open_panel
@@ -122,8 +122,7 @@ def check_device(name: str) -> None:
 
 def open_generator(text: str, options: EvaluateOptions) -> Generator:
     """The generator of a name, path or URL, on the device."""
-    path = assets.resolve("gan", text)
-    return GENERATORS[family("stylegan2", text, path, options.trust_pickle)](path).to(options.device)
+    return find_gan(text, trust=options.trust_pickle).load().to(options.device)
 
 
 def check_comparable(gans: tuple[str, ...], generators: Sequence[Generator]) -> None:

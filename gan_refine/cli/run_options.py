@@ -54,7 +54,11 @@ class RunOptions:
 def description(options: RunOptions) -> str:
     """The run folder's name: the GAN's, the objective's, the batch."""
     name, _ = parse_spec(options.objective)
-    return f"{Path(options.gan).stem}-{name}-batch{options.refine.batch}"
+    if options.gan.startswith("one-step:"):
+        stem = f"one-step-{Path(options.gan.partition(':')[2].partition(',')[0]).stem}"
+    else:
+        stem = Path(options.gan).stem
+    return f"{stem}-{name}-batch{options.refine.batch}"
 
 
 def read_options(folder: Path) -> RunOptions:

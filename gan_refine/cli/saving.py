@@ -11,7 +11,6 @@ from gan_refine import assets
 from gan_refine.checkpoint import Checkpoints, damage, parse
 from gan_refine.cli.wiring import Run
 from gan_refine.errors import MismatchError, UserError
-from gan_refine.generators import ORIGINALS
 from gan_refine.refine import RefineState, load_tensors
 from torch_utils import distributed
 
@@ -37,7 +36,7 @@ class Story:
 
 def needed_space(run: Run, state: RefineState, checkpoints: int) -> int:
     """Bytes that so many checkpoints take, with the pickles and all that is small."""
-    pickles = 3 * run.gan_path.stat().st_size
+    pickles = 3 * run.gan.path.stat().st_size
     return checkpoints * state.expected_bytes() + pickles + SLACK
 
 
@@ -65,7 +64,7 @@ def restore_best(run: Run, story: Story, checkpoints: Checkpoints, best_path: Pa
         say(f"{reason}, and with it the best pickle of {story.best_kimg:g} kimg; the original is the best so far.")
         story.best, story.best_kimg, step = story.before, 0.0, None
     if step is None:
-        ORIGINALS[run.gan_family](run.gan_path, best_path, run.options.which)
+        run.gan.write_original(best_path)
     else:
         path = checkpoints.path(step)
         generator = copy.deepcopy(run.generator)

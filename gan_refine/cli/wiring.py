@@ -9,10 +9,10 @@ import torch
 from tqdm import tqdm
 
 from gan_refine import assets
+from gan_refine.cli.gans import Gan, find_gan
 from gan_refine.cli.run_options import RunOptions
 from gan_refine.cli.trusting import family
 from gan_refine.errors import MismatchError, OptionError
-from gan_refine.generators import GENERATORS
 from gan_refine.interfaces import Denoiser, Generator, ImageSpec, Objective
 from gan_refine.metrics import Panel, Result
 from gan_refine.objectives import build_objective
@@ -36,8 +36,7 @@ class Run:
     """The four objects of a run, wired, and where it writes."""
 
     options: RunOptions
-    gan_path: Path
-    gan_family: str
+    gan: Gan
     teacher_path: Path
     generator: Generator
     teacher: Denoiser
@@ -56,10 +55,9 @@ def wire(options: RunOptions, dry_run: bool = False) -> Run:
     """Reads both networks and builds objective and metric. Raises UserError; writes nothing, except
     that a reference of teacher samples goes to the cache; a dry run leaves that out."""
     device = torch.device(options.device)
-    gan_path = assets.resolve("gan", options.gan)
+    gan = find_gan(options.gan, options.which, options.trust_pickle)
     teacher_path = assets.resolve("teacher", options.teacher)
-    gan_family = family("stylegan2", options.gan, gan_path, options.trust_pickle)
-    generator = GENERATORS[gan_family](gan_path, options.which).to(device)
+    generator = gan.load().to(device)
     teacher_family = family("edm", options.teacher, teacher_path, options.trust_pickle)
     teacher = TEACHERS[teacher_family](teacher_path).to(device)
     check_match(generator.spec, teacher.spec)
@@ -71,9 +69,9 @@ def wire(options: RunOptions, dry_run: bool = False) -> Run:
         if dry_run and options.fid_ref.startswith("teacher")
         else make_metric(options, generator.spec, TeacherFile(teacher_path, teacher))
     )
-    digests = {"gan": assets.sha256(gan_path), "teacher": assets.sha256(teacher_path)}
+    digests = {"gan": assets.sha256(gan.path), "teacher": assets.sha256(teacher_path)}
     header: Header = {"format": CHECKPOINT_FORMAT, "sha256": digests, "torch": str(torch.__version__)}
-    return Run(options, gan_path, gan_family, teacher_path, generator, teacher, objective, metric, header)
+    return Run(options, gan, teacher_path, generator, teacher, objective, metric, header)
 
 
 def check_match(gan: ImageSpec, teacher: ImageSpec) -> None:

@@ -2,7 +2,7 @@
 
 from gan_refine.pickles.construct import NetworkFile, build_discriminator, build_generator, build_teacher
 from gan_refine.pickles.describe import Description, EmbeddedNetwork, describe
-from gan_refine.pickles.export import read_networks, write_gan, write_state_dict
+from gan_refine.pickles.export import one_step_sigma, read_networks, write_gan, write_one_step, write_state_dict
 from gan_refine.pickles.reader import read_pickle
 from gan_refine.pickles.records import (
     CONSEQUENCES,
@@ -37,6 +37,7 @@ __all__ = [
     "describe",
     "is_state_dict",
     "named_tensors",
+    "one_step_sigma",
     "printable",
     "read_networks",
     "read_pickle",
@@ -44,6 +45,7 @@ __all__ = [
     "run_pickle_file",
     "write_gan",
     "write_networks",
+    "write_one_step",
     "write_refined",
     "write_state_dict",
 ]

@@ -54,7 +54,8 @@ def build_generator(file: NetworkFile, which: str = "G_ema") -> torch.nn.Module:
     networks = file.networks()
     teacher = next((net for net in networks.values() if net.class_name in PRECONDITIONINGS), None)
     if teacher is not None:
-        raise FileFormatError(f"{file.path} is an EDM teacher ({teacher.class_name}); pass it as --teacher")
+        use = "pass it as --teacher, or make a generator of it with --gan=one-step:FILE"
+        raise FileFormatError(f"{file.path} is an EDM teacher ({teacher.class_name}); {use}")
     if which not in networks:
         held = ", ".join(printable(key) for key in networks) or "none"
         raise FileFormatError(f"{file.path} has no network {which!r}; its networks: {held}; choose one of them")

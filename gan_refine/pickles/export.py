@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import math
 from pathlib import Path
 
 import safetensors.torch
@@ -9,12 +10,15 @@ import torch
 
 from gan_refine.errors import FileFormatError
 from gan_refine.networks.edm_precond import PRECONDITIONINGS
+from gan_refine.pickles.arguments import plain_arguments
 from gan_refine.pickles.construct import GENERATORS, KNOWN_CLASSES, NetworkFile
 from gan_refine.pickles.reader import read_pickle
+from gan_refine.pickles.records import DamagedError, PickleFile, printable
 from gan_refine.pickles.state_dicts import READERS, description_path, read_description, read_state_dict
 from gan_refine.pickles.writer import atomic_file, write_networks
 
 STATE_DICT_SUFFIX = ".safetensors"
+ONE_STEP = "one_step"  # the key beside 'ema' that makes an EDM pickle a generator too
 
 
 def read_networks(path: Path) -> NetworkFile:
@@ -30,6 +34,25 @@ def write_gan(path: Path, g: torch.nn.Module, d: torch.nn.Module | None, g_ema: 
     """
     networks = {"G": g, "D": torch.nn.Sequential() if d is None else d, "G_ema": g_ema}
     write_networks(path, {**networks, "training_set_kwargs": None, "augment_pipe": None})
+
+
+def write_one_step(path: Path, net: torch.nn.Module, sigma: float) -> None:
+    """An EDM pickle whose network is a generator when it is called once with noise of deviation `sigma`; our source embedded."""
+    write_networks(path, {"ema": net, ONE_STEP: {"sigma": float(sigma)}})
+
+
+def one_step_sigma(file: NetworkFile) -> float | None:
+    """The level of noise that `write_one_step` wrote beside the network, None for other files. Raises FileFormatError."""
+    if not isinstance(file, PickleFile) or not isinstance(file.root, dict) or ONE_STEP not in file.root:
+        return None
+    try:
+        said = plain_arguments(file.root[ONE_STEP], ONE_STEP)
+    except DamagedError as error:
+        raise FileFormatError(f"{file.path}: the entry {ONE_STEP!r}: {printable(error)}") from error
+    sigma = said.get("sigma") if isinstance(said, dict) else None
+    if not isinstance(sigma, float) or not 0 < sigma < math.inf:
+        raise FileFormatError(f"{file.path}: the entry {ONE_STEP!r} holds no level of noise; write the file again")
+    return sigma
 
 
 def write_state_dict(path: Path, net: torch.nn.Module) -> None:
