@@ -6,10 +6,11 @@ import click
 
 from gan_refine.cli.convert import convert
 from gan_refine.cli.evaluate import evaluate
+from gan_refine.cli.generate import generate
 from gan_refine.cli.inspect import inspect_file
 from gan_refine.cli.running import run_command
 
-COMMANDS: list[click.Command] = [convert, evaluate, inspect_file]
+COMMANDS: list[click.Command] = [convert, evaluate, generate, inspect_file]
 
 
 @click.group(commands={str(command.name): command for command in COMMANDS}, invoke_without_command=True)

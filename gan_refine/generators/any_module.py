@@ -1,13 +1,14 @@
 """Any module that is called as G(z, c), from a file that the user trusts enough to run it."""
 
 import copy
+import inspect
 import shutil
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from gan_refine.errors import FileFormatError
+from gan_refine.errors import FileFormatError, MismatchError
 from gan_refine.generators.drawing import draw_latents
 from gan_refine.interfaces import Images, ImageSpec, Latents
 from gan_refine.pickles import CONSEQUENCES, TrustedFile, printable, run_pickle_file
@@ -18,14 +19,17 @@ DEFAULT_NETWORK = "G_ema"
 class AnyGenerator(nn.Module):
     """A Generator around a module with `z_dim`, perhaps `c_dim`, that makes [n, C, R, R] images of z [n, Z] and c [n, K]."""
 
-    def __init__(self, net: nn.Module, source: TrustedFile, spec: ImageSpec) -> None:
+    def __init__(self, net: nn.Module, source: TrustedFile, spec: ImageSpec, truncation_psi: float = 1) -> None:
         super().__init__()
+        self.options = {} if truncation_psi == 1 else {"truncation_psi": truncation_psi}
         self.net = net.eval().requires_grad_(True)
         self.source = source
         self.spec = spec
 
     def __deepcopy__(self, memo: dict) -> "AnyGenerator":
-        return AnyGenerator(copy.deepcopy(self.net, memo), self.source, self.spec)
+        return AnyGenerator(
+            copy.deepcopy(self.net, memo), self.source, self.spec, self.options.get("truncation_psi", 1)
+        )
 
     def draw(self, n: int, rng: torch.Generator) -> Latents:
         """z ~ N(0, I) [n, Z], labels uniform over the classes, and a seed for what the module draws itself."""
@@ -37,7 +41,13 @@ class AnyGenerator(nn.Module):
         devices = [latents.z.device] if latents.z.device.type == "cuda" else []
         with torch.random.fork_rng(devices):
             torch.manual_seed(latents.noise_seed or 0)
-            return self.net(latents.z, latents.labels).float().clamp(-1, 1)
+            return self.net(latents.z, latents.labels, **self.options).float().clamp(-1, 1)
+
+    def truncated(self, psi: float) -> "AnyGenerator":
+        """The same module called with `truncation_psi`. Raises MismatchError if it does not know that."""
+        if "truncation_psi" not in inspect.signature(self.net.forward).parameters:
+            raise MismatchError(f"a {type(self.net).__name__} knows no truncation_psi; leave --trunc out")
+        return AnyGenerator(self.net, self.source, self.spec, psi)
 
     def critic(self) -> nn.Module | None:
         """The file's D, if it holds one that runs here."""

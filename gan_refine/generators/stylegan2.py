@@ -26,14 +26,15 @@ DEFAULT_NETWORK = "G_ema"
 class StyleGan2(nn.Module):
     """A Generator around a StyleGAN2 network; copies share the file that it came from."""
 
-    def __init__(self, net: nn.Module, source: NetworkFile | None = None) -> None:
+    def __init__(self, net: nn.Module, source: NetworkFile | None = None, truncation_psi: float = 1) -> None:
         super().__init__()
+        self.truncation_psi = truncation_psi
         self.net = net.eval().requires_grad_(True)
         self.source = source
         self.spec = ImageSpec(int(net.img_channels), int(net.img_resolution), int(net.c_dim))  # type: ignore[arg-type]
 
     def __deepcopy__(self, memo: dict) -> "StyleGan2":
-        return StyleGan2(copy.deepcopy(self.net, memo), self.source)
+        return StyleGan2(copy.deepcopy(self.net, memo), self.source, self.truncation_psi)
 
     def draw(self, n: int, rng: torch.Generator) -> Latents:
         """z ~ N(0, I) [n, Z], labels uniform over the classes, and a seed for the noise inputs; `rng` is on the CPU."""
@@ -45,7 +46,7 @@ class StyleGan2(nn.Module):
 
         GANs overshoot that range invisibly; a denoiser that never saw such pixels would have the generator mend nothing else.
         """
-        options = {"force_fp32": torch.is_grad_enabled(), "noise_mode": "const"}
+        options = {"force_fp32": torch.is_grad_enabled(), "noise_mode": "const", "truncation_psi": self.truncation_psi}
         if latents.noise_seed is None:
             return self.net(latents.z, latents.labels, **options).clamp(-1, 1)
         options["noise_mode"] = "random"
@@ -53,6 +54,10 @@ class StyleGan2(nn.Module):
         with torch.random.fork_rng(devices):
             torch.manual_seed(latents.noise_seed)
             return self.net(latents.z, latents.labels, **options).clamp(-1, 1)
+
+    def truncated(self, psi: float) -> "StyleGan2":
+        """The same network with w moved towards its mean: psi 1 leaves it, 0 gives the mean image."""
+        return StyleGan2(self.net, self.source, psi)
 
     def critic(self) -> nn.Module | None:
         """The discriminator that was trained with this generator, if its file holds one."""

@@ -1,0 +1,151 @@
+"""`python -m gan_refine generate`: images of a generator, one PNG a seed."""
+
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import click
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from gan_refine.cli.evaluate import check_device
+from gan_refine.cli.gans import find_gan
+from gan_refine.cli.trusting import trust_pickle_option
+from gan_refine.config import require
+from gan_refine.errors import MismatchError, OptionError, UserError
+from gan_refine.generators import AnyFamily, OneStep
+from gan_refine.interfaces import ImageSpec, Latents, PixelBytes
+from gan_refine.report import render
+from gan_refine.runlog import save_png, tile
+
+MAX_IMAGES = 1_000_000
+MAX_SEED = 2**32 - 1  # numpy's
+BATCH = 16
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One image to make and the name of its file."""
+
+    seed: int
+    label: int | None
+    name: str
+
+
+def default_device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@click.command("generate", context_settings={"show_default": True, "max_content_width": 120})
+@click.option("--gan", required=True, help="StyleGAN2 network pickle or state dict, or the name of an embedded pair.")
+@click.option("--which", type=click.Choice(["G_ema", "G"]), default="G_ema", help="The file's generator.")
+@click.option("--seeds", default="0-35", help="Numbers and ranges: 0-35 or 1,2,5-9. The same as in StyleGAN's tools.")
+@click.option("--trunc", type=float, default=1.0, help="Truncation psi: 1 for all variety, 0 for the mean image.")
+@click.option("--class", "classes", default=None, help="Class of a conditional generator, or several: 0-9.")
+@click.option("--noise-mode", type=click.Choice(["const", "random"]), default="const", help="The network's own noise.")
+@click.option("--outdir", required=True, help="Where to write seedNNNN.png.")
+@click.option(
+    "--grid", is_flag=True, help="Also write grid.png with all images, a row a seed if there are several classes."
+)
+@click.option("--device", default=default_device, help="cpu, cuda, cuda:1 ...  [default: a GPU if there is one]")
+@trust_pickle_option
+def generate(
+    gan: str,
+    which: str,
+    seeds: str,
+    trunc: float,
+    classes: str | None,
+    noise_mode: str,
+    outdir: str,
+    grid: bool,
+    device: str,
+    trust_pickle: bool,
+) -> None:
+    """Write images of a generator as PNG files. Prints their names; a seed gives the latents that StyleGAN's tools give it."""
+    require("trunc", trunc, -10 <= trunc <= 10, "between -10 and 10")
+    check_device(device)
+    numbers = parse_numbers("seeds", seeds, MAX_SEED)
+    generator = find_gan(gan, which, trust_pickle).load().to(device)
+    labels = choose_labels(generator.spec, classes)
+    if generator.spec.channels not in (1, 3):
+        raise MismatchError(f"{gan} makes {generator.spec} images; PNG files hold grey or RGB ones")
+    generator = generator if trunc == 1 else truncated(generator, trunc)
+    pictures = [
+        Picture(seed, label, f"seed{seed:04d}" + (f"-class{label:02d}" if len(labels) > 1 else "") + ".png")
+        for seed in numbers
+        for label in labels
+    ]
+    require("seeds", len(pictures), len(pictures) <= MAX_IMAGES, f"at most {MAX_IMAGES} images")
+    folder, made = Path(outdir), []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tqdm(total=len(pictures), unit="img", file=sys.stderr, disable=None, leave=False) as bar:
+            for picture, image in zip(pictures, images(generator, pictures, noise_mode == "random"), strict=True):
+                save_png(folder / picture.name, tile(image[None]))
+                click.echo(folder / picture.name)
+                made += [image] if grid else []
+                bar.update()
+        if grid:
+            save_png(folder / "grid.png", tile(torch.stack(made), len(labels) if len(labels) > 1 else None))
+            click.echo(folder / "grid.png")
+    except OSError as error:
+        raise UserError(
+            f"cannot write to --outdir={outdir} ({error.strerror}); choose a folder that you may write to"
+        ) from error
+
+
+def truncated(generator: AnyFamily, psi: float) -> AnyFamily:
+    """The generator with truncated latents. Raises MismatchError for families without that."""
+    if isinstance(generator, OneStep):
+        raise MismatchError("one-step generators know no truncation; leave --trunc out")
+    return generator.truncated(psi)
+
+
+def images(generator: AnyFamily, pictures: list[Picture], random_noise: bool = False) -> Iterator[PixelBytes]:
+    """The pictures' images [C, H, W], in their order; each depends on its own seed and class alone."""
+    batch = 1 if random_noise else BATCH  # one seed of noise serves a whole batch
+    for start in range(0, len(pictures), batch):
+        part = pictures[start : start + batch]
+        latents = seeded_latents(generator, part)
+        yield from render(generator, replace(latents, noise_seed=part[0].seed) if random_noise else latents).cpu()
+
+
+def seeded_latents(generator: AnyFamily, pictures: list[Picture]) -> Latents:
+    """z of each seed as StyleGAN's tools draw it, by numpy.random.RandomState; constant noise."""
+    like = generator.draw(1, torch.Generator())
+    drawn = [np.random.RandomState(picture.seed).randn(*like.z.shape) for picture in pictures]
+    labels = torch.zeros([len(pictures), generator.spec.num_classes])
+    for row, picture in enumerate(pictures):
+        if picture.label is not None:
+            labels[row, picture.label] = 1
+    z = torch.from_numpy(np.concatenate(drawn)).to(like.z)
+    return Latents(z, labels.to(like.labels))
+
+
+def choose_labels(spec: ImageSpec, text: str | None) -> list[int | None]:
+    """The classes to show. Raises OptionError where the generator has none or needs some."""
+    if not spec.num_classes:
+        if text is not None:
+            raise OptionError(
+                f"--class={text} is given, but the generator makes {spec} images without classes; leave it out"
+            )
+        return [None]
+    if text is None:
+        raise OptionError(f"the generator makes {spec}; choose with --class=0 or --class=0-{spec.num_classes - 1}")
+    return list(parse_numbers("class", text, spec.num_classes - 1))
+
+
+def parse_numbers(name: str, text: str, largest: int) -> list[int]:
+    """The numbers of `1,2,5-9`, in that order. Raises OptionError."""
+    found: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*([0-9]{1,10})(?:-([0-9]{1,10}))?\s*", part)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if not first <= last <= largest or len(found) + last - first >= MAX_IMAGES:
+            allowed = f"numbers and rising ranges from 0 to {largest}, such as 0-{min(largest, 35)} or 1,2,5"
+            raise OptionError(f"--{name}={text} is not understood; give {allowed}")
+        found += range(first, last + 1)
+    return found
