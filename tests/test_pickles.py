@@ -204,8 +204,9 @@ def test_every_protocol(tmp_path: Path, protocol: int) -> None:
 
 @pytest.mark.parametrize("zipped", [False, True])
 @pytest.mark.parametrize("protocol", [2, 4])
-def test_both_layouts_of_storages(tmp_path: Path, zipped: bool, protocol: int) -> None:
-    """torch 1.7 writes the row of pickles; a zip archive inside a pickle is read as well."""
+@pytest.mark.parametrize("function", ["_rebuild_tensor", "_rebuild_tensor_v2"])
+def test_both_layouts_of_storages(tmp_path: Path, zipped: bool, protocol: int, function: str) -> None:
+    """torch 1.7 writes the row of pickles; a zip archive inside a pickle is read as well, and so are tensors of four fields."""
     weight, stream = torch.arange(6, dtype=torch.float64), io.BytesIO()
     storage = torch.storage.TypedStorage(wrap_storage=weight.untyped_storage(), dtype=weight.dtype, _internal=True)
     torch.save(storage, stream, _use_new_zipfile_serialization=zipped)
@@ -216,7 +217,8 @@ def test_both_layouts_of_storages(tmp_path: Path, zipped: bool, protocol: int) -
 
     class Held:
         def __reduce__(self) -> tuple:
-            return torch._utils._rebuild_tensor_v2, (Stored(), 1, (2, 2), (2, 1), False, OrderedDict())
+            more = (False, OrderedDict()) if function.endswith("v2") else ()
+            return getattr(torch._utils, function), (Stored(), 1, (2, 2), (2, 1), *more)
 
     (tmp_path / "t.pkl").write_bytes(pickle.dumps({"t": Held()}, protocol))
     file = read_pickle(tmp_path / "t.pkl")
