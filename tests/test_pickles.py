@@ -315,6 +315,17 @@ def test_shared_memory_is_never_changed_behind_a_name(tmp_path: Path) -> None:
         write_refined(read_pickle(tmp_path / "shared.pkl"), other.state_dict(), tmp_path / "new2.pkl")
 
 
+def test_an_expanded_tensor_takes_no_weights(tmp_path: Path) -> None:
+    generator = make_generator()
+    generator.mapping.fc0.bias.data = torch.zeros([8, 2]).t()[:1].expand(8, 8)[:, 0]
+    write_networks(tmp_path / "g.pkl", {"G_ema": make_generator()})
+    pickled = {"G_ema": generator.eval().requires_grad_(False)}
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps(pickled))
+    with pytest.raises(FileFormatError, match=r"mapping\.fc0\.bias holds one number for several elements"):
+        load_stylegan2(tmp_path / "x.pkl")
+    load_stylegan2(tmp_path / "g.pkl")
+
+
 def test_written_modules_are_copies(tmp_path: Path) -> None:
     net = make_generator(1).train()
     write_networks(tmp_path / "g.pkl", {"G_ema": net})

@@ -281,8 +281,12 @@ def test_plain_pickle_load_in_a_fresh_process(tmp_path: Path) -> None:
         arguments = [sys.executable, "-c", OPEN, str(path), key]
         return subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True)
 
-    assert opened(assets.resolve("gan", "fashion16"), "G_ema").stdout == "Generator\n"
-    assert opened(assets.resolve("teacher", "fashion16"), "ema").stdout == "EDMPrecond\n"
+    write_networks(tmp_path / "g.pkl", {"G_ema": Generator(4, 0, 4, 8, 3, synthesis_kwargs={"channel_max": 8})})
+    write_networks(
+        tmp_path / "t.pkl", {"ema": EDMPrecond(8, 3, model_channels=16, channel_mult=[1], attn_resolutions=[])}
+    )
+    assert opened(tmp_path / "g.pkl", "G_ema").stdout == "Generator\n"
+    assert opened(tmp_path / "t.pkl", "ema").stdout == "EDMPrecond\n"
     foreign = opened(odd_gan(tmp_path), "G_ema")
     assert foreign.returncode == 1
     assert "UntrustedPickleError" in foreign.stderr

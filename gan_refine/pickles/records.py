@@ -104,6 +104,17 @@ class TensorRecord:
     def numel(self) -> int:
         return math.prod(self.shape)
 
+    def overlaps_itself(self) -> bool:
+        """True where two elements may lie in one place, as in an expanded tensor."""
+        reach = 0  # of the faster dimensions, in elements
+        for step, length in sorted(
+            (step, length) for step, length in zip(self.stride, self.shape, strict=True) if length > 1
+        ):
+            if step <= reach:
+                return True
+            reach += (length - 1) * step
+        return False
+
     def view(self, buffer: bytes | bytearray) -> torch.Tensor:
         """The tensor inside `buffer`, which holds the whole file; shares its memory."""
         if self.storage.count == 0:

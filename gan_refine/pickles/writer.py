@@ -79,6 +79,8 @@ def _check_names(key: str, records: Mapping[str, TensorRecord], weights: Mapping
     for name, tensor in weights.items():
         if tuple(tensor.shape) != records[name].shape:
             raise DamagedError(f"{key}.{name} is {list(records[name].shape)} in the file, got {list(tensor.shape)}")
+        if records[name].overlaps_itself():
+            raise DamagedError(f"{key}.{name} holds one number for several elements, which new weights cannot share")
 
 
 def _bits(tensor: torch.Tensor) -> torch.Tensor:
