@@ -186,7 +186,11 @@ def test_refined_it_is_a_pytorch_pickle(tmp_path: Path) -> None:
         "G_ema": "Generator",
     }
     for which in ("G", "G_ema"):
-        assert torch.equal(images(build_generator(written, which)), images(generator.net))
+        built = build_generator(written, which)
+        for name, weight in generator.net.state_dict().items():
+            assert torch.equal(built.state_dict()[name], weight), name
+        # not to the bit: with and without gradients the fastest form of a convolution may be another
+        torch.testing.assert_close(images(built), images(generator.net), rtol=1e-5, atol=1e-5)
     write_original(path, tmp_path / "first.pkl", "G")
     first = read_pickle(tmp_path / "first.pkl")
     assert torch.equal(images(build_generator(first)), images(make_generator(1)))
