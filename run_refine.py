@@ -22,8 +22,8 @@ from torch_utils import distributed
 
 DEFAULT_PAIR = "fashion16"
 DEFAULTS = RefineOptions()
-# Between these levels of noise the score model is at its best, and one draw says most about an image.
-DEFAULT_OBJECTIVE = "diff-instruct,sigma_mean=-0.7,sigma_std=0.5"
+DEFAULT_OBJECTIVE = "best"
+POOLED = ("best", "diff-instruct")  # objectives whose gradient is learnt from pools unless --pool-kimg says otherwise
 
 
 # Options of the command line that have another name in the run's options.
@@ -77,7 +77,7 @@ def _images(kimg: float, what: str, least: int = 1) -> int:
     type=float,
     default=None,
     help="Fakes that the generator learns to move at a time; 0 alternates as the paper does.  "
-    f"[default: {DEFAULTS.pool_images / 1000} for diff-instruct, else 0]",
+    f"[default: {DEFAULTS.pool_images / 1000} for best and diff-instruct, else 0]",
 )
 @click.option("--glr", type=float, default=DEFAULTS.glr, help="Learning rate of the generator.")
 @click.option("--score-lr", type=float, default=DEFAULTS.score_lr, help="Learning rate of the score model.")
@@ -149,7 +149,7 @@ def run_options(given: dict) -> RunOptions:
     """The options of the command line as a run knows them. Raises OptionError."""
     pool_kimg = given.pop("pool_kimg")
     if pool_kimg is None:
-        pool_kimg = DEFAULTS.pool_images / 1000 if parse_spec(given["objective"])[0] == "diff-instruct" else 0
+        pool_kimg = DEFAULTS.pool_images / 1000 if parse_spec(given["objective"])[0] in POOLED else 0
     batch, batch_gpu = given.pop("batch"), given.pop("batch_gpu")
     training = replace(
         DEFAULTS,

@@ -18,7 +18,7 @@ D = TypeVar("D")
 class RefineOptions:
     """What `refine` needs to know. Counts are in images shown to the generator; learning rates are Adam's."""
 
-    total_images: int = 24_576
+    total_images: int = 40_960
     batch: int = 64
     batch_gpu: int = 64  # images in memory at a time; gradients accumulate up to `batch`
     warmup_images: int = 16_000  # fakes that the score model learns from before the generator moves
@@ -26,12 +26,12 @@ class RefineOptions:
     pool_images: int = (
         4_096  # fakes that the generator learns to move at a time; 0 gives every step new ones, as the paper does
     )
-    pool_epochs: int = 6  # passes over one pool
+    pool_epochs: int = 10  # passes over one pool
     pool_draws: int = 2  # draws of noise that the gradient of each of its images is a mean of
     pool_step: float = 3.0  # how many times that gradient an image moves
-    glr: float = 3e-4
+    glr: float = 5e-4
     score_lr: float = 5e-5
-    beta1: float = 0.9
+    beta1: float = 0.0
     beta2: float = 0.999
     ema_halflife_images: int = 500
     ema_rampup: float = 0.2  # the half-life is at most this share of the images seen
@@ -39,7 +39,7 @@ class RefineOptions:
     lr_decay: float = 0.7  # share of the run, at its end, over which both rates fall to zero by a cosine
     clip_grad: float = 0.0  # norm to which a larger gradient is scaled down; 0 leaves it
     max_skips: int = 20  # steps in a row whose gradient is not finite, before the run stops with a diagnosis
-    tick_images: int = 4_096
+    tick_images: int = 8_192
     seed: int = 0
 
     def __post_init__(self) -> None:

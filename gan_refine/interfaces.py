@@ -128,6 +128,19 @@ class Objective(Protocol):
 
 
 @runtime_checkable
+class PairedObjective(Objective, Protocol):
+    """An objective with a critic for pools, which tells each fake from the same fake carried to the teacher."""
+
+    def carry(self, fake: Images, labels: Labels) -> Images: ...
+
+    def critic_group(self) -> HelperGroup: ...
+
+    def critic_terms(self, fake: Images, carried: Images, labels: Labels, penalise: bool) -> Terms: ...
+
+    def fooling_terms(self, fake: Images, labels: Labels) -> Terms: ...
+
+
+@runtime_checkable
 class Metric(Protocol):
     """A figure of merit over a stream of images. `first` is the first image's number in the stream, by default the next."""
 

@@ -7,6 +7,7 @@ from torch import nn
 from gan_refine.config import build_options, choose, parse_spec
 from gan_refine.interfaces import Denoiser, Objective
 from gan_refine.objectives.adversarial import Adversarial, AdversarialOptions
+from gan_refine.objectives.carried import Carried, CarriedOptions
 from gan_refine.objectives.composed import Composed
 from gan_refine.objectives.diff_instruct import (
     DiffInstruct,
@@ -18,6 +19,7 @@ from gan_refine.objectives.score_identity import Sid, SidOptions, Sim, SimOption
 from gan_refine.objectives.sds import Sds, SdsOptions
 
 OBJECTIVES: Mapping[str, type[Composed] | type[Adversarial]] = {
+    "best": Carried,
     "diff-instruct": DiffInstruct,
     "diff-instruct-dmd": DiffInstructDmd,
     "sid": Sid,
@@ -37,10 +39,21 @@ def build_objective(spec: str, teacher: Denoiser, critic: Callable[[], nn.Module
     options = build_options(objective.Options, texts, f"objective {name}")
     if isinstance(options, AdversarialOptions):
         return Adversarial(teacher, options, critic() if options.start == "pickle" else None)
+    if isinstance(options, CarriedOptions):
+        return Carried(teacher, options, critic() if options.start == "pickle" else None)
     return objective(teacher, options)  # type: ignore[arg-type]  # each class is given options of its own
 
 
-__all__ = ["OBJECTIVES", "Adversarial", "AdversarialOptions", "Composed", "DiffInstruct", "DiffInstructDmd"]
+__all__ = [
+    "OBJECTIVES",
+    "Adversarial",
+    "AdversarialOptions",
+    "Carried",
+    "CarriedOptions",
+    "Composed",
+    "DiffInstruct",
+    "DiffInstructDmd",
+]
 __all__ += [
     "DiffInstructDmdOptions",
     "DiffInstructOptions",

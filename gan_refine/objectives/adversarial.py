@@ -5,17 +5,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from gan_refine.config import require
-from gan_refine.errors import OptionError
-from gan_refine.interfaces import Denoiser, HelperGroup, Images, Labels, PerSample, Terms
-from gan_refine.networks.stylegan2 import Discriminator
+from gan_refine.interfaces import Denoiser, HelperGroup, Images, Labels, Terms
+from gan_refine.objectives.critics import R1_INTERVAL, choose_critic, critic_loss, fooling_loss
 from gan_refine.objectives.diff_instruct import DiffInstruct, DiffInstructOptions
 from gan_refine.sampling import sample_images
-
-R1_INTERVAL = 16  # one step in so many, at random, carries the penalty, weighted by this number
 
 
 @dataclass(frozen=True)
@@ -56,23 +52,15 @@ class Adversarial(nn.Module):
         self.teacher = teacher
         self.helper_steps = self.options.discriminator_steps
         spec = teacher.spec
-        self.discriminator = self._discriminator(critic)
+        self.discriminator = choose_critic(
+            self.options.start, critic, spec, self.options.discriminator_width, "adversarial"
+        )
         self.diff_instruct: DiffInstruct | None = None
         if self.options.push:
             self.diff_instruct = DiffInstruct(teacher, DiffInstructOptions(weight=self.options.weight))
         # A buffer, so that checkpoints hold it.
         self.samples: torch.Tensor
         self.register_buffer("samples", torch.empty([0, spec.channels, spec.resolution, spec.resolution]))
-
-    def _discriminator(self, critic: nn.Module | None) -> nn.Module:
-        """The GAN's own: it has learnt what this generator gets wrong, where a new one first drives it astray."""
-        spec, width = self.teacher.spec, self.options.discriminator_width
-        if self.options.start == "fresh":
-            base = width * 8 * max(spec.resolution // 16, 1)
-            return Discriminator(spec.num_classes, spec.resolution, spec.channels, "orig", base, width)
-        if critic is None:
-            raise OptionError("the GAN's file holds no discriminator; give --objective=adversarial,start=fresh")
-        return critic.requires_grad_(True)
 
     def prepare(self, rng: torch.Generator) -> Iterator[tuple[int, int]]:
         """Makes the teacher samples unless they are there; yields (done, in all) after every batch."""
@@ -95,12 +83,10 @@ class Adversarial(nn.Module):
     def helper_terms(self, fake: Images, labels: Labels, rng: torch.Generator) -> Terms:
         """The discriminator's loss on detached fakes and as many teacher samples, and the score model's if there is one."""
         index = torch.randint(len(self.samples), [len(fake)], generator=rng)
-        real = self.samples[index].requires_grad_(bool(torch.randint(R1_INTERVAL, [], generator=rng) == 0))
+        real = self.samples[index]
+        penalise = bool(torch.randint(R1_INTERVAL, [], generator=rng) == 0)
         given = labels if self.teacher.spec.num_classes else None
-        logits = self.discriminator(real, given)
-        loss = F.softplus(-logits).flatten() + F.softplus(self.discriminator(fake, given)).flatten()
-        if real.requires_grad:
-            loss = loss + self.options.r1_gamma / 2 * R1_INTERVAL * _squared_gradient(logits, real)
+        loss = critic_loss(self.discriminator, real, fake, given, self.options.r1_gamma if penalise else 0.0)
         if self.diff_instruct is None:
             return Terms(loss, torch.zeros_like(loss), {})
         terms = self.diff_instruct.helper_terms(fake, labels, rng)
@@ -109,16 +95,8 @@ class Adversarial(nn.Module):
     def generator_terms(self, fake: Images, labels: Labels, rng: torch.Generator) -> Terms:
         """softplus(-logit) for each fake, plus `push` times Diff-Instruct's loss."""
         given = labels if self.teacher.spec.num_classes else None
-        self.discriminator.requires_grad_(False)
-        logits = self.discriminator(fake, given).flatten()
-        self.discriminator.requires_grad_(True)
-        loss = F.softplus(-logits)
+        loss = fooling_loss(self.discriminator, fake, given)
         if self.diff_instruct is None:
             return Terms(loss, torch.zeros_like(loss), {})
         terms = self.diff_instruct.generator_terms(fake, labels, rng)
         return Terms(loss + self.options.push * terms.loss, terms.sigma, terms.logs)
-
-
-def _squared_gradient(logits: torch.Tensor, images: Images) -> PerSample:
-    (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
-    return gradient.square().flatten(1).sum(1)

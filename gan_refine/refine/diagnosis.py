@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from gan_refine.interfaces import Latents
+from gan_refine.interfaces import Latents, PairedObjective
 from gan_refine.refine.gradients import micro_batches
 from gan_refine.refine.health import SIGMA_BANDS
 from gan_refine.refine.state import RefineState
@@ -73,6 +73,8 @@ def _replay(state: RefineState) -> None:
             state.objective.helper_terms(fake, latents.labels, rng)
         else:
             state.objective.generator_terms(fake.requires_grad_(), latents.labels, rng)
+            if isinstance(state.objective, PairedObjective):
+                state.objective.fooling_terms(fake, latents.labels)
 
 
 def _finite(values: tuple) -> bool:

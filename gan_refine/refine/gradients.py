@@ -9,13 +9,15 @@ from collections.abc import Iterator
 
 import torch
 
-from gan_refine.interfaces import Images, Latents, Terms
+from gan_refine.interfaces import Images, Latents, PairedObjective, Terms
 from gan_refine.noise import rng_for
 from gan_refine.refine.state import Part, RefineState, Trouble
 from torch_utils import distributed
 
 # Apart from the streams of the steps, which are 0 for the generator and 1, 2, ... for the helpers.
 WARMUP_STREAM, PREPARE_STREAM, POOL_STREAM = 2000, 2001, 2002
+
+PENALTY_INTERVAL = 16  # steps of a critic between two that carry its penalty (lazy regularisation, arXiv:1912.04958)
 
 
 def micro_batches(state: RefineState, images: int, stream: int) -> Iterator[tuple[Latents, torch.Generator]]:
@@ -56,8 +58,15 @@ def pool_batch(state: RefineState, images: int) -> list[Part]:
     batch: list[Part] = []
     for latents, rng in micro_batches(state, images, POOL_STREAM):
         own = Latents(latents.z.clone(), latents.labels.clone(), latents.noise_seed)
-        batch.append((own, _moved(state, own, rng, images)))
+        batch.append(Part(own, _moved(state, own, rng, images), _carried(state, own)))
     return batch
+
+
+def _carried(state: RefineState, latents: Latents) -> Images | None:
+    if not isinstance(state.objective, PairedObjective):
+        return None
+    with torch.no_grad():
+        return state.objective.carry(state.generator(latents), latents.labels).contiguous()
 
 
 def _moved(state: RefineState, latents: Latents, rng: torch.Generator, images: int) -> Images:
@@ -72,11 +81,33 @@ def _moved(state: RefineState, latents: Latents, rng: torch.Generator, images: i
     return (fake.detach() - state.options.pool_step * fake.grad).contiguous()
 
 
-def towards_pool(state: RefineState, batch: list[Part]) -> None:
-    """Adds the gradient of the squared error to one batch of the pool."""
-    for latents, target in batch:
-        error = (state.generator(latents) - target).square().flatten(1).sum(1)
+def towards_pool(state: RefineState, batch: list[Part]) -> list[Images]:
+    """Adds the gradient of the squared error to one batch of the pool, and of fooling a critic if there is one.
+
+    Returns the generator's images of each part, detached.
+    """
+    fakes: list[Images] = []
+    for part in batch:
+        fake = state.generator(part.latents)
+        error = (fake - part.target).square().flatten(1).sum(1)
+        if isinstance(state.objective, PairedObjective):
+            terms = state.objective.fooling_terms(fake, part.latents.labels)
+            watch(state, "generator", terms, state.images, POOL_STREAM)
+            error = error + terms.loss
         (error.sum() / state.options.batch).backward()
+        fakes.append(fake.detach())
+    return fakes
+
+
+def critic_gradient(state: RefineState, batch: list[Part], fakes: list[Images]) -> None:
+    """Adds the critic's gradient on one batch of the pool, with a penalty every `PENALTY_INTERVAL` steps."""
+    assert isinstance(state.objective, PairedObjective), "asked for only with a critic"
+    penalise = state.images // state.options.batch % PENALTY_INTERVAL == 0
+    for part, fake in zip(batch, fakes, strict=True):
+        assert part.carried is not None, "pools of objectives with a critic hold carried images"
+        terms = state.objective.critic_terms(fake, part.carried, part.latents.labels, penalise)
+        (terms.loss.sum() / state.options.batch).backward()
+        watch(state, "critic", terms, state.images, POOL_STREAM)
 
 
 def watch(state: RefineState, network: str, terms: Terms, images: int, stream: int) -> None:

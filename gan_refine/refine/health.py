@@ -29,7 +29,7 @@ class Health:
 
     sums: dict[str, np.ndarray] = field(default_factory=dict)
     counts: np.ndarray = field(default_factory=lambda: np.zeros(NUM_BANDS))
-    norms: dict[str, list[float]] = field(default_factory=lambda: {"generator": [], "helper": []})
+    norms: dict[str, list[float]] = field(default_factory=lambda: {"generator": [], "helper": [], "critic": []})
     samples: int = 0
     nonfinite_samples: int = 0
     skipped_steps: int = 0

@@ -13,6 +13,7 @@ from gan_refine.refine.gradients import (
     PREPARE_STREAM,
     WARMUP_STREAM,
     apply,
+    critic_gradient,
     generator_gradient,
     helper_gradient,
     pool_batch,
@@ -95,17 +96,27 @@ def _learn(state: RefineState) -> None:
     options = state.options
     factor = _factor(state, state.images + options.batch)
     if state.pool:
-        towards_pool(state, state.pool[state.images // options.batch % len(state.pool)])
+        _learn_pool(state, factor)
     else:
         for helper_step in range(state.objective.helper_steps):
             helper_gradient(state, state.images, 1 + helper_step)
             apply(state, "helper", [rate * factor for rate in state.helper_rates])
         generator_gradient(state, state.images, 0)
-    apply(state, "generator", [options.glr * factor])
+        apply(state, "generator", [options.glr * factor])
     state.images += options.batch
     state.average.update(state.generator, state.images, options.batch)
     if state.pool and state.images - state.round_start >= len(state.pool) * options.batch * options.pool_epochs:
         state.round_start, state.warm, state.pool = state.images, 0, []
+
+
+def _learn_pool(state: RefineState, factor: float) -> None:
+    """One step of the generator towards its pool, and then one of the critic, if there is one, on the same images."""
+    batch = state.pool[state.images // state.options.batch % len(state.pool)]
+    fakes = towards_pool(state, batch)
+    apply(state, "generator", [state.options.glr * factor])
+    if "critic" in state.optimizers:
+        critic_gradient(state, batch, fakes)
+        apply(state, "critic", [state.critic_rate * factor])
 
 
 def _factor(state: RefineState, images: int) -> float:

@@ -4,15 +4,15 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TypedDict
+from typing import NamedTuple, TypedDict
 
 import torch
 from torch import nn
 
-from gan_refine.config import RefineOptions
+from gan_refine.config import RefineOptions, require
 from gan_refine.ema import WeightAverage
 from gan_refine.errors import MismatchError, OptionError
-from gan_refine.interfaces import Generator, Images, Latents, Objective
+from gan_refine.interfaces import Generator, Images, Latents, Objective, PairedObjective
 from gan_refine.refine.health import Health, HealthRecord
 from gan_refine.refine.modules import Tensors, load_tensors, module_tensors
 from torch_utils import distributed
@@ -25,6 +25,7 @@ class Target(TypedDict):
     labels: torch.Tensor
     noise_seed: int | None
     images: torch.Tensor
+    carried: torch.Tensor | None  # the critic's real images
 
 
 class StateRecord(TypedDict):
@@ -41,7 +42,15 @@ class StateRecord(TypedDict):
     rng: torch.Tensor
 
 
-Part = tuple[Latents, Images]
+class Part(NamedTuple):
+    """One micro-batch of a pool: latents, images to learn, and the generator's images carried to the teacher for a critic."""
+
+    latents: Latents
+    target: Images
+    carried: Images | None
+
+
+CRITIC_BETAS = (0.0, 0.99)  # those that StyleGAN2's discriminators are trained with
 COUNTERS = ("steps", "images", "round_start", "warm", "last_tick")
 
 
@@ -74,6 +83,12 @@ class RefineState:
         groups = objective.helper_groups()
         if groups:
             self.optimizers["helper"] = torch.optim.Adam([{"params": g.parameters} for g in groups], betas=betas)
+        self.critic_rate = 0.0
+        if isinstance(objective, PairedObjective):
+            require("pool_kimg", 0, options.pool_images > 0, "more than 0 with an objective that has a critic")
+            group = objective.critic_group()
+            self.critic_rate = options.score_lr if group.lr is None else group.lr
+            self.optimizers["critic"] = torch.optim.Adam(group.parameters, betas=CRITIC_BETAS)
         self.helper_rates = [options.score_lr if group.lr is None else group.lr for group in groups]
         self.steps = 0  # units of work done: of the helpers' warm-up, of a pool, of the generator
         self.images = 0  # shown to the generator
@@ -82,7 +97,7 @@ class RefineState:
         self.last_tick = 0
         self.pool: list[list[Part]] = []  # batch by batch, this process's micro-batches of each
         self.health = Health()
-        self.skips = {"generator": 0, "helper": 0}  # steps in a row whose gradient was not finite
+        self.skips = dict.fromkeys(("generator", "helper", "critic"), 0)  # steps in a row whose gradient was not finite
         self.trouble: Trouble | None = None
         self.parts = self._parts()
 
@@ -164,7 +179,7 @@ class RefineState:
         weights = sum(t.nbytes for tensors in self._weights().values() for t in tensors.values())
         learning = [p for o in self.optimizers.values() for group in o.param_groups for p in group["params"]]
         spec = self.generator.spec
-        image = 4 * spec.channels * spec.resolution**2
+        image = 4 * spec.channels * spec.resolution**2 * (2 if "critic" in self.optimizers else 1)
         return weights + 2 * sum(p.nbytes for p in learning) + self.pool_batches * self.options.batch * image
 
     def fingerprints(self) -> dict[str, bytes]:
@@ -190,14 +205,23 @@ def _digest(tensors: list[torch.Tensor]) -> bytes:
 def _gathered(batch: list[Part]) -> list[Target]:
     """The micro-batches of all processes, in order, on the CPU."""
     found: list[Target] = []
-    for latents, images in batch:
-        seeds = distributed.gather_across(torch.tensor([-1 if latents.noise_seed is None else latents.noise_seed]))
-        tensors = [distributed.gather_across(tensor).cpu() for tensor in (latents.z, latents.labels, images)]
-        parts = zip(*(tensor.split(len(images)) for tensor in tensors), seeds.tolist(), strict=True)
-        found += [
-            {"z": z.clone(), "labels": c.clone(), "noise_seed": None if seed < 0 else seed, "images": target.clone()}
-            for z, c, target, seed in parts
-        ]
+    for part in batch:
+        seed = -1 if part.latents.noise_seed is None else part.latents.noise_seed
+        seeds = distributed.gather_across(torch.tensor([seed])).tolist()
+        wanted = [part.latents.z, part.latents.labels, part.target, *([] if part.carried is None else [part.carried])]
+        split = [distributed.gather_across(tensor).cpu().split(len(part.target)) for tensor in wanted]
+        for number, seed in enumerate(seeds):
+            z, labels, target, *carried = (tensors[number].clone() for tensors in split)
+            noise_seed = None if seed < 0 else seed
+            found.append(
+                {
+                    "z": z,
+                    "labels": labels,
+                    "noise_seed": noise_seed,
+                    "images": target,
+                    "carried": next(iter(carried), None),
+                }
+            )
     share = len(batch)  # so far part by part: process by process is the order of the batch
     return [
         found[part * distributed.get_world_size() + rank]
@@ -207,6 +231,6 @@ def _gathered(batch: list[Part]) -> list[Target]:
 
 
 def _part(target: Target, device: torch.device) -> Part:
-    return Latents(target["z"].to(device), target["labels"].to(device), target["noise_seed"]), target["images"].to(
-        device
-    )
+    latents = Latents(target["z"].to(device), target["labels"].to(device), target["noise_seed"])
+    carried = None if target["carried"] is None else target["carried"].to(device)
+    return Part(latents, target["images"].to(device), carried)
