@@ -22,8 +22,12 @@ from torch_utils import distributed
 
 DEFAULT_PAIR = "fashion16"
 DEFAULTS = RefineOptions()
-DEFAULT_OBJECTIVE = "best"
-POOLED = ("best", "diff-instruct")  # objectives whose gradient is learnt from pools unless --pool-kimg says otherwise
+DEFAULT_OBJECTIVE = "auto"
+POOLED = (
+    "auto",
+    "best",
+    "diff-instruct",
+)  # objectives whose gradient is learnt from pools unless --pool-kimg says otherwise
 
 
 # Options of the command line that have another name in the run's options.
@@ -77,11 +81,15 @@ def _images(kimg: float, what: str, least: int = 1) -> int:
     type=float,
     default=None,
     help="Fakes that the generator learns to move at a time; 0 alternates as the paper does.  "
-    f"[default: {DEFAULTS.pool_images / 1000} for best and diff-instruct, else 0]",
+    f"[default: {DEFAULTS.pool_images / 1000} for auto, best and diff-instruct, else 0]",
 )
 @click.option("--glr", type=float, default=DEFAULTS.glr, help="Learning rate of the generator.")
 @click.option("--score-lr", type=float, default=DEFAULTS.score_lr, help="Learning rate of the score model.")
-@click.option("--objective", default=DEFAULT_OBJECTIVE, help="Objective and its options: NAME,key=value,...")
+@click.option(
+    "--objective",
+    default=DEFAULT_OBJECTIVE,
+    help="Objective and its options: NAME,key=value,... auto is best where the GAN's file has a discriminator, else diff-instruct.",
+)
 @click.option(
     "--ema-kimg", type=float, default=DEFAULTS.ema_halflife_images / 1000, help="Half-life of the weight average."
 )

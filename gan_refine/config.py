@@ -18,7 +18,7 @@ D = TypeVar("D")
 class RefineOptions:
     """What `refine` needs to know. Counts are in images shown to the generator; learning rates are Adam's."""
 
-    total_images: int = 40_960
+    total_images: int = 24_576
     batch: int = 64
     batch_gpu: int = 64  # images in memory at a time; gradients accumulate up to `batch`
     warmup_images: int = 16_000  # fakes that the score model learns from before the generator moves
@@ -26,7 +26,7 @@ class RefineOptions:
     pool_images: int = (
         4_096  # fakes that the generator learns to move at a time; 0 gives every step new ones, as the paper does
     )
-    pool_epochs: int = 10  # passes over one pool
+    pool_epochs: int = 6  # passes over one pool
     pool_draws: int = 2  # draws of noise that the gradient of each of its images is a mean of
     pool_step: float = 3.0  # how many times that gradient an image moves
     glr: float = 5e-4

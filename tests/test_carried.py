@@ -118,6 +118,14 @@ def pair():
     return load_stylegan2(assets.resolve("gan", "fashion16")), load_edm(assets.resolve("teacher", "fashion16"))
 
 
+def test_auto_takes_the_gans_own_discriminator_as_critic(pair):
+    generator, teacher = pair
+    objective = build_objective("auto", teacher, generator.critic)
+    assert isinstance(objective, Carried)
+    own = generator.critic()
+    assert own is not None and torch.equal(objective.critic.b4.out.weight, own.b4.out.weight)
+
+
 def test_pools_of_the_best_objective_hold_moved_and_carried_images(pair):
     generator, teacher = pair
     objective = Carried(teacher, QUICK)
@@ -174,6 +182,7 @@ def test_options_that_cannot_be_are_refused(pair):
     _, teacher = pair
     with pytest.raises(OptionError, match="holds no discriminator"):
         build_objective("best", teacher)
+    assert not isinstance(build_objective("auto", teacher), Carried), "without a discriminator there is no critic"
     with pytest.raises(OptionError, match="sigma-max"):
         CarriedOptions(sigma_max=0)
     generator = load_stylegan2(assets.resolve("gan", "fashion16"))

@@ -17,7 +17,10 @@ from gan_refine.refine import RefineState, pool_batch, refine
 from gan_refine.teachers import EdmTeacher, GaussianTeacher
 
 PIXEL = ImageSpec(channels=1, resolution=1)
-SCORED = [name for name, cls in OBJECTIVES.items() if issubclass(cls, Scored)]
+# With options that need no discriminator from a file.
+SCORED = [
+    f"{name},start=fresh" if name == "best" else name for name, cls in OBJECTIVES.items() if issubclass(cls, Scored)
+]
 
 
 def gradient_at(objective, fake: torch.Tensor, seed: int = 0) -> tuple[torch.Tensor, Terms]:
@@ -181,7 +184,7 @@ def test_pools_follow_gradients_that_run_through_the_networks():
     objective.score_model.mean.data.fill_(0.0)
     options = RefineOptions(pool_images=8, pool_draws=2, batch=8, batch_gpu=4)
     pool = pool_batch(RefineState(AffineGenerator(0.5, 0.0, image), objective, options), images=0)
-    moved = torch.cat([target for _, target in pool])
+    moved = torch.cat([part.target for part in pool])
     assert float(moved.mean()) > 0.3, "towards the teacher's mean of 1"
     assert all(parameter.grad is None for parameter in objective.parameters())
 

@@ -202,10 +202,10 @@ def test_a_pool_is_the_generators_images_moved_against_the_mean_gradient():
     state = RefineState(generator, Quadratic(), options)
     assert state.pool_batches == 3, "rounded up to whole batches of 8"
     batch = pool_batch(state, images=0)
-    assert [len(target) for _, target in batch] == [4, 4], "in parts of 4"
-    for latents, target in batch:
-        fake = generator(latents).detach()
-        torch.testing.assert_close(target, fake - 4.0 * 2 * (fake - 1) / 16)
+    assert [len(part.target) for part in batch] == [4, 4], "in parts of 4"
+    for part in batch:
+        fake = generator(part.latents).detach()
+        torch.testing.assert_close(part.target, fake - 4.0 * 2 * (fake - 1) / 16)
     assert all(parameter.grad is None for parameter in generator.parameters())
 
 
@@ -226,4 +226,4 @@ def test_without_a_teacher_to_disagree_with_a_pool_moves_nothing():
     """D_g = D_d: the targets are the generator's own images, bit for bit."""
     generator, teacher = tiny_pair()
     batch = pool_batch(RefineState(generator, DiffInstruct(teacher), SHORT_POOL), images=0)
-    assert all(torch.equal(generator(latents).detach(), target) for latents, target in batch)
+    assert all(torch.equal(generator(part.latents).detach(), part.target) for part in batch)

@@ -29,11 +29,17 @@ OBJECTIVES: Mapping[str, type[Composed] | type[Adversarial]] = {
 }
 
 
+WITH_CRITIC, WITHOUT_CRITIC = "best", "diff-instruct,sigma_mean=-0.7,sigma_std=0.5"
+
+
 def build_objective(spec: str, teacher: Denoiser, critic: Callable[[], nn.Module | None] = lambda: None) -> Objective:
     """The objective written as NAME,key=value,...; `critic` gives the GAN's discriminator to those that use one.
 
+    auto is `best` for a GAN with a discriminator and else Diff-Instruct at the noise levels that `best` uses.
     Raises OptionError that lists what is allowed.
     """
+    if spec == "auto":
+        spec = WITH_CRITIC if critic() is not None else WITHOUT_CRITIC
     name, texts = parse_spec(spec)
     objective = choose("objective", name, OBJECTIVES)
     options = build_options(objective.Options, texts, f"objective {name}")
