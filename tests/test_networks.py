@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import torch
-from golden_file import Golden, assert_close, names
+from golden_file import Golden, assert_close, names, relative_error
 
 from gan_refine.networks.edm_precond import PRECONDITIONINGS
 from gan_refine.networks.stylegan2 import Generator
@@ -28,13 +28,24 @@ def denoiser(golden: Golden) -> torch.nn.Module:
     return net.eval()
 
 
-def check_gradients(net: torch.nn.Module, golden: Golden) -> None:
+def check_gradients(net: torch.nn.Module, golden: Golden, rtol: float = RTOL) -> None:
     """Every parameter gradient that the file holds."""
     parameters = dict(net.named_parameters())
     for name, reference in golden.part("grad").items():
         gradient = parameters[name].grad
         assert gradient is not None, f"{name} has no gradient"
-        assert_close(gradient, reference, RTOL, f"gradient of {name}")
+        assert_close(gradient, reference, rtol, f"gradient of {name}")
+
+
+def rounding_of_sigma(golden: Golden) -> float:
+    """The largest relative change of a parameter's gradient when sigma grows by one unit in its last place."""
+    gradients = []
+    for sigma in (golden["in/sigma"], torch.nextafter(golden["in/sigma"], torch.tensor(torch.inf))):
+        net = denoiser(golden)
+        (net(golden["in/x"], sigma, golden.get("in/c")) * golden["in/cotangent"]).sum().backward()
+        gradients.append({name: parameter.grad for name, parameter in net.named_parameters()})
+    before, after = gradients
+    return max(relative_error(after[name], before[name]) for name in golden.part("grad"))
 
 
 @pytest.mark.parametrize("name", names("sg2_"))
@@ -90,7 +101,13 @@ def test_edm_outputs_and_gradients(name: str) -> None:
     assert_close(denoised, golden["out/denoised"], RTOL, "denoised")
     (denoised * golden["in/cotangent"]).sum().backward()
     assert_close(x.grad, golden["grad_in/x"], RTOL, "gradient of x")
-    check_gradients(net, golden)
+    # Fourier features of ln sigma are so steep that one unit in sigma's last place moves the gradients of NCSN++ by more
+    # than 1e-5, and processors differ by as much; nowhere else is anything granted for that.
+    rtol = (
+        max(RTOL, rounding_of_sigma(golden)) if net.model.map_noise.__class__.__name__ == "FourierEmbedding" else RTOL
+    )
+    assert rtol < 5e-5
+    check_gradients(net, golden, rtol)
     rounded = torch.as_tensor(net.round_sigma(sigma)).to(torch.float32)
     assert_close(rounded, golden["out/round_sigma"], RTOL, "round_sigma")
 
