@@ -61,7 +61,7 @@ def wire(options: RunOptions, dry_run: bool = False) -> Run:
     teacher_family = family("edm", options.teacher, teacher_path, options.trust_pickle)
     teacher = TEACHERS[teacher_family](teacher_path).to(device)
     check_match(generator.spec, teacher.spec)
-    objective = build_objective(options.objective, teacher, generator.critic)
+    objective = build_objective(chosen_objective(options), teacher, generator.critic)
     if options.recompute and recompute_activations(objective) == 0:  # type: ignore[arg-type]
         raise OptionError("--recompute knows EDM's U-Nets and this teacher has none; leave it out")
     metric = (
@@ -72,6 +72,11 @@ def wire(options: RunOptions, dry_run: bool = False) -> Run:
     digests = {"gan": assets.sha256(gan.path), "teacher": assets.sha256(teacher_path)}
     header: Header = {"format": CHECKPOINT_FORMAT, "sha256": digests, "torch": str(torch.__version__)}
     return Run(options, gan, teacher_path, generator, teacher, objective, metric, header)
+
+
+def chosen_objective(options: RunOptions) -> str:
+    """--objective, where auto without pools is plain Diff-Instruct: a critic learns from pools alone."""
+    return "diff-instruct" if options.objective == "auto" and options.refine.pool_images == 0 else options.objective
 
 
 def check_match(gan: ImageSpec, teacher: ImageSpec) -> None:

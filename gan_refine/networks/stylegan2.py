@@ -80,11 +80,16 @@ def _grouped_pays(
     demodulate: bool,
     flip_weight: bool,
 ) -> bool:
-    """Whether the grouped form has been measured to be clearly faster; never where a measurement would be recorded or vary."""
+    """Whether the grouped form has been measured to be clearly faster; never where a measurement would be recorded or vary.
+
+    On CPUs it was measured once for all: a run repeated must take the same form to give the same bits, on busy machines too.
+    """
     compiler = getattr(torch, "compiler", None)  # absent in the older versions that published tools run on
     compiling = hasattr(compiler, "is_compiling") and compiler.is_compiling()
     if compiling or torch.jit.is_tracing() or torch.are_deterministic_algorithms_enabled() or 0 in x.shape:
         return False
+    if x.device.type != "cuda":
+        return weight.shape[-1] == 1  # benchmarks/convolutions.py
     backward = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
     last = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
     taps = 0 if resample_filter is None else resample_filter.shape[-1]
@@ -113,19 +118,17 @@ def _measured(
     styles = torch.ones(shape[:2], device=device, requires_grad=backward)
     f = upfirdn2d.setup_filter([1.0] * taps, device=device) if taps else None
     seconds = {True: math.inf, False: math.inf}
-    # On CPUs the time that this process worked: the same on a busy machine, so that a run repeated takes the same form.
-    clock = time.perf_counter if device.type == "cuda" else time.process_time
     with torch.set_grad_enabled(backward):
-        for fused in [False, True] * (4 if device.type == "cuda" else 3):
-            started = clock()
+        for fused in [False, True] * 4:
+            torch.cuda.synchronize(device)
+            started = time.perf_counter()
             y = modulated_conv2d(
                 x, weight, styles, None, up, padding, f, demodulate=demodulate, flip_weight=flip_weight, fused=fused
             )
             if backward:
                 torch.autograd.grad(y.sum(), [x, weight, styles])
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            seconds[fused] = min(seconds[fused], clock() - started)
+            torch.cuda.synchronize(device)
+            seconds[fused] = min(seconds[fused], time.perf_counter() - started)
     return seconds[True] < 0.8 * seconds[False]  # the grouped form takes more memory, and near ties must not flip
 
 
