@@ -1,7 +1,6 @@
 """An objective as a composition: (law of sigma) x (weight) x (form of the gradient) x (schedule of the score model)."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
@@ -13,6 +12,7 @@ from gan_refine.errors import OptionError
 from gan_refine.interfaces import AugmentedDenoiser, Denoiser, HelperGroup, Images, Labels, Sigma, Terms
 from gan_refine.noise import LogNormal, SigmaLaw, add_noise
 from gan_refine.objectives.augment import NUM_LABELS, augment
+from gan_refine.objectives.critics import frozen
 from gan_refine.objectives.parts import Divisor, Form, LawOptions, Look
 from gan_refine.objectives.score_model import ScoreAverage, denoising_loss, train_only
 from torch_utils import distributed
@@ -132,7 +132,7 @@ class Scored(Composed):
         score_model = self.score_model if self.average is None else self.average.current(self.score_model)
         # A view each: gradients of equal networks then meet as two whole sums, which cancel to the last bit.
         teacher = self.teacher(noisy.view_as(noisy), sigma, labels)
-        with constant(score_model):
+        with frozen(score_model):
             return Look(fake, sigma, teacher, score_model(noisy.view_as(noisy), sigma, labels))
 
 
@@ -144,16 +144,3 @@ def check_augmentable(teacher: Denoiser, probability: float) -> None:
             f"augment={probability:g} needs a teacher trained with EDM's {NUM_LABELS} augmentation labels, and this one "
             f"knows {known}; leave augment out"
         )
-
-
-@contextmanager
-def constant(module: Denoiser) -> Iterator[None]:
-    """Inside, the parameters of `module` require no gradient; afterwards each is as it was."""
-    learning = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    for parameter in learning:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in learning:
-            parameter.requires_grad_(True)

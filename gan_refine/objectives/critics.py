@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from gan_refine.errors import OptionError
-from gan_refine.interfaces import Images, ImageSpec, Labels, PerSample
+from gan_refine.interfaces import Denoiser, Images, ImageSpec, Labels, PerSample
 from gan_refine.networks.stylegan2 import Discriminator
 
 R1_INTERVAL = 16  # one step in so many carries the penalty, weighted by this number
@@ -47,7 +47,7 @@ def fooling_loss(critic: nn.Module, fake: Images, labels: Labels | None) -> PerS
 
 
 @contextmanager
-def frozen(module: nn.Module) -> Iterator[None]:
+def frozen(module: nn.Module | Denoiser) -> Iterator[None]:
     """Inside, no parameter of `module` requires a gradient; afterwards each is as it was."""
     learning = [parameter for parameter in module.parameters() if parameter.requires_grad]
     for parameter in learning:
