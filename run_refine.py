@@ -45,6 +45,13 @@ def _images(kimg: float, what: str, least: int = 1) -> int:
     return max(round(kimg * 1000), least)
 
 
+def _whole(text: str, what: str) -> int:
+    try:
+        return int(text)
+    except ValueError as error:
+        raise OptionError(f"--{what}={text} is not allowed; give a whole number, or auto") from error
+
+
 @click.command(context_settings={"show_default": True, "max_content_width": 120})
 @click.option(
     "--gan",
@@ -66,9 +73,8 @@ def _images(kimg: float, what: str, least: int = 1) -> int:
 @click.option("--batch", type=int, default=DEFAULTS.batch, help="Images a step.")
 @click.option(
     "--batch-gpu",
-    type=int,
     default=None,
-    help="Images in memory at a time; divides --batch.  [default: --batch by processes]",
+    help="Images in memory at a time, divides --batch; auto for as many as fit.  [default: --batch by processes]",
 )
 @click.option(
     "--warmup-kimg",
@@ -134,7 +140,9 @@ def _images(kimg: float, what: str, least: int = 1) -> int:
 def cli(context: click.Context, resume: str | None, dry_run: bool, **given) -> None:
     """Refine a pretrained GAN with a pretrained diffusion model of the same domain, without a data set."""
     distributed.init()
+    speaks = distributed.is_rank0()
     named = [name for name in given if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+    fit_memory = given["batch_gpu"] == "auto"
     options = run_options(given)
     try:
         torch.empty(0, device=options.device)
@@ -143,13 +151,13 @@ def cli(context: click.Context, resume: str | None, dry_run: bool, **given) -> N
             f"--device={options.device} cannot be used here; give cpu, or cuda on a machine with a GPU"
         ) from error
     if resume is None:
-        result = launch(options, dry_run)
+        result = launch(options, dry_run, fit_memory)
     elif dry_run:
         raise OptionError("--dry-run is for new runs; leave it or --resume out")
     else:
-        fields = [FIELDS.get(name, name) for name in named]
+        fields = [FIELDS.get(name, name) for name in named if not (fit_memory and name == "batch_gpu")]
         result = go_on(find_run(resume, Path(options.outdir)), options, fields)
-    if result is not None and distributed.is_rank0():
+    if result is not None and speaks:
         print(result)
 
 
@@ -159,13 +167,14 @@ def run_options(given: dict) -> RunOptions:
     if pool_kimg is None:
         pool_kimg = DEFAULTS.pool_images / 1000 if parse_spec(given["objective"])[0] in POOLED else 0
     batch, batch_gpu = given.pop("batch"), given.pop("batch_gpu")
+    share = max(batch // distributed.get_world_size(), 1)
     training = replace(
         DEFAULTS,
         pool_images=_images(pool_kimg, "pool-kimg", least=0),
         total_images=_images(given.pop("kimg"), "kimg"),
         warmup_images=_images(given.pop("warmup_kimg"), "warmup-kimg", least=0),
         batch=batch,
-        batch_gpu=batch // distributed.get_world_size() if batch_gpu is None else batch_gpu,
+        batch_gpu=share if batch_gpu in (None, "auto") else _whole(batch_gpu, "batch-gpu"),
         glr=given.pop("glr"),
         score_lr=given.pop("score_lr"),
         ema_halflife_images=_images(given.pop("ema_kimg"), "ema-kimg"),

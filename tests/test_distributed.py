@@ -4,6 +4,8 @@ import os
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -51,3 +53,22 @@ def test_two_processes() -> None:
     ]
     printed = [worker.communicate(timeout=120)[0].strip() for worker in workers]
     assert printed == ["0 2 True [1.0, 10.0] [3.0, 30.0]", "1 2 False [2.0, 20.0] [3.0, 30.0]"]
+
+
+def test_what_earlier_processes_left_in_a_store_does_not_mislead_later_ones() -> None:
+    """torchrun keeps its store over restarts: a second pair of processes must not find the first pair's addresses."""
+    store = torch.distributed.HashStore()
+    for address in ("of the first process that was killed", "of its successor"):
+        if address == "of its successor":
+            store.set("asks/1", "a process that died before it was answered")
+        with ThreadPoolExecutor(2) as pool:
+            parts = list(pool.map(lambda rank: distributed._met(store, rank, 2), range(2)))
+        assert not parts[0].check(["address"]), "nothing is there yet"
+        parts[1].set("address", address)
+        assert parts[0].get("address").decode() == address
+
+
+def test_a_process_that_never_comes_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.distributed, "default_pg_timeout", timedelta(seconds=0.1))
+    with pytest.raises(distributed.PeerLostError, match="processes 1, 2 of 3 did not come"):
+        distributed._met(torch.distributed.HashStore(), 0, 3)

@@ -5,6 +5,8 @@ Tensors may be on any device: they travel on the one that the processes talk thr
 """
 
 import os
+import time
+import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -25,11 +27,38 @@ def init() -> None:
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or _joined():
         return
+    backend = "gloo"
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-        dist.init_process_group("nccl")
-    else:
-        dist.init_process_group("gloo")
+        backend = "nccl"
+    store, rank, world_size = next(dist.rendezvous("env://"))
+    dist.init_process_group(backend, store=_met(store, rank, world_size), rank=rank, world_size=world_size)
+
+
+def _met(store: dist.Store, rank: int, world_size: int) -> dist.Store:
+    """A part of the store for these very processes.
+
+    torchrun keeps one store over restarts: in it the addresses of processes that are no more wait to be taken for those of
+    their successors. So each asks under a name of its own, and the first answers whoever asks until all have thanked it.
+    """
+    deadline = time.monotonic() + dist.default_pg_timeout.total_seconds()
+    myself = uuid.uuid4().hex
+    if rank != 0:
+        store.set(f"asks/{rank}", myself)
+        store.wait([f"answer/{myself}"], dist.default_pg_timeout)
+        meeting = store.get(f"answer/{myself}").decode()
+        store.set(f"{meeting}/thanks/{rank}", "")
+        return dist.PrefixStore(meeting, store)
+    missing = set(range(1, world_size))
+    while missing:
+        if time.monotonic() > deadline:
+            raise PeerLostError(f"processes {', '.join(map(str, sorted(missing)))} of {world_size} did not come")
+        for other in [other for other in missing if store.check([f"asks/{other}"])]:
+            store.set(f"answer/{store.get(f'asks/{other}').decode()}", myself)
+            if store.check([f"{myself}/thanks/{other}"]):
+                missing.remove(other)
+        time.sleep(0.01)
+    return dist.PrefixStore(myself, store)
 
 
 def get_rank() -> int:

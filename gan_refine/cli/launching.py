@@ -24,15 +24,17 @@ from gan_refine.cli.wiring import Run, wire
 from gan_refine.config import to_json
 from gan_refine.errors import FileFormatError, OptionError, UserError
 from gan_refine.files import atomic_file, remove_leftovers
+from gan_refine.refine import fit_batch
 from gan_refine.runlog import RunLog, new_folder, numbered_folders
 from torch_utils import distributed
 
 LAUNCH_FILE = "launch.json"
 
 
-def launch(options: RunOptions, dry_run: bool) -> str | None:
+def launch(options: RunOptions, dry_run: bool, fit_memory: bool = False) -> str | None:
     """A new run, to its end or until it is asked to stop. Returns the refined pickle's path, or the command that goes on.
 
+    With `fit_memory` the micro-batch is the largest that fits, and options.json has what was found.
     Raises UserError before anything is written if the options are not right.
     """
     restarted = _folder_of_this_launch(Path(options.outdir))
@@ -40,6 +42,8 @@ def launch(options: RunOptions, dry_run: bool) -> str | None:
         return go_on(restarted, options, ())
     run = wire(options, dry_run)
     _introduce(run)
+    if fit_memory:
+        options = run.options = _fitted(run)
     if dry_run:
         tqdm.write(to_json(options) + "\nDry run: nothing was written.", file=sys.stderr)
         return None
@@ -82,6 +86,14 @@ def _find_run(text: str, outdir: Path) -> Path:
     if not runs:
         raise FileFormatError(f"--resume=latest finds no run below --outdir={outdir}; give the run folder")
     return runs[-1]
+
+
+def _fitted(run: Run) -> RunOptions:
+    """The run's options with the largest --batch-gpu that fits."""
+    size = fit_batch(run.generator, run.objective, run.options.refine, frozen=[run.teacher])  # type: ignore[list-item]
+    if distributed.is_rank0():
+        tqdm.write(f"--batch-gpu={size} is the largest that fits.", file=sys.stderr)
+    return replace(run.options, refine=replace(run.options.refine, batch_gpu=size))
 
 
 def _introduce(run: Run) -> None:
@@ -181,11 +193,12 @@ def _drive(run: Run, folder: Path, found: tuple[dict, str] | None) -> str:
         except StopWish:
             complete = False
         summary = driver.finish(complete)
+    to_go_on = command_to_go_on(folder, run.options)  # while it is known how many processes there are
     distributed.leave()
     if complete:
         return summary.refined
     log.say(f"Stopped by {signals.received} after {driver.state.steps} steps, all of them saved. Go on with:")
-    return command_to_go_on(folder, run.options)
+    return to_go_on
 
 
 def command_to_go_on(folder: Path, options: RunOptions) -> str:

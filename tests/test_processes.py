@@ -1,0 +1,156 @@
+"""Runs in several processes that talk over the loopback device: the figures of one, one end for all, torchrun's restarts."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from runs import ROOT, SMALL, Commands, figures, last_checkpoint, wait_for, write_pair
+
+# Without a critic, whose Adam with beta1 = 0 divides by tiny moments and turns rounding into steps of full size.
+PLAIN = [*SMALL, "--batch-gpu=2", "--objective=diff-instruct", "--pool-kimg=0.016"]
+WEIGHTS_TOLERANCE, METRIC_TOLERANCE = (
+    1e-4,
+    1e-6,
+)  # the weights after 30 steps of Adam, of which each sums in another order
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory) -> list[str]:
+    return write_pair(tmp_path_factory.mktemp("pair"))
+
+
+@pytest.fixture(scope="module")
+def commands(tmp_path_factory):
+    server = Commands(tmp_path_factory.mktemp("commands"))
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def alone(pair, commands, tmp_path_factory) -> Path:
+    """The folder of a run in one process."""
+    outdir = tmp_path_factory.mktemp("alone")
+    ended = commands.run(*pair, *PLAIN, f"--outdir={outdir}")
+    assert ended.code == 0, ended.stderr
+    return outdir / "00000-tiny"
+
+
+def weights(folder: Path) -> torch.Tensor:
+    state = last_checkpoint(folder)["state"]
+    return torch.cat([t.flatten() for part in ("generator", "average", "objective") for t in state[part].values()])
+
+
+def close(one: object, other: object, tolerance: float) -> bool:
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(close(one[key], other[key], tolerance) for key in one)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(close(a, b, tolerance) for a, b in zip(one, other, strict=True))
+    numbers = isinstance(one, float | int) and isinstance(other, float | int)
+    return one == pytest.approx(other, rel=tolerance, abs=tolerance) if numbers else one == other
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_several_processes_make_the_run_of_one(processes, pair, commands, alone, tmp_path):
+    ended = commands.run(*pair, *PLAIN, f"--outdir={tmp_path}", processes=processes)
+    assert ended.codes == [0] * processes, ended.stderr
+    folder = tmp_path / "00000-tiny"
+    assert ended.stdout == f"{folder / 'network-refined-best.pkl'}\n"
+    assert all(commands.said("stdout", rank) == "" for rank in range(1, processes)), "the first process speaks for all"
+    assert float((weights(folder) - weights(alone)).abs().max()) <= WEIGHTS_TOLERANCE
+    assert close(figures(folder), figures(alone), tolerance=1e-3), "the curves of loss and distance"
+    for path in alone.glob("metric-*.jsonl"):
+        first, mine = (json.loads(place.read_text().splitlines()[0]) for place in (path, folder / path.name))
+        assert close(first["results"], mine["results"], METRIC_TOLERANCE), "the same generator, measured together"
+
+
+def test_a_signal_to_one_of_them_stops_all_and_tells_how_all_go_on(pair, commands, alone, tmp_path):
+    folder = tmp_path / "00000-tiny"
+    pid = commands.start(*pair, *PLAIN, f"--outdir={tmp_path}", processes=2)
+    wait_for(lambda: len(list(folder.glob("checkpoint-*.pt"))) > 1, lambda: Path(f"/proc/{pid}").exists())
+    os.kill(pid, signal.SIGTERM)
+    ended = commands.end()
+    assert ended.codes == [0, 0], ended.stderr
+    assert ended.stdout == f"torchrun --nproc-per-node=2 run_refine.py --resume={folder}\n"
+    assert last_checkpoint(folder)["state"]["counters"]["images"] < 240, "it was stopped before its end"
+    ended = commands.run(f"--resume={folder}")
+    assert ended.code == 0, "a run of two goes on in one: " + ended.stderr
+    assert float((weights(folder) - weights(alone)).abs().max()) <= WEIGHTS_TOLERANCE
+
+
+def test_bad_input_is_one_message_and_exit_code_2_for_all(pair, commands, tmp_path):
+    ended = commands.run(*pair, *PLAIN, "--batch=6", "--batch-gpu=6", f"--outdir={tmp_path}", processes=2)
+    assert ended.codes == [2, 2]
+    assert "cannot be dealt to 2 processes" in ended.stderr and len(ended.stderr.strip().splitlines()) <= 2
+    assert "Traceback" not in ended.stderr
+
+
+FAILING = """
+import gan_refine.refine.loop as loop
+from gan_refine.errors import UserError
+learn = loop._learn
+def failing(state):
+    if state.images == 120 and rank == 1:
+        HOW
+    learn(state)
+loop._learn = failing
+"""
+
+
+@pytest.mark.parametrize(
+    "how, code", [("raise UserError('the second has had enough')", 2), ("import os; os.kill(os.getpid(), 9)", -9)]
+)
+def test_one_that_fails_ends_all_promptly(how, code, pair, commands, tmp_path):
+    ended = commands.run(*pair, *PLAIN, f"--outdir={tmp_path}", before=FAILING.replace("HOW", how), processes=2)
+    assert ended.codes == [1, code]
+    assert "error: process 0 has lost the others" in ended.stderr.splitlines()[-1]
+    assert "Traceback" not in ended.stderr
+    if code == 2:
+        assert "error (process 1): the second has had enough" in commands.said("stderr", 1)
+
+
+def test_a_replica_that_drifts_is_found_at_the_next_snapshot(pair, commands, tmp_path):
+    drift = FAILING.replace("HOW", "next(state.generator.parameters()).data.add_(1e-3)")
+    ended = commands.run(*pair, *PLAIN, f"--outdir={tmp_path}", before=drift, processes=2)
+    assert ended.codes == [2, 2]
+    assert "the replicas have drifted apart: generator" in ended.stderr.splitlines()[-1]
+
+
+KILL_ONCE = """
+import os, signal, sys
+import gan_refine.refine.loop as loop
+from gan_refine.cli.running import run_command
+import run_refine
+learn = loop._learn
+def dying(state):
+    if state.images == 120 and os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+        os.kill(os.getpid(), signal.SIGKILL)
+    learn(state)
+loop._learn = dying
+sys.exit(run_command(run_refine.cli))
+"""
+
+
+def test_torchrun_starts_a_killed_run_again_and_it_ends_as_if_nothing_had_been(pair, commands, tmp_path):
+    ended = commands.run(*pair, *PLAIN, f"--outdir={tmp_path / 'whole'}", processes=2)
+    assert ended.codes == [0, 0], ended.stderr
+    script = tmp_path / "dying.py"
+    script.write_text(KILL_ONCE)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--max-restarts=1", "--standalone"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment["GLOO_SOCKET_IFNAME"] = "lo"
+    killed = subprocess.run(
+        [*torchrun, str(script), *pair, *PLAIN, f"--outdir={tmp_path / 'killed'}"],
+        env=environment, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert killed.returncode == 0, killed.stderr
+    (folder,) = (tmp_path / "killed").iterdir()
+    assert re.search(r"Goes on from checkpoint-\d+\.pt", killed.stderr)
+    assert killed.stdout.splitlines()[-1] == str(folder / "network-refined-best.pkl")
+    assert torch.equal(weights(folder), weights(tmp_path / "whole" / "00000-tiny"))
+    assert figures(folder) == figures(tmp_path / "whole" / "00000-tiny")
