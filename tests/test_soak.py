@@ -1,0 +1,35 @@
+"""Many steps with many snapshots: memory, files and time a step stay as they are at the beginning."""
+
+import json
+
+from runs import SMALL, Commands, write_pair
+
+STEPS = 300
+
+WATCH = """
+import json, resource, time
+import gan_refine.refine.loop as loop
+learn = loop._learn
+def watched(state):
+    learn(state)
+    if state.images in (8 * 100, 8 * 200, 8 * 300):
+        status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+        print(json.dumps([int(status["VmRSS"].split()[0]) / 1024, time.process_time()]))
+loop._learn = watched
+"""
+
+
+def test_memory_files_and_speed_do_not_change(tmp_path):
+    commands = Commands(tmp_path)
+    try:
+        arguments = [*write_pair(tmp_path), *SMALL, f"--kimg={8 * STEPS / 1000}", "--snap=5", "--metrics=none"]
+        ended = commands.run(*arguments, f"--outdir={tmp_path}", before=WATCH)
+    finally:
+        commands.close()
+    assert ended.code == 0, ended.stderr
+    (early, begun), (_, middle), (late, end) = (json.loads(line) for line in ended.stdout.splitlines()[:3])
+    assert late - early < 8, f"resident MiB went from {early:.1f} to {late:.1f}"
+    assert end - middle < 1.5 * (middle - begun), "processor seconds of the last third against the second"
+    folder = tmp_path / "00000-tiny"
+    assert len(list(folder.glob("checkpoint-*.pt"))) <= 3
+    assert len(list(folder.glob("fakes*.png"))) <= 8 * STEPS // 1000 + 2, "one picture a thousand images"
