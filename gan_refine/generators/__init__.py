@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gan_refine.generators.any_module import AnyGenerator, load_any_generator, write_any_original
+from gan_refine.generators.dirac import CoordinateNetwork, Dirac, DiracImage
 from gan_refine.generators.one_step import (
     OneStep,
     OneStepOptions,
@@ -32,6 +33,9 @@ __all__ = [
     "ORIGINALS",
     "AffineGenerator",
     "AnyGenerator",
+    "CoordinateNetwork",
+    "Dirac",
+    "DiracImage",
     "OneStep",
     "OneStepOptions",
     "StyleGan2",
