@@ -67,6 +67,11 @@ def _whole(text: str, what: str) -> int:
 @click.option(
     "--teacher", default=DEFAULT_PAIR, help="EDM network pickle or state dict, or the name of an embedded pair."
 )
+@click.option(
+    "--bridge",
+    default="none",
+    help="resize[,anchor=1,filter=lanczos|box,measure=auto|full|teacher] for a GAN 2, 4, 8 ... times as large as its teacher.",
+)
 @click.option("--outdir", default="training-runs", help="Where to make the run folder.")
 @click.option("--desc", default=None, help="Name of the run folder after its number.")
 @click.option("--kimg", type=float, default=DEFAULTS.total_images / 1000, help="Thousands of images to refine for.")

@@ -88,6 +88,13 @@ class Generator(Protocol):
 
 
 @runtime_checkable
+class AnchoredGenerator(Generator, Protocol):
+    """A generator with a loss of its own, which is added to the objective's; both belong to the same latents."""
+
+    def anchored(self, latents: Latents) -> tuple[Images, PerSample]: ...
+
+
+@runtime_checkable
 class Denoiser(Protocol):
     """E[x | noisy] at a noise level: every teacher, and every score model copied from one."""
 

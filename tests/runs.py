@@ -17,7 +17,6 @@ from gan_refine.pickles import write_networks
 
 ROOT = Path(__file__).parent.parent
 UNET = {"model_type": "SongUNet", "model_channels": 8, "channel_mult": [1, 2], "num_blocks": 1, "attn_resolutions": []}
-WIDTHS = {"channel_base": 32, "channel_max": 4}
 
 # 30 steps of the generator in three rounds, with 4 steps of warm-up and 2 batches of a pool in each.
 SMALL = ["--kimg=0.24", "--batch=8", "--batch-gpu=4", "--warmup-kimg=0.032", "--pool-kimg=0.016", "--tick=0.016"]
@@ -119,11 +118,12 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def write_pair(folder: Path, seed: int = 0) -> list[str]:
-    """Arguments that name a generator and a teacher of 16x16 grey images, of some thousand weights each."""
+def write_pair(folder: Path, seed: int = 0, resolution: int = 16) -> list[str]:
+    """Arguments that name a generator and a teacher of grey images, of some thousand weights each; the teacher's are 16x16."""
     torch.manual_seed(seed)
-    make = lambda: Generator(8, 0, 8, 16, 1, mapping_kwargs={"num_layers": 2}, synthesis_kwargs=WIDTHS)  # noqa: E731
-    networks = {"G": make(), "D": Discriminator(0, 16, 1, architecture="orig", **WIDTHS), "G_ema": make()}
+    widths = {"channel_base": 2 * resolution, "channel_max": 4}
+    make = lambda: Generator(8, 0, 8, resolution, 1, mapping_kwargs={"num_layers": 2}, synthesis_kwargs=widths)  # noqa: E731
+    networks = {"G": make(), "D": Discriminator(0, resolution, 1, architecture="orig", **widths), "G_ema": make()}
     write_networks(folder / "gan.pkl", {**networks, "training_set_kwargs": None, "augment_pipe": None})
     teacher = EDMPrecond(16, 1, **UNET)
     for parameter in teacher.parameters():

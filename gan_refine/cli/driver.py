@@ -12,10 +12,10 @@ from gan_refine import assets
 from gan_refine.checkpoint import Checkpoints
 from gan_refine.cli.saving import Story, check_replicas, needed_space, restore_best
 from gan_refine.cli.signals import Signals, StopWish
-from gan_refine.cli.wiring import Run
+from gan_refine.cli.wiring import Run, whole
 from gan_refine.errors import NonFiniteError
 from gan_refine.files import copy_atomic, require_space
-from gan_refine.generators import GENERATORS
+from gan_refine.generators import GENERATORS, Bridged
 from gan_refine.interfaces import Generator
 from gan_refine.noise import rng_for
 from gan_refine.refine import PREPARE_STREAM, Progress, RefineState, advance, diagnose
@@ -54,7 +54,9 @@ class Driver:
             require_space(self.log.folder, needed_space(self.run, self.state, self.run.options.keep + 2), "this run")
             self.run.gan.write_original(self.best_path)
             self.story.best_digest = assets.sha256(self.best_path)
-        self.log.save_grid("fakes_init.png", render(self.run.generator, self.grid))
+        if self._size() and self.run.metric is not None:
+            self.log.say(f"{self.run.metric.name} looks at {self._size()['images']} images.")
+        self.log.save_grid("fakes_init.png", render(whole(self.run.generator), self.grid))
         with self.signals.raising(alone=distributed.get_world_size() == 1):
             self.story.before = self.story.best = self._measure(self.run.generator, "original")
             self.story.teacher_value = self._teacher_value()
@@ -173,11 +175,12 @@ class Driver:
             raise NonFiniteError(diagnose(self.state))
         average = self.state.average.module
         name = f"fakes{self.state.images // 1000:06d}.png"
-        self.log.save_grid(name, render(average, self.grid))
+        self.log.save_grid(name, render(whole(average), self.grid))
         if self.log.writes:
             average.export(self.last_path)
         with self.signals.raising(alone=distributed.get_world_size() == 1):
             value = self._measure(average, name.removesuffix(".png"))
+        self._record_change(average)
         best = self.story.best
         if self.run.metric is None or (value is not None and best is not None and value < best):
             self.story.best, self.story.best_kimg, self.story.best_step = value, self.story.kimg, self.state.steps
@@ -186,6 +189,16 @@ class Driver:
                 self.story.best_digest = assets.sha256(self.best_path)
         self.story.pending = False
         return value
+
+    def _record_change(self, average: Generator) -> None:
+        """How far a bridged generator has moved, where its teacher sees it and where not."""
+        if isinstance(average, Bridged):
+            change = average.change(self.grid)
+            self.log.append("bridge.jsonl", {"kimg": self.story.kimg, **change})
+            seen, unseen = change["seen"], change["unseen"]
+            self.log.say(
+                f"{self.story.kimg:8.3f} kimg  changed by {seen:.4f} where the teacher sees, {unseen:.4f} where not"
+            )
 
     def _collapsed(self, value: float | None, nats: float | None) -> bool:
         """Whether --stop-on-collapse says that this run is lost; the figure counts, without one the data-free estimate."""
@@ -209,12 +222,19 @@ class Driver:
                 "total_time": round(time.time() - started, 2),
                 "snapshot": snapshot,
                 "kimg": self.story.kimg,
-                "convention": result.facts,
+                "convention": result.facts | self._size(),
             }
             self.log.append(f"metric-{result.metric}.jsonl", record)
             figures = "  ".join(f"{name} {value:.3f}" for name, value in result.values.items())
             self.log.say(f"{self.story.kimg:8.3f} kimg  {figures}  ({self.log.seconds:.0f} s)")
         return results[0].values[results[0].metric] if results else None
+
+    def _size(self) -> dict[str, str]:
+        """What the metric looks at, where that is a question."""
+        run = self.run
+        if not isinstance(run.generator, Bridged):
+            return {}
+        return {"images": str(whole(run.generator).spec if run.full_size else run.generator.spec)}
 
     def _repeated(self) -> Paired | None:
         """Original and best pickle with --fid-seeds sets of latents that chose nothing."""
@@ -232,6 +252,9 @@ class Driver:
     def _teacher_value(self) -> float | None:
         steps, metric = self.run.options.teacher_steps, self.run.metric
         if metric is None or steps == 0:
+            return None
+        if self.run.full_size:
+            self.log.say(f"The teacher's {metric.name} is not measured: its images are smaller than the metric's.")
             return None
         recorded = assets.recorded_teacher_value(self.run.teacher_path, metric.name, steps)
         if recorded is not None and self.run.options.fid_ref == "auto":

@@ -20,7 +20,7 @@ from gan_refine.cli.ranks import from_first
 from gan_refine.cli.run_options import RunOptions, description, go_on_with, options_from_json, read_options
 from gan_refine.cli.saving import check_header
 from gan_refine.cli.signals import Signals, StopWish
-from gan_refine.cli.wiring import Run, wire
+from gan_refine.cli.wiring import Run, whole, wire
 from gan_refine.config import to_json
 from gan_refine.errors import FileFormatError, OptionError, UserError
 from gan_refine.files import atomic_file, remove_leftovers
@@ -98,7 +98,7 @@ def _fitted(run: Run) -> RunOptions:
 
 def _introduce(run: Run) -> None:
     if distributed.is_rank0():
-        gan, teacher = (f"{run.options.gan}, {run.generator.spec}", f"{run.options.teacher}, {run.teacher.spec}")
+        gan, teacher = (f"{run.options.gan}, {whole(run.generator).spec}", f"{run.options.teacher}, {run.teacher.spec}")
         tqdm.write(f"GAN: {gan}. Teacher: {teacher}.", file=sys.stderr)
 
 

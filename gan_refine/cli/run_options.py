@@ -20,6 +20,7 @@ class RunOptions:
     gan: str
     which: str
     teacher: str
+    bridge: str
     outdir: str
     desc: str | None
     objective: str

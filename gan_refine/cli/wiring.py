@@ -12,7 +12,9 @@ from gan_refine import assets
 from gan_refine.cli.gans import Gan, find_gan
 from gan_refine.cli.run_options import RunOptions
 from gan_refine.cli.trusting import family
+from gan_refine.config import build_options, choose, parse_spec
 from gan_refine.errors import MismatchError, OptionError
+from gan_refine.generators import Bridged, BridgeOptions, bridge, can_bridge
 from gan_refine.interfaces import Denoiser, Generator, ImageSpec, Objective
 from gan_refine.metrics import Panel, Result
 from gan_refine.objectives import build_objective
@@ -42,13 +44,17 @@ class Run:
     teacher: Denoiser
     objective: Objective
     metric: Panel | None
+    full_size: bool  # whether the metric looks at full-size images of a bridged generator; False without a bridge
     header: Header
 
     def measure(self, generator: Generator, seed: int | None = None) -> list[Result]:
         """All figures, with the latents of the run's seed by default; none without a metric."""
         if self.metric is None:
             return []
-        return measure(generator, self.metric, self.options.refine.seed if seed is None else seed)
+        shown = whole(generator)
+        if isinstance(self.generator, Bridged) and not self.full_size:
+            shown = self.generator.around(shown)
+        return measure(shown, self.metric, self.options.refine.seed if seed is None else seed)
 
 
 def wire(options: RunOptions, dry_run: bool = False) -> Run:
@@ -57,21 +63,22 @@ def wire(options: RunOptions, dry_run: bool = False) -> Run:
     device = torch.device(options.device)
     gan = find_gan(options.gan, options.which, options.trust_pickle)
     teacher_path = assets.resolve("teacher", options.teacher)
-    generator = gan.load().to(device)
+    generator: Generator = gan.load().to(device)
     teacher_family = family("edm", options.teacher, teacher_path, options.trust_pickle)
     teacher = TEACHERS[teacher_family](teacher_path).to(device)
+    bridging = bridge_options(options.bridge)
+    if bridging is not None:
+        generator = bridge(generator, teacher.spec, bridging)
     check_match(generator.spec, teacher.spec)
     objective = build_objective(chosen_objective(options), teacher, generator.critic)
     if options.recompute and recompute_activations(objective) == 0:  # type: ignore[arg-type]
         raise OptionError("--recompute knows EDM's U-Nets and this teacher has none; leave it out")
-    metric = (
-        None
-        if dry_run and options.fid_ref.startswith("teacher")
-        else make_metric(options, generator.spec, TeacherFile(teacher_path, teacher))
-    )
+    metric, full_size = None, False
+    if not (dry_run and options.fid_ref.startswith("teacher")):
+        metric, full_size = choose_metric(options, generator, bridging, TeacherFile(teacher_path, teacher))
     digests = {"gan": assets.sha256(gan.path), "teacher": assets.sha256(teacher_path)}
     header: Header = {"format": CHECKPOINT_FORMAT, "sha256": digests, "torch": str(torch.__version__)}
-    return Run(options, gan, teacher_path, generator, teacher, objective, metric, header)
+    return Run(options, gan, teacher_path, generator, teacher, objective, metric, full_size, header)
 
 
 def chosen_objective(options: RunOptions) -> str:
@@ -82,8 +89,9 @@ def chosen_objective(options: RunOptions) -> str:
 def check_match(gan: ImageSpec, teacher: ImageSpec) -> None:
     """Raises MismatchError unless the teacher can judge the generator's images."""
     if (gan.resolution, gan.channels) != (teacher.resolution, teacher.channels):
+        way_out = ", or refine what it sees with --bridge=resize" if can_bridge(gan, teacher) else ""
         raise MismatchError(
-            f"the GAN makes {gan} images but the teacher denoises {teacher}; choose a teacher of the GAN's size"
+            f"the GAN makes {gan} images but the teacher denoises {teacher}; choose a teacher of the GAN's size{way_out}"
         )
     if teacher.num_classes not in (0, gan.num_classes):
         raise MismatchError(
@@ -91,7 +99,34 @@ def check_match(gan: ImageSpec, teacher: ImageSpec) -> None:
         )
 
 
-def make_metric(options: RunOptions, spec: ImageSpec, teacher: TeacherFile) -> Panel | None:
+def bridge_options(text: str) -> BridgeOptions | None:
+    """What --bridge asks for; None for 'none'. Raises OptionError."""
+    name, options = parse_spec(text)
+    if name == "none" and not options:
+        return None
+    return build_options(choose("bridge", name, {"resize": BridgeOptions}), options, "--bridge=resize")
+
+
+def whole(generator: Generator) -> Generator:
+    """The generator itself, without the bridge to its teacher."""
+    return generator.generator if isinstance(generator, Bridged) else generator
+
+
+def choose_metric(
+    options: RunOptions, generator: Generator, bridging: BridgeOptions | None, teacher: TeacherFile
+) -> tuple[Panel | None, bool]:
+    """The metric, and whether it looks at the full-size images of a bridge: by default where a detector and a reference fit."""
+    if bridging is None or bridging.measure == "teacher":
+        return make_metric(options, generator.spec, teacher), False
+    try:
+        return make_metric(options, whole(generator).spec, None), True
+    except (MismatchError, OptionError):
+        if bridging.measure == "full":
+            raise
+        return make_metric(options, generator.spec, teacher), False
+
+
+def make_metric(options: RunOptions, spec: ImageSpec, teacher: TeacherFile | None) -> Panel | None:
     """The metrics named by --metrics, or None for 'none'."""
     if options.metrics == "none":
         return None

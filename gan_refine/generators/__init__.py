@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gan_refine.generators.any_module import AnyGenerator, load_any_generator, write_any_original
+from gan_refine.generators.bridge import Bridged, BridgeOptions, bridge, can_bridge
 from gan_refine.generators.dirac import CoordinateNetwork, Dirac, DiracImage
 from gan_refine.generators.one_step import (
     OneStep,
@@ -33,12 +34,16 @@ __all__ = [
     "ORIGINALS",
     "AffineGenerator",
     "AnyGenerator",
+    "BridgeOptions",
+    "Bridged",
     "CoordinateNetwork",
     "Dirac",
     "DiracImage",
     "OneStep",
     "OneStepOptions",
     "StyleGan2",
+    "bridge",
+    "can_bridge",
     "distil",
     "is_one_step",
     "load_any_generator",

@@ -9,6 +9,7 @@ from gan_refine.interfaces import Denoiser, Objective
 from gan_refine.objectives.adversarial import Adversarial, AdversarialOptions
 from gan_refine.objectives.carried import Carried, CarriedOptions
 from gan_refine.objectives.composed import Composed
+from gan_refine.objectives.critics import takes
 from gan_refine.objectives.diff_instruct import (
     DiffInstruct,
     DiffInstructDmd,
@@ -35,11 +36,12 @@ WITH_CRITIC, WITHOUT_CRITIC = "best", "diff-instruct,sigma_mean=-0.7,sigma_std=0
 def build_objective(spec: str, teacher: Denoiser, critic: Callable[[], nn.Module | None] = lambda: None) -> Objective:
     """The objective written as NAME,key=value,...; `critic` gives the GAN's discriminator to those that use one.
 
-    auto is `best` for a GAN with a discriminator and else Diff-Instruct at the noise levels that `best` uses.
+    auto is `best` for a GAN with a discriminator of the teacher's size, and else Diff-Instruct at the noise levels of `best`.
     Raises OptionError that lists what is allowed.
     """
     if spec == "auto":
-        spec = WITH_CRITIC if critic() is not None else WITHOUT_CRITIC
+        given = critic()
+        spec = WITH_CRITIC if given is not None and takes(given, teacher.spec) else WITHOUT_CRITIC
     name, texts = parse_spec(spec)
     objective = choose("objective", name, OBJECTIVES)
     options = build_options(objective.Options, texts, f"objective {name}")

@@ -26,7 +26,17 @@ def choose_critic(start: str, given: nn.Module | None, spec: ImageSpec, width: i
         raise OptionError(
             f"the GAN's file holds no discriminator; give --objective={objective},start=fresh or --objective=diff-instruct"
         )
+    if not takes(given, spec):
+        raise OptionError(
+            f"the GAN's own discriminator is for images of its full size but the teacher denoises {spec}; "
+            f"give --objective={objective},start=fresh or --objective=diff-instruct"
+        )
     return given.requires_grad_(True)
+
+
+def takes(critic: nn.Module, spec: ImageSpec) -> bool:
+    """Whether a discriminator is for images of that size, as far as it tells."""
+    return getattr(critic, "img_resolution", spec.resolution) == spec.resolution
 
 
 def critic_loss(critic: nn.Module, real: Images, fake: Images, labels: Labels | None, r1_gamma: float) -> PerSample:

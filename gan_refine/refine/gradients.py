@@ -6,10 +6,11 @@ and not on who computes it, so that the same batch comes about on any number of 
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 
-from gan_refine.interfaces import Images, Latents, PairedObjective, Terms
+from gan_refine.interfaces import AnchoredGenerator, Images, Latents, PairedObjective, PerSample, Terms
 from gan_refine.noise import rng_for
 from gan_refine.refine.state import Part, RefineState, Trouble
 from torch_utils import distributed
@@ -42,11 +43,19 @@ def helper_gradient(state: RefineState, images: int, stream: int) -> None:
 def generator_gradient(state: RefineState, images: int, stream: int) -> None:
     """Adds the mean gradient over one batch to the generator's parameters and its figures to the health record."""
     for latents, rng in micro_batches(state, images, stream):
-        fake = state.generator(latents)
+        fake, anchor = _made(state, latents)
         terms = state.objective.generator_terms(fake, latents.labels, rng)
+        terms = replace(terms, loss=terms.loss + anchor)
         (terms.loss.sum() / state.options.batch).backward()
         state.health.add(terms)
         watch(state, "generator", terms, images, stream)
+
+
+def _made(state: RefineState, latents: Latents) -> tuple[Images, PerSample | float]:
+    """The generator's images, and the loss that it brings along, if it does."""
+    if isinstance(state.generator, AnchoredGenerator):
+        return state.generator.anchored(latents)
+    return state.generator(latents), 0.0
 
 
 def pool_batch(state: RefineState, images: int) -> list[Part]:
@@ -88,8 +97,8 @@ def towards_pool(state: RefineState, batch: list[Part]) -> list[Images]:
     """
     fakes: list[Images] = []
     for part in batch:
-        fake = state.generator(part.latents)
-        error = (fake - part.target).square().flatten(1).sum(1)
+        fake, anchor = _made(state, part.latents)
+        error = (fake - part.target).square().flatten(1).sum(1) + anchor
         if isinstance(state.objective, PairedObjective):
             terms = state.objective.fooling_terms(fake, part.latents.labels)
             watch(state, "generator", terms, state.images, POOL_STREAM)

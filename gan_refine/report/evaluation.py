@@ -81,5 +81,6 @@ def grid_latents(generator: Generator, seed: int, n: int = 64) -> Latents:
 
 @torch.no_grad()
 def render(generator: Generator, latents: Latents) -> PixelBytes:
-    """Images as bytes [N, C, H, W]."""
-    return to_uint8(generator(latents))
+    """Images as bytes [N, C, H, W], large ones made a few at a time."""
+    batch = max(PIXELS_AT_ONCE // generator.spec.resolution**2, 1)
+    return torch.cat([to_uint8(generator(part)) for part in latents.split(batch)])
