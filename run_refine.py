@@ -95,6 +95,12 @@ def _whole(text: str, what: str) -> int:
     f"[default: {DEFAULTS.pool_images / 1000} for auto, best and diff-instruct, else 0]",
 )
 @click.option("--glr", type=float, default=DEFAULTS.glr, help="Learning rate of the generator.")
+@click.option(
+    "--train",
+    default=DEFAULTS.train,
+    help="Parts of a StyleGAN2 that learn: all, or of mapping, synthesis, affine, noise, with multiples of --glr: "
+    "synthesis,affine:0.1. Others stay bit-identical.",
+)
 @click.option("--score-lr", type=float, default=DEFAULTS.score_lr, help="Learning rate of the score model.")
 @click.option(
     "--objective",
@@ -181,6 +187,7 @@ def run_options(given: dict) -> RunOptions:
         batch=batch,
         batch_gpu=share if batch_gpu in (None, "auto") else _whole(batch_gpu, "batch-gpu"),
         glr=given.pop("glr"),
+        train=given.pop("train"),
         score_lr=given.pop("score_lr"),
         ema_halflife_images=_images(given.pop("ema_kimg"), "ema-kimg"),
         clip_grad=given.pop("clip_grad"),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -30,6 +31,7 @@ class RefineOptions:
     pool_draws: int = 2  # draws of noise that the gradient of each of its images is a mean of
     pool_step: float = 3.0  # how many times that gradient an image moves
     glr: float = 5e-4
+    train: str = "all"  # parts of the generator that learn, each with a multiple of `glr`: synthesis,affine:0.1
     score_lr: float = 5e-5
     beta1: float = 0.0
     beta2: float = 0.999
@@ -59,6 +61,7 @@ class RefineOptions:
             require(name, getattr(self, name), getattr(self, name) >= 0, "a number of at least 0")
         for name in ("lr_rampup", "lr_decay"):
             require(name, getattr(self, name), 0 <= getattr(self, name) <= 1, "between 0 and 1")
+        parse_parts(self.train)
         if self.batch % self.batch_gpu:
             raise OptionError(
                 f"--batch={self.batch} is not a multiple of --batch-gpu={self.batch_gpu}; choose one that divides it"
@@ -81,6 +84,24 @@ def parse_spec(spec: str) -> tuple[str, dict[str, str]]:
             raise OptionError(f"got {pair!r} in {spec!r}; options are written name,key=value,key=value, each key once")
         options[key] = value
     return name, options
+
+
+def parse_parts(text: str) -> dict[str, float]:
+    """'synthesis,affine:0.1' -> {'synthesis': 1.0, 'affine': 0.1}: names with multiples of a rate. Raises OptionError."""
+    parts: dict[str, float] = {}
+    for entry in text.split(","):
+        name, colon, multiple = entry.strip().partition(":")
+        try:
+            value = float(multiple) if colon else 1.0
+        except ValueError:
+            value = 0.0
+        if not name or name in parts or not 0 < value < math.inf:
+            raise OptionError(
+                f"--train={text} is not allowed at {entry!r}; write parts like synthesis,affine:0.1, each once, "
+                "each with a positive multiple of the learning rate or none"
+            )
+        parts[name] = value
+    return parts
 
 
 def choose(kind: str, name: str, table: Mapping[str, D]) -> D:

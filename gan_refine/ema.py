@@ -12,7 +12,7 @@ class WeightAverage(Generic[M]):
     """A copy of a module, without gradients, that follows it with a half-life counted in images.
 
     While few images were seen the half-life is at most `rampup_ratio` of them, so that the start is forgotten in time; 0
-    switches that off. Buffers are copied as they are.
+    switches that off. Buffers, and parameters that require no gradient, are copied as they are.
     """
 
     def __init__(self, module: M, halflife_images: float, rampup_ratio: float = 0.0) -> None:
@@ -35,6 +35,9 @@ class WeightAverage(Generic[M]):
         assert isinstance(module, torch.nn.Module) and isinstance(self.module, torch.nn.Module), "modules"
         share = 1 - self.decay(images_seen, batch)
         for mine, theirs in zip(self.module.parameters(), module.parameters(), strict=True):
-            mine.lerp_(theirs, share)
+            if theirs.requires_grad:
+                mine.lerp_(theirs, share)
+            else:
+                mine.copy_(theirs)
         for kept, current in zip(self.module.buffers(), module.buffers(), strict=True):
             kept.copy_(current)

@@ -95,6 +95,13 @@ class AnchoredGenerator(Generator, Protocol):
 
 
 @runtime_checkable
+class Parted(Protocol):
+    """A generator whose parameters fall into named groups, each of which can learn while others stay as they are."""
+
+    def parameter_groups(self) -> dict[str, list[torch.nn.Parameter]]: ...
+
+
+@runtime_checkable
 class Denoiser(Protocol):
     """E[x | noisy] at a noise level: every teacher, and every score model copied from one."""
 

@@ -18,6 +18,7 @@ from gan_refine.generators import Bridged, BridgeOptions, bridge, can_bridge
 from gan_refine.interfaces import Denoiser, Generator, ImageSpec, Objective
 from gan_refine.metrics import Panel, Result
 from gan_refine.objectives import build_objective
+from gan_refine.refine import learning_groups
 from gan_refine.report import TeacherFile, measure, open_panel
 from gan_refine.report.panel import check_ranks
 from gan_refine.teachers import TEACHERS, recompute_activations
@@ -70,6 +71,7 @@ def wire(options: RunOptions, dry_run: bool = False) -> Run:
     if bridging is not None:
         generator = bridge(generator, teacher.spec, bridging)
     check_match(generator.spec, teacher.spec)
+    learning_groups(generator, options.refine.train)  # known before anything is written
     objective = build_objective(chosen_objective(options), teacher, generator.critic)
     if options.recompute and recompute_activations(objective) == 0:  # type: ignore[arg-type]
         raise OptionError("--recompute knows EDM's U-Nets and this teacher has none; leave it out")

@@ -21,6 +21,7 @@ from gan_refine.pickles import (
 )
 
 DEFAULT_NETWORK = "G_ema"
+PARTS = ("mapping", "synthesis", "affine", "noise")
 
 
 class StyleGan2(nn.Module):
@@ -59,6 +60,13 @@ class StyleGan2(nn.Module):
         """The same network with w moved towards its mean: psi 1 leaves it, 0 gives the mean image."""
         return StyleGan2(self.net, self.source, psi)
 
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Every parameter once: the mapping network, the style affine layers, the noise strengths, and the rest of synthesis."""
+        groups: dict[str, list[nn.Parameter]] = {name: [] for name in PARTS}
+        for name, parameter in self.net.named_parameters():
+            groups[_part_of(name)].append(parameter)
+        return groups
+
     def critic(self) -> nn.Module | None:
         """The discriminator that was trained with this generator, if its file holds one."""
         return None if self.source is None else build_discriminator(self.source)
@@ -78,6 +86,15 @@ class StyleGan2(nn.Module):
         assert isinstance(self.source, PickleFile), "_is_torch_pickle says so"
         weights = {name: tensor.detach().cpu() for name, tensor in self.net.state_dict().items()}
         write_refined(self.source, weights, path)
+
+
+def _part_of(parameter: str) -> str:
+    path = parameter.split(".")
+    if path[0] == "mapping":
+        return "mapping"
+    if "affine" in path:
+        return "affine"
+    return "noise" if path[-1] == "noise_strength" else "synthesis"
 
 
 def _is_torch_pickle(source: NetworkFile) -> bool:

@@ -102,7 +102,7 @@ def _learn(state: RefineState) -> None:
             helper_gradient(state, state.images, 1 + helper_step)
             apply(state, "helper", [rate * factor for rate in state.helper_rates])
         generator_gradient(state, state.images, 0)
-        apply(state, "generator", [options.glr * factor])
+        apply(state, "generator", _generator_rates(state, factor))
     state.images += options.batch
     state.average.update(state.generator, state.images, options.batch)
     if state.pool and state.images - state.round_start >= len(state.pool) * options.batch * options.pool_epochs:
@@ -113,10 +113,14 @@ def _learn_pool(state: RefineState, factor: float) -> None:
     """One step of the generator towards its pool, and then one of the critic, if there is one, on the same images."""
     batch = state.pool[state.images // state.options.batch % len(state.pool)]
     fakes = towards_pool(state, batch)
-    apply(state, "generator", [state.options.glr * factor])
+    apply(state, "generator", _generator_rates(state, factor))
     if "critic" in state.optimizers:
         critic_gradient(state, batch, fakes)
         apply(state, "critic", [state.critic_rate * factor])
+
+
+def _generator_rates(state: RefineState, factor: float) -> list[float]:
+    return [state.options.glr * factor * multiple for multiple in state.generator_multiples]
 
 
 def _factor(state: RefineState, images: int) -> float:

@@ -14,6 +14,7 @@ from gan_refine.ema import WeightAverage
 from gan_refine.errors import MismatchError, OptionError
 from gan_refine.interfaces import Generator, Images, Latents, Objective, PairedObjective
 from gan_refine.refine.health import Health, HealthRecord
+from gan_refine.refine.learning import hold_others, learning_groups
 from gan_refine.refine.modules import Tensors, load_tensors, module_tensors
 from torch_utils import distributed
 
@@ -79,7 +80,10 @@ class RefineState:
         self.frozen = tuple(frozen)
         self.average = WeightAverage(generator, options.ema_halflife_images, options.ema_rampup)
         betas = (options.beta1, options.beta2)
-        self.optimizers = {"generator": torch.optim.Adam(generator.parameters(), lr=options.glr, betas=betas)}
+        learning = learning_groups(generator, options.train)
+        hold_others(generator, learning)
+        self.generator_multiples = [group.multiple for group in learning]
+        self.optimizers = {"generator": torch.optim.Adam([{"params": g.parameters} for g in learning], betas=betas)}
         groups = objective.helper_groups()
         if groups:
             self.optimizers["helper"] = torch.optim.Adam([{"params": g.parameters} for g in groups], betas=betas)

@@ -1,0 +1,51 @@
+"""Which parameters of the generator learn, and how fast beside the others."""
+
+from typing import NamedTuple
+
+from torch import nn
+
+from gan_refine.config import parse_parts
+from gan_refine.errors import OptionError
+from gan_refine.interfaces import Generator, Parted
+
+EVERYTHING = "all"
+
+
+class LearningGroup(NamedTuple):
+    """Parameters that learn at one multiple of the generator's rate."""
+
+    parameters: list[nn.Parameter]
+    multiple: float
+
+
+def learning_groups(generator: Generator, train: str) -> list[LearningGroup]:
+    """The groups that `train` names, such as `synthesis,affine:0.1`; `all` is one group. Raises OptionError.
+
+    Parts other than `all` need a generator that is `Parted`.
+    """
+    parts = parse_parts(train)
+    if EVERYTHING in parts:
+        if len(parts) > 1:
+            raise OptionError(f"--train={train} names {EVERYTHING} and parts of it; give one or the other")
+        return [LearningGroup(list(generator.parameters()), parts[EVERYTHING])]
+    if not isinstance(generator, Parted):
+        raise OptionError(
+            f"--train={train} names parts, and a generator of this kind ({type(generator).__name__}) is not divided; "
+            f"leave it out, or give --train={EVERYTHING}"
+        )
+    known = {name: parameters for name, parameters in generator.parameter_groups().items() if parameters}
+    unknown = [name for name in parts if name not in known]
+    if unknown:
+        raise OptionError(
+            f"--train={train} names {unknown[0]}, which this generator has not; "
+            f"choose of {', '.join(known)}, or {EVERYTHING}"
+        )
+    return [LearningGroup(known[name], multiple) for name, multiple in parts.items()]
+
+
+def hold_others(generator: Generator, groups: list[LearningGroup]) -> None:
+    """Afterwards the parameters outside of `groups` require no gradient, so that none is computed for them."""
+    learning = {id(parameter) for group in groups for parameter in group.parameters}
+    for parameter in generator.parameters():
+        if id(parameter) not in learning:
+            parameter.requires_grad_(False)
