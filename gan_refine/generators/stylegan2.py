@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from gan_refine.generators.drawing import draw_latents
+from gan_refine.generators.mean_w import Weights, has_moved, mean_w, weights_of
 from gan_refine.interfaces import Images, ImageSpec, Latents
 from gan_refine.pickles import (
     NetworkFile,
@@ -25,17 +26,24 @@ PARTS = ("mapping", "synthesis", "affine", "noise")
 
 
 class StyleGan2(nn.Module):
-    """A Generator around a StyleGAN2 network; copies share the file that it came from."""
+    """A Generator around a StyleGAN2 network; copies share the file that it came from, and know the mapping that was in it."""
 
-    def __init__(self, net: nn.Module, source: NetworkFile | None = None, truncation_psi: float = 1) -> None:
+    def __init__(
+        self,
+        net: nn.Module,
+        source: NetworkFile | None = None,
+        truncation_psi: float = 1,
+        first_mapping: Weights | None = None,
+    ) -> None:
         super().__init__()
+        self.first_mapping = weights_of(net.get_submodule("mapping")) if first_mapping is None else first_mapping
         self.truncation_psi = truncation_psi
         self.net = net.eval().requires_grad_(True)
         self.source = source
         self.spec = ImageSpec(int(net.img_channels), int(net.img_resolution), int(net.c_dim))  # type: ignore[arg-type]
 
     def __deepcopy__(self, memo: dict) -> "StyleGan2":
-        return StyleGan2(copy.deepcopy(self.net, memo), self.source, self.truncation_psi)
+        return StyleGan2(copy.deepcopy(self.net, memo), self.source, self.truncation_psi, self.first_mapping)
 
     def draw(self, n: int, rng: torch.Generator) -> Latents:
         """z ~ N(0, I) [n, Z], labels uniform over the classes, and a seed for the noise inputs; `rng` is on the CPU."""
@@ -56,9 +64,18 @@ class StyleGan2(nn.Module):
             torch.manual_seed(latents.noise_seed)
             return self.net(latents.z, latents.labels, **options).clamp(-1, 1)
 
+    def in_step(self) -> nn.Module:
+        """The network with the w_avg of its mapping: itself while the mapping is as it was in the file, else a copy."""
+        mapping = self.net.get_submodule("mapping")
+        if "w_avg" not in dict(mapping.named_buffers()) or not has_moved(mapping, self.first_mapping):
+            return self.net
+        net = copy.deepcopy(self.net)
+        net.get_buffer("mapping.w_avg").copy_(mean_w(mapping, self.draw))
+        return net
+
     def truncated(self, psi: float) -> "StyleGan2":
         """The same network with w moved towards its mean: psi 1 leaves it, 0 gives the mean image."""
-        return StyleGan2(self.net, self.source, psi)
+        return StyleGan2(self.in_step(), self.source, psi, self.first_mapping)
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """Every parameter once: the mapping network, the style affine layers, the noise strengths, and the rest of synthesis."""
@@ -74,17 +91,19 @@ class StyleGan2(nn.Module):
     def export(self, path: Path) -> None:
         """Writes the source's object graph with these weights in G_ema and G, whichever of them was read; atomic.
 
+        w_avg is brought in step where the mapping has changed; the network itself keeps its own.
         Sources that are no PyTorch pickle become one, with our code embedded and their own discriminator.
         """
         if self.source is None:
             raise ValueError(
                 "this generator was not read from a file; export it with gan_refine.pickles.write_networks"
             )
+        net = self.in_step()
         if not _is_torch_pickle(self.source):
-            write_gan(path, self.net, self.critic(), self.net)
+            write_gan(path, net, self.critic(), net)
             return
         assert isinstance(self.source, PickleFile), "_is_torch_pickle says so"
-        weights = {name: tensor.detach().cpu() for name, tensor in self.net.state_dict().items()}
+        weights = {name: tensor.detach().cpu() for name, tensor in net.state_dict().items()}
         write_refined(self.source, weights, path)
 
 

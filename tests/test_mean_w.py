@@ -1,0 +1,112 @@
+"""w_avg after refinement: the mean w of the refined mapping, and the original's bits where the mapping did not change."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+
+from gan_refine.generators import StyleGan2, load_stylegan2
+from gan_refine.generators.mean_w import NUM_LATENTS
+from gan_refine.interfaces import Latents
+from gan_refine.networks.stylegan2 import Generator
+from gan_refine.pickles import write_gan, write_state_dict
+
+WIDTHS = {"channel_base": 64, "channel_max": 8}
+
+
+def write(folder: Path, classes: int = 0, suffix: str = ".pkl", **mapping: object) -> Path:
+    torch.manual_seed(0)
+    net = Generator(8, classes, 8, 8, 1, mapping_kwargs={"num_layers": 2, **mapping}, synthesis_kwargs=WIDTHS)
+    if mapping.get("w_avg_beta", 0) is not None:
+        net.mapping.w_avg.copy_(torch.linspace(-3, 3, 8))  # far from the mean, so that it can be told from it
+    path = folder / f"gan{suffix}"
+    write_gan(path, net, None, net) if suffix == ".pkl" else write_state_dict(path, net)
+    return path
+
+
+def bits(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.contiguous().view(-1).view(torch.uint8)
+
+
+@torch.no_grad()
+def moved(path: Path, part: str) -> StyleGan2:
+    """A copy of the file's generator, as the average of a run is one, with one part shifted."""
+    generator = copy.deepcopy(load_stylegan2(path))
+    for name, parameter in generator.net.named_parameters():
+        if name.startswith(part):
+            parameter.add_(0.3 * parameter.std() * torch.randn_like(parameter) if parameter.numel() > 1 else 0.1)
+    return generator
+
+
+def exported(generator: StyleGan2, folder: Path) -> StyleGan2:
+    generator.export(folder / "refined.pkl")
+    return load_stylegan2(folder / "refined.pkl")
+
+
+@torch.no_grad()
+def sampled_w(generator: StyleGan2, n: int = 40_000) -> torch.Tensor:
+    """w [n, W] of latents that are not those of the program."""
+    rng = torch.Generator().manual_seed(17)
+    labels = torch.eye(max(generator.spec.num_classes, 1))[torch.arange(n) % max(generator.spec.num_classes, 1)]
+    z = torch.randn([n, 8], generator=rng)
+    return generator.net.mapping(z, labels[:, : generator.spec.num_classes])[:, 0].double()
+
+
+@pytest.mark.parametrize("suffix", [".pkl", ".safetensors"])
+@pytest.mark.parametrize("classes", [0, 3])
+def test_it_is_the_mean_of_the_refined_mapping(classes, suffix, tmp_path):
+    refined = exported(moved(write(tmp_path, classes, suffix), "mapping"), tmp_path)
+    w = sampled_w(refined)
+    error = (refined.net.mapping.w_avg - w.mean(0)) / w.std(0)
+    allowed = 5 * (1 / NUM_LATENTS + 1 / len(w)) ** 0.5  # five standard errors of the difference of two means
+    assert float(error.abs().max()) < allowed
+
+
+@torch.no_grad()
+def test_the_image_at_psi_0_is_that_of_the_mean_w(tmp_path):
+    generator = moved(write(tmp_path), "mapping")
+    refined = exported(generator, tmp_path)
+    w = sampled_w(refined)
+    ws = w.mean(0).float()[None, None].repeat(1, refined.net.num_ws, 1)
+    expected = refined.net.synthesis(ws, noise_mode="const").clamp(-1, 1)
+    latents = Latents(torch.randn([1, 8]), torch.zeros([1, 0]))
+    found = refined.truncated(0)(latents)
+    stale = load_stylegan2(tmp_path / "gan.pkl").truncated(0)(latents)
+    spread = (refined(Latents(torch.randn([64, 8]), torch.zeros([64, 0]))) - expected).std()
+    assert float((found - expected).abs().max()) < 0.1 * float(spread)
+    assert float((stale - expected).abs().max()) > float(spread), "the test tells w_avg from the mean"
+    assert torch.equal(generator.truncated(0)(latents), found), "before it is written too"
+
+
+@pytest.mark.parametrize("part", ["nothing", "synthesis"])
+def test_a_mapping_that_did_not_change_keeps_the_bits(part, tmp_path):
+    path = write(tmp_path)
+    refined = exported(moved(path, part), tmp_path)
+    assert torch.equal(bits(refined.net.mapping.w_avg), bits(load_stylegan2(path).net.mapping.w_avg))
+    assert ((tmp_path / "refined.pkl").read_bytes() == path.read_bytes()) == (part == "nothing")
+
+
+def test_writing_changes_nothing_in_memory_and_equal_weights_write_equal_bytes(tmp_path):
+    generator = moved(write(tmp_path), "mapping")
+    before = {name: value.clone() for name, value in generator.state_dict().items()}
+    generator.export(tmp_path / "one.pkl")
+    assert all(torch.equal(before[name], value) for name, value in generator.state_dict().items())
+    torch.randn(100)  # whatever happened between
+    copy.deepcopy(generator).export(tmp_path / "two.pkl")
+    assert (tmp_path / "one.pkl").read_bytes() == (tmp_path / "two.pkl").read_bytes()
+    again = load_stylegan2(tmp_path / "one.pkl")
+    again.export(tmp_path / "three.pkl")
+    assert (tmp_path / "three.pkl").read_bytes() == (tmp_path / "one.pkl").read_bytes()
+
+
+def test_both_networks_of_the_file_get_it(tmp_path):
+    generator = moved(write(tmp_path), "mapping")
+    generator.export(tmp_path / "refined.pkl")
+    both = [load_stylegan2(tmp_path / "refined.pkl", which).net.mapping.w_avg for which in ("G_ema", "G")]
+    assert torch.equal(*both)
+
+
+def test_a_mapping_without_it_is_written_without_it(tmp_path):
+    refined = exported(moved(write(tmp_path, w_avg_beta=None), "mapping"), tmp_path)
+    assert "w_avg" not in dict(refined.net.mapping.named_buffers())
