@@ -96,7 +96,10 @@ class AnchoredGenerator(Generator, Protocol):
 
 @runtime_checkable
 class Parted(Protocol):
-    """A generator whose parameters fall into named groups, each of which can learn while others stay as they are."""
+    """A generator whose parameters fall into named groups, each of which can learn while others stay as they are.
+
+    No groups say that it is not divided.
+    """
 
     def parameter_groups(self) -> dict[str, list[torch.nn.Parameter]]: ...
 

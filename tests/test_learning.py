@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
-from runs import SMALL, WIDTHS, write_pair
+from runs import SMALL, write_pair
 from torch import nn
 
 import run_refine
 from gan_refine.config import RefineOptions, parse_parts
 from gan_refine.errors import OptionError
-from gan_refine.generators import AffineGenerator, OneStep, StyleGan2, load_stylegan2
+from gan_refine.generators import AffineGenerator, BridgeOptions, OneStep, StyleGan2, bridge, load_stylegan2
 from gan_refine.interfaces import ImageSpec, Parted
 from gan_refine.networks.edm_precond import EDMPrecond
 from gan_refine.networks.stylegan2 import Generator
@@ -149,10 +149,23 @@ UNET = {"model_type": "SongUNet", "model_channels": 8, "channel_mult": [1, 2], "
     "generator", [AffineGenerator(0.5, 0.0, SPEC), OneStep(EDMPrecond(8, 1, **UNET), 2.5)], ids=["toy", "one-step"]
 )
 def test_a_generator_without_parts_refuses_them_and_takes_all(generator):
-    with pytest.raises(OptionError, match=r"names parts, and a generator of this kind .* is not divided; leave it out"):
+    with pytest.raises(
+        OptionError, match="names parts, and a generator of this kind is not divided into parts; leave it out"
+    ):
         learning_groups(generator, "mapping")
     (group,) = learning_groups(generator, "all:2")
     assert [id(p) for p in group.parameters] == [id(p) for p in generator.parameters()] and group.multiple == 2
+
+
+@pytest.mark.parametrize("inner, divided", [(small(), True), (AffineGenerator(0.5, 0.0, SPEC), False)])
+def test_behind_a_bridge_the_parts_are_those_of_the_generator(inner, divided):
+    bridged = bridge(inner, ImageSpec(1, 4), BridgeOptions())
+    if divided:
+        (group,) = learning_groups(bridged, "affine")
+        assert [id(p) for p in group.parameters] == [id(p) for p in inner.parameter_groups()["affine"]]
+    else:
+        with pytest.raises(OptionError, match="is not divided"):
+            learning_groups(bridged, "affine")
 
 
 class Foreign(nn.Module):
@@ -196,10 +209,9 @@ def test_the_exported_pickle_has_the_original_bits_of_what_was_not_named(tmp_pat
     folder = tmp_path / "00000-tiny"
     assert json.loads((folder / "options.json").read_text())["refine"]["train"] == "synthesis:2,affine"
     before, after = tensors_of(tmp_path / "gan.pkl"), tensors_of(folder / "network-refined-best.pkl")
+    parameters = dict(load_stylegan2(tmp_path / "gan.pkl").net.named_parameters())
     for name, value in after.items():
-        learnt = part_of(f"net.{name}") in ("synthesis", "affine") and name in dict(
-            Generator(8, 0, 8, 16, 1, mapping_kwargs={"num_layers": 2}, synthesis_kwargs=WIDTHS).named_parameters()
-        )
+        learnt = name in parameters and part_of(f"net.{name}") in ("synthesis", "affine")
         assert torch.equal(value.view(-1).view(torch.uint8), before[name].view(-1).view(torch.uint8)) != learnt, name
     resumed = run(f"--resume={folder}", "--train=mapping")
     assert isinstance(resumed.exception, OptionError)

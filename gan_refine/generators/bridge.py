@@ -12,7 +12,7 @@ from torch import nn
 from gan_refine.config import require
 from gan_refine.errors import MismatchError
 from gan_refine.generators.resizing import FilterName, Large, Resize
-from gan_refine.interfaces import Generator, Images, ImageSpec, Latents, PerSample
+from gan_refine.interfaces import Generator, Images, ImageSpec, Latents, Parted, PerSample
 
 FEW = 4  # large images at a time
 
@@ -80,6 +80,10 @@ class Bridged(nn.Module):
             seen += float((change - removed).square().flatten(1).mean(1).sum())
             unseen += float(removed.square().flatten(1).mean(1).sum())
         return {"seen": math.sqrt(seen / len(latents)), "unseen": math.sqrt(unseen / len(latents))}
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Those of the generator; none if it is not divided."""
+        return self.generator.parameter_groups() if isinstance(self.generator, Parted) else {}
 
     def critic(self) -> nn.Module | None:
         """The discriminator in the generator's file, which knows the full size."""

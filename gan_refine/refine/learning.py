@@ -28,12 +28,13 @@ def learning_groups(generator: Generator, train: str) -> list[LearningGroup]:
         if len(parts) > 1:
             raise OptionError(f"--train={train} names {EVERYTHING} and parts of it; give one or the other")
         return [LearningGroup(list(generator.parameters()), parts[EVERYTHING])]
-    if not isinstance(generator, Parted):
+    groups = generator.parameter_groups() if isinstance(generator, Parted) else {}
+    known = {name: parameters for name, parameters in groups.items() if parameters}
+    if not known:
         raise OptionError(
-            f"--train={train} names parts, and a generator of this kind ({type(generator).__name__}) is not divided; "
+            f"--train={train} names parts, and a generator of this kind is not divided into parts; "
             f"leave it out, or give --train={EVERYTHING}"
         )
-    known = {name: parameters for name, parameters in generator.parameter_groups().items() if parameters}
     unknown = [name for name in parts if name not in known]
     if unknown:
         raise OptionError(
