@@ -130,6 +130,18 @@ def _whole(text: str, what: str) -> int:
     "--snap-minutes", type=float, default=0, help="Also save a checkpoint whenever so many minutes have passed; 0: not."
 )
 @click.option("--keep", type=int, default=2, help="Checkpoints to keep, beside that of the best pickle.")
+@click.option(
+    "--elastic",
+    type=float,
+    default=DEFAULTS.elastic,
+    help="Pull of the generator's weights to the original's: a weight that is pushed one way stays 1/elastic away; 0: none.",
+)
+@click.option(
+    "--keep-images",
+    type=float,
+    default=DEFAULTS.keep_images,
+    help="Weight of the squared distance of each image to the original generator's for the same latents; 0: none.",
+)
 @click.option("--clip-grad", type=float, default=DEFAULTS.clip_grad, help="Largest norm of a gradient; 0: no limit.")
 @click.option(
     "--stop-on-collapse",
@@ -190,6 +202,8 @@ def run_options(given: dict) -> RunOptions:
         train=given.pop("train"),
         score_lr=given.pop("score_lr"),
         ema_halflife_images=_images(given.pop("ema_kimg"), "ema-kimg"),
+        elastic=given.pop("elastic"),
+        keep_images=given.pop("keep_images"),
         clip_grad=given.pop("clip_grad"),
         tick_images=_images(given.pop("tick"), "tick"),
         seed=given.pop("seed"),

@@ -39,6 +39,8 @@ class RefineOptions:
     ema_rampup: float = 0.2  # the half-life is at most this share of the images seen
     lr_rampup: float = 0.1  # share of the run, at its start, over which both rates rise
     lr_decay: float = 0.7  # share of the run, at its end, over which both rates fall to zero by a cosine
+    elastic: float = 0.0  # pull of the generator's weights to the original's: half of it times their squared distance
+    keep_images: float = 0.0  # weight of the squared distance of its images to the original's at the same latents
     clip_grad: float = 0.0  # norm to which a larger gradient is scaled down; 0 leaves it
     max_skips: int = 20  # steps in a row whose gradient is not finite, before the run stops with a diagnosis
     tick_images: int = 8_192
@@ -59,6 +61,8 @@ class RefineOptions:
             require(name, getattr(self, name), getattr(self, name) > 0, "a positive number")
         for name in ("glr", "score_lr", "ema_rampup", "warmup_images", "pool_images", "clip_grad"):
             require(name, getattr(self, name), getattr(self, name) >= 0, "a number of at least 0")
+        for name in ("elastic", "keep_images"):
+            require(name, getattr(self, name), 0 <= getattr(self, name) < math.inf, "a number of at least 0")
         for name in ("lr_rampup", "lr_decay"):
             require(name, getattr(self, name), 0 <= getattr(self, name) <= 1, "between 0 and 1")
         parse_parts(self.train)

@@ -52,10 +52,12 @@ def generator_gradient(state: RefineState, images: int, stream: int) -> None:
 
 
 def _made(state: RefineState, latents: Latents) -> tuple[Images, PerSample | float]:
-    """The generator's images, and the loss that it brings along, if it does."""
+    """The generator's images, and the loss that holds them: that which it brings along, and the pull to the original's."""
     if isinstance(state.generator, AnchoredGenerator):
-        return state.generator.anchored(latents)
-    return state.generator(latents), 0.0
+        images, anchor = state.generator.anchored(latents)
+        return images, anchor + state.pulls.images_error(images, latents)
+    images = state.generator(latents)
+    return images, state.pulls.images_error(images, latents)
 
 
 def pool_batch(state: RefineState, images: int) -> list[Part]:
@@ -144,6 +146,8 @@ def apply(state: RefineState, name: str, rates: list[float]) -> None:
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
         optimizer.step()
+        if name == "generator":
+            state.pulls.draw_back(optimizer)
     else:
         state.skips[name] += 1
         state.health.skipped_steps += 1

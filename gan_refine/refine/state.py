@@ -16,6 +16,7 @@ from gan_refine.interfaces import Generator, Images, Latents, Objective, PairedO
 from gan_refine.refine.health import Health, HealthRecord
 from gan_refine.refine.learning import hold_others, learning_groups
 from gan_refine.refine.modules import Tensors, load_tensors, module_tensors
+from gan_refine.refine.pulls import Pulls
 from torch_utils import distributed
 
 
@@ -69,7 +70,8 @@ class RefineState:
     """Generator, average, helpers, optimisers, pool and counters of a run; all that `advance` changes.
 
     Noise needs no state: it depends on seed, images seen and the number of the micro-batch. Weights of `frozen`
-    modules, which come from files and never change, are left out of checkpoints.
+    modules, which come from files and never change, are left out of checkpoints, and so is the original that `generator` is
+    pulled to: a run that goes on makes its state of the generator as the file has it, and then calls `load`.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class RefineState:
         assert isinstance(generator, nn.Module) and isinstance(objective, nn.Module), "both are torch modules"
         self.generator, self.objective, self.options = generator, objective, options
         self.frozen = tuple(frozen)
+        self.pulls = Pulls(generator, options.elastic, options.keep_images)
         self.average = WeightAverage(generator, options.ema_halflife_images, options.ema_rampup)
         betas = (options.beta1, options.beta2)
         learning = learning_groups(generator, options.train)
