@@ -128,10 +128,8 @@ class TestNeighbours:
         assert values["dc40-fashion16_coverage"] == pytest.approx(float(covered.any(dim=0).double().mean()))
 
     def test_too_few_images(self, detector: ClassifierDetector) -> None:
-        panel = Panel(detector, reference_of(detector, random_bytes(9)), 3, parse_metrics("pr,k=3"))
-        panel.update(random_bytes(3))
         with pytest.raises(MismatchError, match="pr with k=3 needs more than 3 images on each side and has 3 and 9"):
-            panel.result()
+            Panel(detector, reference_of(detector, random_bytes(9)), 3, parse_metrics("pr,k=3"))
 
 
 class TestSample:
@@ -192,10 +190,28 @@ class TestFrechetOfSamples:
         assert values[""] > 0.015 and abs(values["_infinity"]) < 0.25 * values[""]
 
     def test_infinity_needs_full_rank(self, detector: ClassifierDetector) -> None:
-        panel = Panel(detector, reference_of(detector, random_bytes(200)), 300, [Frechet(infinity=True)])
-        panel.update(random_bytes(300))
+        reference = reference_of(detector, random_bytes(200))
         with pytest.raises(MismatchError, match="needs more than 1024 images"):
-            panel.result()
+            Panel(detector, reference, 1031, [Frechet(infinity=True)])  # an eighth of it is 128 images of 128 features
+        Panel(detector, reference, 1032, [Frechet(infinity=True)])
+
+    @pytest.mark.parametrize(
+        ("metrics", "message"),
+        [
+            ("is", "at least 10 images"),
+            ("kd,subset_size=10", "needs 10 images on each side and has 9"),
+            ("dc,k=9", "more than 9 images"),
+            ("fd,pr", "mean and covariance alone"),
+        ],
+    )
+    def test_what_is_too_few_is_known_before_any_image(
+        self, detector: ClassifierDetector, metrics: str, message: str
+    ) -> None:
+        reference = reference_of(detector, random_bytes(20))
+        if metrics == "fd,pr":
+            reference = Reference(reference.mean, reference.covariance)
+        with pytest.raises(MismatchError, match=message):
+            Panel(detector, reference, 9, parse_metrics(metrics))
 
     def test_reference_is_brought_to_the_ddof_that_is_asked_for(self, detector: ClassifierDetector) -> None:
         images = random_bytes(5)

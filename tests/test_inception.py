@@ -1,23 +1,24 @@
 """Inception-v3 and its detector: golden outputs, planted bugs, weights in two kinds of file."""
 
 import copy
-import math
 import pickle
+import struct
+import tracemalloc
 import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from golden_file import Golden, relative_error
+from inception_weights import all_by_rule
 from torch import nn
 from torch.nn import functional as F
 
+from gan_refine import assets
 from gan_refine.errors import FileFormatError, MismatchError, OptionError
 from gan_refine.interfaces import ImageSpec
-from gan_refine.metrics import Detector, open_detector, torchscript
+from gan_refine.metrics import Detector, open_detector
 from gan_refine.metrics import inception as inception_metric
 from gan_refine.metrics.inception import InceptionDetector, InceptionOptions, load_inception, open_inception
 from gan_refine.metrics.torchscript import read_tensors
@@ -28,25 +29,9 @@ GOLDEN = Golden("inception")
 SIZES = ("32x32", "64x64", "300x310")
 
 
-def by_rule(name: str, shape: list[int]) -> torch.Tensor:
-    """The weight of that name, by the rule in the golden file's meta."""
-    if name.endswith("num_batches_tracked"):
-        return torch.tensor(0)
-    v = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape)
-    if name.endswith("running_var"):
-        v = 1 + 0.1 * np.abs(v)
-    elif name.endswith(("running_mean", "bias")):
-        v = 0.1 * v
-    elif name.endswith("bn.weight"):
-        v = 1 + 0.1 * v
-    else:
-        v = v * math.sqrt(2 / np.prod(shape[1:]))
-    return torch.tensor(v, dtype=torch.float32)
-
-
 @pytest.fixture(scope="module")
 def weights() -> dict[str, torch.Tensor]:
-    return {name: by_rule(name, shape) for name, shape in GOLDEN.meta["state_dict"].items()}
+    return all_by_rule()
 
 
 @pytest.fixture(scope="module")
@@ -237,24 +222,46 @@ class TestFiles:
         with pytest.raises(FileFormatError, match="is no archive of Inception-v3"):
             load_inception(path)
 
-    def test_tensors_of_one_storage_buy_no_memory(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_tensors_of_one_storage_buy_no_memory(self, tmp_path: Path) -> None:
+        def save(number: int) -> Path:
+            module, whole = nn.Module(), torch.zeros(10_000)
+            for n in range(number):
+                module.register_buffer(f"part{n}", whole.view(-1))
+            torch.jit.script(module).save(tmp_path / "shared.pt")
+            return tmp_path / "shared.pt"
+
+        assert len(read_tensors(save(3))) == 3
+        with pytest.raises(FileFormatError, match="take more than 4 times the file"):
+            read_tensors(save(10))
+
+    @pytest.mark.parametrize("index", [1_000, 2**31])
+    def test_places_to_store_cost_nothing(self, tmp_path: Path, index: int) -> None:
+        # Python's own machine makes room for every place below the index: 34 GB of it for a file of 300 bytes.
+        path, weight = tmp_path / "memo.pt", b"X\x01\x00\x00\x00aK\x01r" + struct.pack("<I", index)
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("x/constants.pkl", b"")
+            archive.writestr("x/data.pkl", b"\x80\x02c__torch__\nM\n)\x81}" + weight + b"sb.")
+        tracemalloc.start()
+        try:
+            assert read_tensors(path) == {}
+            assert tracemalloc.get_traced_memory()[1] < 2**20
+        finally:
+            tracemalloc.stop()
+
+    def test_long_names_inside_each_other(self, tmp_path: Path) -> None:
+        name = "n" * 2000
         module = nn.Module()
-        whole = torch.zeros(1000)
-        for number in range(10):
-            module.register_buffer(f"part{number}", whole.view(-1))
-        path = tmp_path / "shared.pt"
-        torch.jit.script(module).save(path)
-        assert len(read_tensors(path)) == 10
-        monkeypatch.setattr(torchscript, "LARGEST_FILE", 20_000)
-        with pytest.raises(FileFormatError, match="take more than 20000 bytes"):
-            read_tensors(path)
+        module.add_module(name, nn.BatchNorm2d(1))
+        torch.jit.script(module).save(tmp_path / "names.pt")
+        with pytest.raises(FileFormatError, match="of no proper name"):
+            read_tensors(tmp_path / "names.pt")
 
     def test_hostile_archive(self, tmp_path: Path) -> None:
         path, witness = tmp_path / "hostile.pt", tmp_path / "witness"
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("x/constants.pkl", b"")
             archive.writestr("x/data.pkl", pickle.dumps(Hostile(witness)))
-        with pytest.raises(FileFormatError, match="it asks for"):
+        with pytest.raises(FileFormatError, match="it names pathlib"):
             load_inception(path)
         assert not witness.exists()
 
@@ -268,6 +275,10 @@ class TestFiles:
         with pytest.raises(FileFormatError) as caught:
             open_detector(f"inception,path={path}")
         assert "\n" not in str(caught.value)
+
+    def test_the_catalog_knows_the_weights(self) -> None:
+        found = assets.public_files()[inception_metric.IN_CATALOG]
+        assert found.kind == "detector" and found.sha256_prefix == inception_metric.PUBLISHED
 
     def test_missing_file_and_unknown_option(self) -> None:
         with pytest.raises(FileFormatError, match="is not a file"):

@@ -254,8 +254,9 @@ class TestReferences:
         np.save(tmp_path / "single.npy", np.zeros(3))
         (tmp_path / "single.npy").rename(single)
         for path in (text, single, tmp_path / "missing.npz"):
-            with pytest.raises(FileFormatError):
+            with pytest.raises(FileFormatError) as caught:
                 load_reference(path)
+            assert "allow_pickle" not in str(caught.value), "numpy's advice is none to give"
 
     @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
     def test_damage_anywhere_is_an_error_or_harmless(self, save: Callable, tmp_path: Path) -> None:

@@ -198,10 +198,11 @@ def _writing(folder: Path) -> Iterator[None]:
 def report(gans: tuple[str, ...], runs: list[Measured]) -> list[str]:
     """Lines of the table: each figure of each generator with its standard error, and changes from the first in words."""
     lines = []
+    width = max(len(name) for result in runs[0].results for name in result.values)
     for number, result in enumerate(runs[0].results):
         for name in result.values:
             values = {gan: [run.results[number].values[name] for run in runs if run.gan == gan] for gan in gans}
-            lines += [f"  {name:<32} {estimate(found)!s:<20} {gan}" for gan, found in values.items()]
+            lines += [f"  {name:<{width}} {estimate(found)!s:<20} {gan}" for gan, found in values.items()]
             if name.endswith("_std"):  # the noise of a figure is no figure to compare
                 continue
             for gan in gans[1:]:

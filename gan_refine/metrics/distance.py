@@ -33,6 +33,9 @@ class Figure(Protocol):
     @property
     def needs(self) -> Needs: ...
 
+    def check(self, num_images: int, reference: Reference) -> None:
+        """Raises MismatchError where so many images, or those of the reference, are too few: before any is looked at."""
+
     def __call__(self, fake: Statistics, reference: Reference) -> dict[str, float]: ...
 
     def facts(self, fake: Statistics, reference: Reference) -> Mapping[str, object]: ...
@@ -69,6 +72,9 @@ class Panel:
             raise MismatchError("all metrics but is compare with a reference; give --fid-ref")
         if num_images < 2:
             raise MismatchError(f"metrics need at least 2 images, got {num_images}")
+        for figure in figures:
+            # A figure that compares has a reference, by the check above; the others ignore it.
+            figure.check(num_images, reference)  # type: ignore[arg-type]
         self.detector = detector
         self.reference = reference
         self.num_images = num_images
@@ -103,7 +109,6 @@ class Panel:
         return [self._evaluate(figure, name, whole) for figure, name in zip(self.figures, self.names, strict=True)]
 
     def _evaluate(self, figure: Figure, name: str, whole: Statistics) -> Result:
-        # A figure that compares has a reference, by the check on construction; the others ignore it.
         values = figure(whole, self.reference)  # type: ignore[arg-type]
         facts = figure.facts(whole, self.reference)  # type: ignore[arg-type]
         named = {name + suffix: value for suffix, value in values.items()}

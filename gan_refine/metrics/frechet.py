@@ -34,6 +34,14 @@ class Frechet:
     def needs(self) -> Needs:
         return Needs(blocks=self.infinity)
 
+    def check(self, num_images: int, reference: Reference) -> None:
+        """Raises MismatchError where a block of the extrapolation has too few images."""
+        if self.infinity and num_images // NUM_BLOCKS <= len(reference.mean):
+            raise MismatchError(
+                f"infinity needs more than {NUM_BLOCKS * len(reference.mean)} images for {len(reference.mean)} features: "
+                f"the distance of fewer does not fall as 1 / N, and {num_images} are asked for"
+            )
+
     def __call__(self, fake: Statistics, reference: Reference) -> dict[str, float]:
         values = {"": self.distance(fake.moments, reference)}
         if self.infinity:
@@ -61,12 +69,6 @@ class Frechet:
 
     def _extrapolate(self, blocks: list[Moments], whole: float, reference: Reference) -> float:
         """The distance of n images is a + b / n; a, from n = N/8, N/4, N/2 (means over disjoint parts) and N."""
-        fewest = min(block.count for block in blocks)
-        if fewest <= len(reference.mean):
-            raise MismatchError(
-                f"infinity needs more than {NUM_BLOCKS * len(reference.mean)} images for {len(reference.mean)} features: "
-                "the distance of fewer does not fall as 1 / N"
-            )
         total = sum(block.count for block in blocks)
         shares, values = [1.0], [whole]
         while len(blocks) > 1:

@@ -19,6 +19,7 @@ from gan_refine.networks.inception import INPUT_SIZE, InceptionV3
 
 PUBLISHED = "6726825d"  # how the SHA-256 of pt_inception-2015-12-05-6726825d.pth starts
 NAME = "inception"
+IN_CATALOG = "inception-2015-12-05"
 COUNTER = "num_batches_tracked"  # of training steps; nothing here depends on it
 
 # Where the published TorchScript archive keeps what the plain weights call by other names.
@@ -54,6 +55,8 @@ class InceptionDetector(NetworkDetector):
 
     def __init__(self, name: str, network: InceptionV3, depth: int = 2048, device: Device = "cpu") -> None:
         super().__init__(name, ImageSpec(3, INPUT_SIZE), depth, network, device)
+        if self.device.type == "cpu":  # 1.6 times as fast there
+            self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def accepts(self, spec: ImageSpec) -> bool:
         return spec.channels in (1, 3)
@@ -112,7 +115,7 @@ def _file(path: str | None) -> Path:
     """The weights file: the one named, or the catalog's."""
     if path is None:
         try:
-            return assets.resolve("detector", NAME)
+            return assets.resolve("detector", IN_CATALOG)
         except UserError as error:
             raise FileFormatError(f"{error}; or name the weights file: inception,path=FILE") from error
     if not Path(path).is_file():

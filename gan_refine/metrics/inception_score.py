@@ -15,10 +15,13 @@ class InceptionScore:
     higher_is_better = True
     needs = Needs(classes=True, reference=False)
 
+    def check(self, num_images: int, reference: Reference | None) -> None:
+        """Raises MismatchError where a split has no image."""
+        if num_images < NUM_SPLITS:
+            raise MismatchError(f"is needs at least {NUM_SPLITS} images, one a split, and has {num_images}")
+
     def __call__(self, fake: Statistics, reference: Reference | None) -> dict[str, float]:
         assert fake.classes is not None, "asked for by needs"
-        if fake.num_images < NUM_SPLITS:
-            raise MismatchError(f"is needs at least {NUM_SPLITS} images, one a split, and has {fake.num_images}")
         scores = fake.classes.scores()
         return {"": float(scores.mean()), "_std": float(scores.std(correction=0))}
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from gan_refine.config import require
 from gan_refine.errors import MismatchError
 from gan_refine.metrics.references import Reference, sample_of, sample_sizes
-from gan_refine.metrics.statistics import Needs, Statistics
+from gan_refine.metrics.statistics import SAMPLE_SIZE, Needs, Statistics
 
 Vectors = Float[Tensor, "m d"]
 Others = Float[Tensor, "n d"]
@@ -32,6 +32,10 @@ class Kernel:
         require("subsets", self.subsets, self.subsets >= 1, "at least 1")
         require("subset_size", self.subset_size, self.subset_size >= 2, "at least 2")
 
+    def check(self, num_images: int, reference: Reference) -> None:
+        """Raises MismatchError where a side has fewer vectors than a subset."""
+        _check_sizes(min(num_images, SAMPLE_SIZE), len(sample_of(reference, "kd")), self.subset_size)
+
     def __call__(self, fake: Statistics, reference: Reference) -> dict[str, float]:
         assert fake.sample is not None, "asked for by needs"
         values = subset_distances(fake.sample.features, sample_of(reference, "kd"), self)
@@ -44,17 +48,21 @@ class Kernel:
 
 def subset_distances(a: Vectors, b: Others, options: Kernel) -> Float64[Tensor, " subsets"]:
     """The unbiased estimate for each pair of subsets. Raises MismatchError where either side has too few vectors."""
-    fewest = min(len(a), len(b))
-    if fewest < options.subset_size:
-        raise MismatchError(
-            f"kd needs {options.subset_size} images on each side and has {fewest}; give more, or kd,subset_size={fewest}"
-        )
+    _check_sizes(len(a), len(b), options.subset_size)
     rng = np.random.RandomState(options.seed)  # legacy: its streams never change
     values = []
     for _ in range(options.subsets):
         parts = [x[torch.from_numpy(rng.choice(len(x), options.subset_size, replace=False))] for x in (a, b)]
         values.append(squared_mmd(*parts))
     return torch.stack(values)
+
+
+def _check_sizes(made: int, real: int, subset_size: int) -> None:
+    fewest = min(made, real)
+    if fewest < subset_size:
+        raise MismatchError(
+            f"kd needs {subset_size} images on each side and has {fewest}; give more, or kd,subset_size={fewest}"
+        )
 
 
 def squared_mmd(a: Vectors, b: Vectors) -> Float64[Tensor, ""]:

@@ -30,8 +30,12 @@ class PrecisionRecall:
     def __post_init__(self) -> None:
         require("k", self.k, self.k >= 1, "at least 1")
 
+    def check(self, num_images: int, reference: Reference) -> None:
+        """Raises MismatchError where a vector has fewer than k others."""
+        _check_sizes(num_images, len(sample_of(reference, self.kind)), self.k, self.kind)
+
     def __call__(self, fake: Statistics, reference: Reference) -> dict[str, float]:
-        made, real = _both(fake, reference, self.k, self.kind)
+        made, real = _both(fake, reference, self.kind)
         return {"_precision": inside(made, real, self.k), "_recall": inside(real, made, self.k)}
 
     def facts(self, fake: Statistics, reference: Reference) -> dict[str, object]:
@@ -51,8 +55,12 @@ class DensityCoverage:
     def __post_init__(self) -> None:
         require("k", self.k, self.k >= 1, "at least 1")
 
+    def check(self, num_images: int, reference: Reference) -> None:
+        """Raises MismatchError where a vector has fewer than k others."""
+        _check_sizes(num_images, len(sample_of(reference, self.kind)), self.k, self.kind)
+
     def __call__(self, fake: Statistics, reference: Reference) -> dict[str, float]:
-        made, real = _both(fake, reference, self.k, self.kind)
+        made, real = _both(fake, reference, self.kind)
         radii = squared_radii(real, self.k)
         balls = sum(int((block <= radii).sum()) for block in _blocks(made, real))
         nearest = torch.stack([block.amin(dim=0) for block in _blocks(made, real)]).amin(dim=0)
@@ -88,11 +96,11 @@ def _blocks(a: Tensor, b: Tensor) -> Iterator[Tensor]:
         yield (part.square().sum(dim=1)[:, None] + norms - 2 * part @ b.T).clamp_(min=0)
 
 
-def _both(fake: Statistics, reference: Reference, k: int, kind: str) -> tuple[Tensor, Tensor]:
+def _both(fake: Statistics, reference: Reference, kind: str) -> tuple[Tensor, Tensor]:
     assert fake.sample is not None, "asked for by needs"
-    made, real = fake.sample.features, sample_of(reference, kind)
-    if min(len(made), len(real)) <= k:
-        raise MismatchError(
-            f"{kind} with k={k} needs more than {k} images on each side and has {len(made)} and {len(real)}"
-        )
-    return made, real
+    return fake.sample.features, sample_of(reference, kind)
+
+
+def _check_sizes(made: int, real: int, k: int, kind: str) -> None:
+    if min(made, real) <= k:
+        raise MismatchError(f"{kind} with k={k} needs more than {k} images on each side and has {made} and {real}")

@@ -125,9 +125,10 @@ def load_reference(path: Path | str) -> Reference:
 
 def _read_arrays(path: Path | str) -> dict[str, np.ndarray]:
     try:
+        with open(path, "rb") as file:
+            if file.read(2) != b"PK":  # numpy takes it for a pickle, and would advise to allow those
+                raise FileFormatError(f"{path} is no .npz file with mu and sigma, and no folder or zip of images")
         with np.load(path, allow_pickle=False) as opened:
-            if not isinstance(opened, np.lib.npyio.NpzFile):
-                raise FileFormatError(f"{path} is a single array, not an .npz file with mu and sigma")
             return {key: opened[key] for key in opened.files if key in FIELDS}
     except UNREADABLE as error:
         raise FileFormatError(

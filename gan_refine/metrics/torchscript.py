@@ -1,56 +1,43 @@
-"""Tensors out of a TorchScript archive, without loading the program in it."""
+"""Tensors out of a TorchScript archive, without loading the program in it, by the machine that reads network pickles."""
 
-import io
-import math
-import pickle
 import zipfile
-import zlib
-from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
-from gan_refine.errors import FileFormatError, first_line
+from gan_refine.errors import FileFormatError
+from gan_refine.pickles import CONSEQUENCES, PickleFile, PlainObject, TensorRecord, printable
+from gan_refine.pickles.allowlist import GLOBALS, STATE_DICT_GLOBALS
+from gan_refine.pickles.archives import read_archive
+from gan_refine.pickles.machine import Global, GlobalTable, Machine, Workspace
+from gan_refine.pickles.reader import read_bytes
+from gan_refine.pickles.records import MAX_DEPTH, MAX_NAME, DamagedError
 
-LARGEST_FILE = 2**31  # bytes, once unpacked; no detector is near it
-
-STORAGES = {"FloatStorage": torch.float32, "DoubleStorage": torch.float64, "HalfStorage": torch.float16}
-STORAGES |= {
-    "LongStorage": torch.int64,
-    "IntStorage": torch.int32,
-    "ByteStorage": torch.uint8,
-    "BoolStorage": torch.bool,
-}
-
-
-class ScriptObject:
-    """A module of the archive: its attributes and nothing that runs."""
-
-    def __init__(self) -> None:
-        self.attributes: dict[str, object] = {}
-
-    def __setstate__(self, state: object) -> None:
-        if not isinstance(state, dict):
-            raise pickle.UnpicklingError("a module's state is no dictionary")
-        self.attributes = {str(key): value for key, value in state.items()}
+SHARED = 4  # how often the file's bytes may be read: tensors of several names can share a storage
+_WANTED = "wanted is what torch.jit.save writes"
+_LISTS = ("build_intlist", "build_tensorlist", "build_doublelist", "build_boollist", "restore_type_tag")
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Every tensor by its dotted name. Raises FileFormatError for what is no TorchScript archive; runs nothing of it."""
+    """Every tensor by its dotted name. Raises FileFormatError for what is no TorchScript archive; runs nothing of it.
+
+    Time and memory stay proportional to the file.
+    """
+    data = read_bytes(path, _WANTED)
     try:
-        with zipfile.ZipFile(path) as archive:
-            if sum(entry.file_size for entry in archive.infolist()) > LARGEST_FILE:
-                raise FileFormatError(f"{path} unpacks to more than {LARGEST_FILE} bytes")
-            (main,) = [name for name in archive.namelist() if name.count("/") == 1 and name.endswith("/data.pkl")]
-            folder = main.removesuffix("data.pkl")
-            reader = _Reader(archive.read(main), lambda key: archive.read(f"{folder}data/{key}"))
-            return dict(_walk(reader.load(), "", set()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
-        raise FileFormatError(f"{path} is not a readable TorchScript archive ({first_line(error)})") from error
-    except (EOFError, RecursionError, MemoryError, zlib.error, zipfile.BadZipFile, pickle.UnpicklingError) as error:
-        raise FileFormatError(f"{path} is not a readable TorchScript archive ({first_line(error)})") from error
+        root = read_archive(memoryview(data), 0, _Names(), Workspace(len(data)))
+        file, found, total = PickleFile(path, root, data, ()), dict[str, Tensor](), 0
+        for name, record in _walk(root):
+            total += record.numel() * record.dtype.itemsize
+            if total > SHARED * len(data):
+                raise DamagedError(f"its tensors take more than {SHARED} times the file")
+            found[name] = file.tensor(record)
+    except (DamagedError, *CONSEQUENCES) as error:
+        raise FileFormatError(
+            f"{path} is not a readable TorchScript archive ({printable(error)}); {_WANTED}"
+        ) from error
+    return found
 
 
 def is_archive(path: Path) -> bool:
@@ -62,53 +49,49 @@ def is_archive(path: Path) -> bool:
         return False
 
 
-def _walk(item: object, prefix: str, seen: set[int]) -> list[tuple[str, Tensor]]:
-    if isinstance(item, Tensor):
-        return [(prefix, item)]
-    if not isinstance(item, ScriptObject) or id(item) in seen:  # a module inside itself would have no end
-        return []
-    seen.add(id(item))
-    pairs = item.attributes.items()
-    return [found for name, value in pairs for found in _walk(value, f"{prefix}.{name}" if prefix else name, seen)]
+def _walk(module: object) -> Iterator[tuple[str, TensorRecord]]:
+    """The tensors that are attributes of modules; a module that is held twice is walked once."""
+    pending, seen = [("", 0, module)], set()
+    while pending:
+        prefix, depth, current = pending.pop()
+        if isinstance(current, TensorRecord):
+            yield prefix.removesuffix("."), current
+        elif isinstance(current, PlainObject) and id(current) not in seen:
+            if depth > MAX_DEPTH:
+                raise DamagedError(f"modules are nested deeper than {MAX_DEPTH}")
+            if len(prefix) > MAX_NAME or not all(isinstance(name, str) for name in current.state):
+                raise DamagedError("a module has attributes of no proper name")
+            seen.add(id(current))
+            pending += [(f"{prefix}{name}.", depth + 1, value) for name, value in current.state.items()]
 
 
-class _Reader(pickle.Unpickler):
-    """An unpickler whose every global is one of the inert things below."""
+class _Names(Mapping[tuple[str, str], Global]):
+    """The allowed names: those of state dicts, lists with their element type, and every class of the archive's own."""
 
-    def __init__(self, data: bytes, storage: Callable[[str], bytes]) -> None:
-        super().__init__(io.BytesIO(data))
-        self.storage = storage
-        self.bytes_left = LARGEST_FILE  # many tensors can share one storage, and each becomes a copy
+    def __getitem__(self, key: tuple[str, str]) -> Global:
+        module, name = key
+        return _CLASS if module.partition(".")[0] == "__torch__" else _TABLE[module, name]
 
-    def find_class(self, module: str, name: str) -> object:
-        if module.startswith("__torch__"):
-            return ScriptObject
-        if module == "torch" and name in STORAGES:
-            return STORAGES[name]
-        if module == "torch.jit._pickle":  # build_intlist and its kin: lists with their element type
-            return _untagged
-        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return self._tensor
-        if (module, name) == ("collections", "OrderedDict"):
-            return OrderedDict
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        return iter(_TABLE)
 
-    def persistent_load(self, pid: object) -> Tensor:
-        if not isinstance(pid, tuple) or len(pid) != 5 or pid[0] != "storage" or not isinstance(pid[1], torch.dtype):
-            raise pickle.UnpicklingError("it holds a storage of an unknown kind")
-        data = self.storage(str(pid[2]))
-        return torch.frombuffer(bytearray(data), dtype=pid[1]) if data else torch.empty(0, dtype=pid[1])
-
-    def _tensor(
-        self, storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *rest: object
-    ) -> Tensor:
-        if not isinstance(storage, Tensor) or math.prod(size) > len(storage):
-            raise pickle.UnpicklingError("a tensor is larger than its storage")
-        self.bytes_left -= math.prod(size) * storage.element_size()
-        if self.bytes_left < 0:
-            raise pickle.UnpicklingError(f"its tensors take more than {LARGEST_FILE} bytes")
-        return storage.as_strided(tuple(size), tuple(stride), int(offset)).clone()
+    def __len__(self) -> int:
+        return len(_TABLE)
 
 
-def _untagged(value: object, *tag: object) -> object:
-    return value
+def _module(machine: Machine, args: tuple) -> PlainObject:
+    if args:
+        raise DamagedError("a module with arguments")
+    return PlainObject("a module")
+
+
+def _untagged(machine: Machine, args: tuple) -> object:
+    return args[0]
+
+
+_CLASS = Global("__torch__", call=_module)
+_TABLE: GlobalTable = {
+    **STATE_DICT_GLOBALS,
+    ("torch", "device"): GLOBALS["torch", "device"],
+    **{("torch.jit._pickle", name): Global(name, call=_untagged) for name in _LISTS},
+}

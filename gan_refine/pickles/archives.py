@@ -16,6 +16,7 @@ MAX_ENTRIES = 100_000
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
 _LOCAL_HEADER = struct.Struct("<26x2H")  # ends with the lengths of the name and of the extra field that follow it
+_READ = ("data.pkl", "byteorder")  # and data/KEY; TorchScript keeps its program beside them, compressed
 _ENCRYPTED = 1  # bit of a zip entry's flags
 _ZIP_ERRORS = (zipfile.BadZipFile, NotImplementedError, OSError, EOFError)
 
@@ -86,7 +87,8 @@ class _Zip:
             raise DamagedError(f"its zip directory is damaged ({error})") from error
         if len(held) > MAX_ENTRIES:
             raise DamagedError(f"it is a zip file of {len(held)} entries")
-        return {info.filename.partition("/")[2]: self._place(info) for info in held}
+        named = [(info.filename.partition("/")[2], info) for info in held]
+        return {name: self._place(info) for name, info in named if name in _READ or name.startswith("data/")}
 
     def _place(self, info: zipfile.ZipInfo) -> tuple[int, int]:
         stored = info.compress_type == zipfile.ZIP_STORED and info.file_size == info.compress_size

@@ -71,7 +71,11 @@ def open_reference(
     path = Path(text)
     if path.is_dir() or path.suffix.lower() == ".zip":
         return reference_of_images(path, detector, tick)
-    return load_reference(assets.resolve("reference", text))
+    try:
+        file = assets.resolve("reference", text)
+    except FileFormatError as error:
+        raise FileFormatError(f"{error}; or teacher, or a folder or zip of images") from error
+    return load_reference(file)
 
 
 def teacher_reference(
