@@ -285,13 +285,6 @@ class TestPanel:
         with pytest.raises(MismatchError, match="not finite"):
             kept.update(Outputs(features, None), 0)
 
-    def test_moments_alone_do_not_do_for_all(self, detector: ClassifierDetector) -> None:
-        bare = Reference(torch.zeros(128, dtype=torch.float64), torch.eye(128, dtype=torch.float64))
-        panel = Panel(detector, bare, 20, parse_metrics("pr"))
-        panel.update(random_bytes(20))
-        with pytest.raises(MismatchError, match="mean and covariance alone"):
-            panel.result()
-
     def test_without_classes_there_is_no_inception_score(self, detector: ClassifierDetector) -> None:
         kept = Statistics(detector, 4, Needs(classes=True))
         with pytest.raises(MismatchError, match="has no classes"):
