@@ -100,7 +100,7 @@ def pytorch_fid_network(weights: Path, **options: bool) -> torch.nn.Module:
     return module.InceptionV3(range(4), **options).eval()
 
 
-def distances(features: dict[int, list[np.ndarray]]) -> Iterator[tuple[str, str]]:
+def distances(features: dict[int, list[np.ndarray]], digits: int = 9) -> Iterator[tuple[str, str]]:
     """Three Frechet distances of the same moments at every depth."""
     peers = [importlib.import_module(name) for name in ("pytorch_fid.fid_score", "cleanfid.fid")]
     functions = [peers[0].calculate_frechet_distance, peers[1].frechet_distance]
@@ -108,7 +108,14 @@ def distances(features: dict[int, list[np.ndarray]]) -> Iterator[tuple[str, str]
         moments = [part for side in sides for part in (side.mean(axis=0), np.cov(side, rowvar=False))]
         values = [frechet_distance(*(torch.from_numpy(part) for part in moments))]
         values += [float(function(*moments)) for function in functions]
-        yield f"Frechet, {depth} features", ", ".join(f"{value:.9g}" for value in values)
+        yield f"Frechet, {depth} features", ", ".join(f"{value:.{digits}g}" for value in values)
+
+
+def at_full_rank() -> tuple[str, str]:
+    """The same distances where covariances have full rank: of Gaussian vectors."""
+    rng = np.random.default_rng(0)
+    sides = [rng.standard_normal((1000, 128)) * rng.uniform(0.5, 1.5, 128) for _ in range(2)]
+    return next(distances({128: sides}, digits=14))
 
 
 def kernel_in_double(features: dict[int, list[np.ndarray]], subset_size: int) -> dict[str, float]:
@@ -160,6 +167,7 @@ def main(fakes: Path, reals: Path, subset_size: int, probe: int, resized: int) -
             show(f"torch-fidelity in float64, {key[-4:]}", f"{value:.10g}")
         for name, text in distances(features):
             show(f"{name}: here, pytorch-fid, clean-fid", text)
+        show("1,000 Gaussian vectors of 128 each", at_full_rank()[1])
         for name, value in resizes(weights, fakes, reals, resized):
             show(f"{resized} images: {name}", f"{value:.9g}")
 

@@ -55,7 +55,7 @@ class InceptionDetector(NetworkDetector):
 
     def __init__(self, name: str, network: InceptionV3, depth: int = 2048, device: Device = "cpu") -> None:
         super().__init__(name, ImageSpec(3, INPUT_SIZE), depth, network, device)
-        if self.device.type == "cpu":  # 1.6 times as fast there
+        if self.device.type == "cpu":  # 11.5 instead of 7.0 images a second of one thread
             self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def accepts(self, spec: ImageSpec) -> bool:
