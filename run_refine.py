@@ -12,6 +12,7 @@ import click
 import torch
 from click.core import ParameterSource
 
+from gan_refine.cli.drawing_options import labels_option, noise_mode_option, spell_out
 from gan_refine.cli.launching import find_run, go_on, launch
 from gan_refine.cli.run_options import RunOptions
 from gan_refine.cli.running import run_command
@@ -101,6 +102,8 @@ def _whole(text: str, what: str) -> int:
     help="Parts of a StyleGAN2 that learn: all, or of mapping, synthesis, affine, noise, with multiples of --glr: "
     "synthesis,affine:0.1. Others stay bit-identical.",
 )
+@labels_option
+@noise_mode_option
 @click.option("--score-lr", type=float, default=DEFAULTS.score_lr, help="Learning rate of the score model.")
 @click.option(
     "--objective",
@@ -208,7 +211,7 @@ def run_options(given: dict) -> RunOptions:
         tick_images=_images(given.pop("tick"), "tick"),
         seed=given.pop("seed"),
     )
-    return RunOptions(refine=training, **given)
+    return RunOptions(refine=training, **{**given, "labels": spell_out(given["labels"])})
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from gan_refine.interfaces import Denoiser, Images, Labels
+from gan_refine.labels import Frequencies, draw_labels
 from gan_refine.noise import karras_grid
 
 # In image units 2.5 of 255 grey levels: the ODE moves nothing that the eye sees below.
@@ -50,22 +51,43 @@ def _slope(denoiser: Denoiser, x: Tensor, sigma: float, labels: Labels) -> Tenso
 
 
 def sample_images(
-    denoiser: Denoiser, num_images: int, steps: int, batch: int, rng: torch.Generator, part: tuple[int, int] = (0, 1)
+    denoiser: Denoiser,
+    num_images: int,
+    steps: int,
+    batch: int,
+    rng: torch.Generator,
+    part: tuple[int, int] = (0, 1),
+    frequencies: Frequencies | None = None,
 ) -> Iterator[Images]:
-    """Batches of float32 samples, `num_images` in all; labels are uniform over the classes. `rng` is on the CPU.
+    """The images of `sample_labelled` alone."""
+    for images, _ in sample_labelled(denoiser, num_images, steps, batch, rng, part, frequencies):
+        yield images
 
-    `part` (r, n) gives batches r, r + n, r + 2 n ... alone: n of them are together the same images as one whole.
+
+def sample_labelled(
+    denoiser: Denoiser,
+    num_images: int,
+    steps: int,
+    batch: int,
+    rng: torch.Generator,
+    part: tuple[int, int] = (0, 1),
+    frequencies: Frequencies | None = None,
+) -> Iterator[tuple[Images, Labels]]:
+    """Batches of float32 samples, `num_images` in all, with labels by their frequencies where there are classes.
+
+    `part` (r, n) gives batches r, r + n, r + 2 n ... alone: n of them are together the same images as one whole. `rng` is
+    on the CPU.
     """
     spec = denoiser.spec
     device = next(denoiser.parameters()).device
-    all_labels = torch.zeros([num_images, spec.num_classes])
-    if spec.num_classes:  # all at once, so that the samples do not depend on the size of the batches
-        all_labels[torch.arange(num_images), torch.randint(spec.num_classes, [num_images], generator=rng)] = 1
+    # All at once, so that the samples do not depend on the size of the batches.
+    all_labels = draw_labels(num_images, spec.num_classes, rng, frequencies)
     for number, labels in enumerate(all_labels.split(batch)):
         latents = torch.randn([len(labels), spec.channels, spec.resolution, spec.resolution], generator=rng)
         if number % part[1] != part[0]:
             continue
-        yield heun(denoiser, latents.to(device), labels.to(device), steps=steps).to(torch.float32)
+        labels = labels.to(device)
+        yield heun(denoiser, latents.to(device), labels, steps=steps).to(torch.float32), labels
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 
 ROWS = [
     ["errors", "interfaces"],
-    ["noise", "ema", "config", "files"],
+    ["noise", "ema", "config", "files", "labels"],
     ["networks", "assets", "checkpoint", "runlog", "sampling"],
     ["pickles"],  # builds networks from files
     ["generators", "teachers", "objectives", "metrics"],
@@ -23,7 +23,7 @@ LAYER = {unit: number for number, row in enumerate(ROWS) for unit in row}
 CONTRACTS_ONLY = {"refine"}  # sees layers 0 and 1, never a concrete class
 USE_PUBLIC_NAMES = {"run_refine", "cli"}  # entry points: may import gan_refine itself
 MAY_PRINT = {"run_refine", "cli", "runlog"}
-NO_SHELL = {"noise", "ema", "sampling", "refine", "objectives"}  # mathematics imports none of:
+NO_SHELL = {"noise", "ema", "labels", "sampling", "refine", "objectives"}  # mathematics imports none of:
 SHELL = {"os", "json", "click", "sys", "tqdm"}
 FOUNDATION = {"torch", "numpy", "torch_utils", *sys.stdlib_module_names}  # all that torch_utils may import
 

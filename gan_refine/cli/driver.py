@@ -12,7 +12,7 @@ from gan_refine import assets
 from gan_refine.checkpoint import Checkpoints
 from gan_refine.cli.saving import Story, check_replicas, needed_space, restore_best
 from gan_refine.cli.signals import Signals, StopWish
-from gan_refine.cli.wiring import Run, whole
+from gan_refine.cli.wiring import Run, what_is_matched, whole
 from gan_refine.errors import NonFiniteError
 from gan_refine.files import copy_atomic, require_space
 from gan_refine.generators import GENERATORS, Bridged
@@ -54,6 +54,9 @@ class Driver:
             require_space(self.log.folder, needed_space(self.run, self.state, self.run.options.keep + 2), "this run")
             self.run.gan.write_original(self.best_path)
             self.story.best_digest = assets.sha256(self.best_path)
+        matched = what_is_matched(self.run.generator.spec, self.run.teacher.spec, self.run.options.labels)
+        if matched is not None:
+            self.log.say(matched)
         if self._size() and self.run.metric is not None:
             self.log.say(f"{self.run.metric.name} looks at {self._size()['images']} images.")
         self.log.save_grid("fakes_init.png", render(whole(self.run.generator), self.grid))
@@ -244,7 +247,7 @@ class Driver:
         name, values = self.run.metric.name, []
         refined = lambda: GENERATORS[self.run.gan.family](self.best_path, options.which)  # noqa: E731
         for load in (self.run.gan.load, refined):
-            generator = load().to(torch.device(options.device))
+            generator = self.run.open_generator(load)
             seeds = range(options.refine.seed + 1, options.refine.seed + 1 + options.fid_seeds)
             values.append([self.run.measure(generator, seed)[0].values[name] for seed in seeds])
         return Paired(*values)
@@ -257,14 +260,20 @@ class Driver:
             self.log.say(f"The teacher's {metric.name} is not measured: its images are smaller than the metric's.")
             return None
         recorded = assets.recorded_teacher_value(self.run.teacher_path, metric.name, steps)
-        if recorded is not None and self.run.options.fid_ref == "auto":
+        if recorded is not None and self.run.options.fid_ref == "auto" and self.run.frequencies is None:
             self.log.say(f"teacher's {metric.name} {recorded:.3f} ({steps} steps, recorded in pretrained/catalog.json)")
             return recorded
         images = self.run.options.eval_images
         title, quiet = f"sampling the teacher, {steps} steps", None if self.log.writes else True
         with tqdm(total=images, unit="img", file=sys.stderr, desc=title, disable=quiet) as bar:
             value = distance_of_teacher(
-                self.run.teacher, metric.fresh, images, steps, self.run.options.refine.seed, bar.update
+                self.run.teacher,
+                metric.fresh,
+                images,
+                steps,
+                self.run.options.refine.seed,
+                bar.update,
+                self.run.frequencies,
             )
         self.log.say(f"teacher's {metric.name} {value:.3f} ({steps} steps)")
         return value

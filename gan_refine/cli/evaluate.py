@@ -13,11 +13,13 @@ import torch
 from tqdm import tqdm
 
 from gan_refine import assets
+from gan_refine.cli.drawing_options import labels_option, noise_mode_option, set_drawing, spell_out
 from gan_refine.cli.gans import find_gan
 from gan_refine.cli.trusting import family, trust_pickle_option
 from gan_refine.config import parse_spec, require
 from gan_refine.errors import MismatchError, OptionError, UserError
 from gan_refine.interfaces import Generator
+from gan_refine.labels import parse_frequencies
 from gan_refine.metrics import Panel, Result
 from gan_refine.report.panel import measure, open_panel
 from gan_refine.report.reference import TeacherFile
@@ -51,6 +53,8 @@ class EvaluateOptions:
     outdir: Path | None
     device: str
     trust_pickle: bool
+    labels: str
+    noise_mode: str
 
     def __post_init__(self) -> None:
         require("images", self.images, self.images >= 2, "at least 2")
@@ -87,14 +91,17 @@ class EvaluateOptions:
 @click.option("--images", type=int, default=10_000, help="Images of each generator; 50000 for the field's FID.")
 @click.option("--seed", type=int, default=0, help="Of the latents.")
 @click.option("--fid-seeds", type=int, default=1, help="Repeat with so many sets of latents: seed, seed + 1, ...")
+@labels_option
+@noise_mode_option
 @click.option(
     "--outdir", type=click.Path(path_type=Path), help="Append the results to metric-NAME.jsonl in this folder."
 )
 @click.option("--device", default=None, help="cpu, cuda, cuda:1 ...  [default: a GPU if there is one]")
 @trust_pickle_option
-def evaluate(device: str | None, **given) -> None:
+def evaluate(device: str | None, labels: str, **given) -> None:
     """Measure generators: JSON lines on standard output, a table on standard error. torchrun shares the work."""
-    options = EvaluateOptions(device=device or ("cuda" if torch.cuda.is_available() else "cpu"), **given)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    options = EvaluateOptions(device=device, labels=spell_out(labels), **given)
     check_device(options.device)
     distributed.init()
     generators = [open_generator(gan, options) for gan in options.gans]
@@ -121,8 +128,9 @@ def check_device(name: str) -> None:
 
 
 def open_generator(text: str, options: EvaluateOptions) -> Generator:
-    """The generator of a name, path or URL, on the device."""
-    return find_gan(text, trust=options.trust_pickle).load().to(options.device)
+    """The generator of a name, path or URL, on the device, drawing its latents as the options say."""
+    generator = find_gan(text, trust=options.trust_pickle).load()
+    return set_drawing(generator, options.labels, options.noise_mode).to(options.device)
 
 
 def check_comparable(gans: tuple[str, ...], generators: Sequence[Generator]) -> None:
@@ -139,7 +147,14 @@ def make_panel(options: EvaluateOptions, generator: Generator) -> Panel:
     if options.teacher is not None:
         path = assets.resolve("teacher", options.teacher)
         chosen = family("edm", options.teacher, path, options.trust_pickle)
-        teacher = TeacherFile(path, TEACHERS[chosen](path).to(options.device))
+        denoiser = TEACHERS[chosen](path).to(options.device)
+        frequencies = parse_frequencies(options.labels, generator.spec)
+        if frequencies is not None and denoiser.spec.num_classes not in (0, len(frequencies)):
+            raise MismatchError(
+                f"--labels has {len(frequencies)} frequencies, but the teacher knows {denoiser.spec.num_classes} classes; "
+                "choose a teacher of the GAN's classes"
+            )
+        teacher = TeacherFile(path, denoiser, frequencies)
     with _progress("reference") as bar:
         specs = options.metrics, options.detector, options.fid_ref
         return open_panel(*specs, generator.spec, options.images, teacher, options.device, bar.update)
@@ -176,6 +191,8 @@ def write_results(run: Measured, panel: Panel, options: EvaluateOptions) -> None
             "seed": run.seed,
             "detector": panel.detector.name,
             "reference": options.fid_ref,
+            "labels": options.labels,
+            "noise_mode": options.noise_mode,
             "convention": result.facts,
         }
         line = json.dumps(record)

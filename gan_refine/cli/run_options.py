@@ -7,6 +7,7 @@ from pathlib import Path
 
 from gan_refine.config import RefineOptions, parse_spec, require
 from gan_refine.errors import FileFormatError, OptionError
+from gan_refine.labels import UNIFORM
 
 # What a run that goes on may do differently: nothing of it moves a weight or the choice of the best.
 FREE = {"outdir", "desc", "device", "snap", "snap_minutes", "keep", "fid_seeds", "stop_on_collapse", "recompute"}
@@ -38,6 +39,8 @@ class RunOptions:
     device: str
     trust_pickle: bool
     refine: RefineOptions
+    labels: str = UNIFORM
+    noise_mode: str = "random"
 
     def __post_init__(self) -> None:
         require("eval_images", self.eval_images, self.eval_images >= 2, "at least 2")

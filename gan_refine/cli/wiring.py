@@ -1,6 +1,7 @@
 """From the options of a run to its four objects: generator, teacher, objective, metric."""
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
@@ -9,13 +10,15 @@ import torch
 from tqdm import tqdm
 
 from gan_refine import assets
+from gan_refine.cli.drawing_options import set_drawing
 from gan_refine.cli.gans import Gan, find_gan
 from gan_refine.cli.run_options import RunOptions
 from gan_refine.cli.trusting import family
 from gan_refine.config import build_options, choose, parse_spec
 from gan_refine.errors import MismatchError, OptionError
-from gan_refine.generators import Bridged, BridgeOptions, bridge, can_bridge
+from gan_refine.generators import AnyFamily, Bridged, BridgeOptions, bridge, can_bridge
 from gan_refine.interfaces import Denoiser, Generator, ImageSpec, Objective
+from gan_refine.labels import UNIFORM, Frequencies, parse_frequencies
 from gan_refine.metrics import Panel, Result
 from gan_refine.objectives import build_objective
 from gan_refine.refine import learning_groups
@@ -46,7 +49,12 @@ class Run:
     objective: Objective
     metric: Panel | None
     full_size: bool  # whether the metric looks at full-size images of a bridged generator; False without a bridge
+    frequencies: Frequencies | None  # of classes, None for all alike
     header: Header
+
+    def open_generator(self, load: Callable[[], AnyFamily]) -> Generator:
+        """A generator of this run's kind on its device, whose latents are drawn as this run draws them."""
+        return open_generator(load, self.options)
 
     def measure(self, generator: Generator, seed: int | None = None) -> list[Result]:
         """All figures, with the latents of the run's seed by default; none without a metric."""
@@ -61,26 +69,31 @@ class Run:
 def wire(options: RunOptions, dry_run: bool = False) -> Run:
     """Reads both networks and builds objective and metric. Raises UserError; writes nothing, except
     that a reference of teacher samples goes to the cache; a dry run leaves that out."""
-    device = torch.device(options.device)
     gan = find_gan(options.gan, options.which, options.trust_pickle)
     teacher_path = assets.resolve("teacher", options.teacher)
-    generator: Generator = gan.load().to(device)
+    generator: Generator = open_generator(gan.load, options)
     teacher_family = family("edm", options.teacher, teacher_path, options.trust_pickle)
-    teacher = TEACHERS[teacher_family](teacher_path).to(device)
+    teacher = TEACHERS[teacher_family](teacher_path).to(torch.device(options.device))
+    frequencies = parse_frequencies(options.labels, generator.spec)
     bridging = bridge_options(options.bridge)
     if bridging is not None:
         generator = bridge(generator, teacher.spec, bridging)
     check_match(generator.spec, teacher.spec)
     learning_groups(generator, options.refine.train)  # known before anything is written
-    objective = build_objective(chosen_objective(options), teacher, generator.critic)
+    objective = build_objective(chosen_objective(options), teacher, generator.critic, frequencies)
     if options.recompute and recompute_activations(objective) == 0:  # type: ignore[arg-type]
         raise OptionError("--recompute knows EDM's U-Nets and this teacher has none; leave it out")
     metric, full_size = None, False
     if not (dry_run and options.fid_ref.startswith("teacher")):
-        metric, full_size = choose_metric(options, generator, bridging, TeacherFile(teacher_path, teacher))
+        metric, full_size = choose_metric(options, generator, bridging, TeacherFile(teacher_path, teacher, frequencies))
     digests = {"gan": assets.sha256(gan.path), "teacher": assets.sha256(teacher_path)}
     header: Header = {"format": CHECKPOINT_FORMAT, "sha256": digests, "torch": str(torch.__version__)}
-    return Run(options, gan, teacher_path, generator, teacher, objective, metric, full_size, header)
+    return Run(options, gan, teacher_path, generator, teacher, objective, metric, full_size, frequencies, header)
+
+
+def open_generator(load: Callable[[], AnyFamily], options: RunOptions) -> AnyFamily:
+    """What `load` gives, on the device, drawing its latents as the options say. Raises OptionError."""
+    return set_drawing(load(), options.labels, options.noise_mode).to(torch.device(options.device))
 
 
 def chosen_objective(options: RunOptions) -> str:
@@ -95,10 +108,27 @@ def check_match(gan: ImageSpec, teacher: ImageSpec) -> None:
         raise MismatchError(
             f"the GAN makes {gan} images but the teacher denoises {teacher}; choose a teacher of the GAN's size{way_out}"
         )
+    if teacher.num_classes and not gan.num_classes:
+        raise MismatchError(
+            f"the teacher denoises images of {teacher.num_classes} classes and must be told which, but the GAN makes {gan} "
+            "images without classes; choose an unconditional teacher"
+        )
     if teacher.num_classes not in (0, gan.num_classes):
         raise MismatchError(
-            f"the GAN makes {gan} but the teacher expects {teacher.num_classes} classes; choose a teacher with the same classes"
+            f"the GAN makes {gan} but the teacher knows {teacher.num_classes} classes; choose a teacher of the same classes, "
+            "or an unconditional one"
         )
+
+
+def what_is_matched(gan: ImageSpec, teacher: ImageSpec, labels: str) -> str | None:
+    """What a teacher without classes makes of a GAN that has some; None for pairs where nothing is to be said."""
+    if teacher.num_classes or not gan.num_classes:
+        return None
+    drawn = "drawn uniformly" if labels == UNIFORM else "drawn with the frequencies of --labels"
+    return (
+        f"The teacher knows no classes: what is matched is the mixture of the GAN's {gan.num_classes} classes, {drawn}; "
+        "the teacher holds no image to its class."
+    )
 
 
 def bridge_options(text: str) -> BridgeOptions | None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from gan_refine.generators.any_module import AnyGenerator, load_any_generator, write_any_original
 from gan_refine.generators.bridge import Bridged, BridgeOptions, bridge, can_bridge
 from gan_refine.generators.dirac import CoordinateNetwork, Dirac, DiracImage
+from gan_refine.generators.drawing import Drawing
 from gan_refine.generators.one_step import (
     OneStep,
     OneStepOptions,
@@ -39,6 +40,7 @@ __all__ = [
     "CoordinateNetwork",
     "Dirac",
     "DiracImage",
+    "Drawing",
     "OneStep",
     "OneStepOptions",
     "StyleGan2",

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from gan_refine.errors import FileFormatError, MismatchError
-from gan_refine.generators.drawing import draw_latents
+from gan_refine.generators.drawing import Drawing, draw_latents
 from gan_refine.interfaces import Images, ImageSpec, Latents
 from gan_refine.pickles import CONSEQUENCES, TrustedFile, printable, run_pickle_file
 
@@ -25,16 +25,21 @@ class AnyGenerator(nn.Module):
         self.net = net.eval().requires_grad_(True)
         self.source = source
         self.spec = spec
+        self.drawing = Drawing()
 
     def __deepcopy__(self, memo: dict) -> "AnyGenerator":
-        return AnyGenerator(
-            copy.deepcopy(self.net, memo), self.source, self.spec, self.options.get("truncation_psi", 1)
-        )
+        return self._around(copy.deepcopy(self.net, memo), self.options.get("truncation_psi", 1))
+
+    def _around(self, net: nn.Module, truncation_psi: float) -> "AnyGenerator":
+        """Another module of the same origin, whose latents are drawn alike."""
+        other = AnyGenerator(net, self.source, self.spec, truncation_psi)
+        other.drawing = self.drawing
+        return other
 
     def draw(self, n: int, rng: torch.Generator) -> Latents:
-        """z ~ N(0, I) [n, Z], labels uniform over the classes, and a seed for what the module draws itself."""
+        """z ~ N(0, I) [n, Z], labels as `drawing` says, and a seed for what the module draws itself."""
         device = next(self.parameters()).device
-        return draw_latents(n, [int(self.net.z_dim)], self.spec.num_classes, rng, device)  # type: ignore[arg-type]
+        return draw_latents(n, [int(self.net.z_dim)], self.spec.num_classes, rng, device, self.drawing)  # type: ignore[arg-type]
 
     def forward(self, latents: Latents) -> Images:
         """Differentiable images, clamped to [-1, 1]; the same latents give the same images."""
@@ -47,7 +52,7 @@ class AnyGenerator(nn.Module):
         """The same module called with `truncation_psi`. Raises MismatchError if it does not know that."""
         if "truncation_psi" not in inspect.signature(self.net.forward).parameters:
             raise MismatchError(f"a {type(self.net).__name__} knows no truncation_psi; leave --trunc out")
-        return AnyGenerator(self.net, self.source, self.spec, psi)
+        return self._around(self.net, psi)
 
     def critic(self) -> nn.Module | None:
         """The file's D, if it holds one that runs here."""

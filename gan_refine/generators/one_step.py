@@ -9,7 +9,7 @@ from torch import nn
 
 from gan_refine.config import require
 from gan_refine.errors import FileFormatError, OptionError
-from gan_refine.generators.drawing import draw_latents
+from gan_refine.generators.drawing import Drawing, draw_latents
 from gan_refine.interfaces import Images, ImageSpec, Latents
 from gan_refine.pickles import build_teacher, one_step_sigma, read_networks, write_one_step
 
@@ -34,12 +34,13 @@ class OneStep(nn.Module):
         super().__init__()
         self.net = net.eval().requires_grad_(True).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.sigma = sigma
+        self.drawing = Drawing()
         self.spec = ImageSpec(int(net.img_channels), int(net.img_resolution), int(net.label_dim))  # type: ignore[arg-type]
 
     def draw(self, n: int, rng: torch.Generator) -> Latents:
-        """z [n, C, R, R] and labels uniform over the classes; `rng` is on the CPU."""
+        """z [n, C, R, R] and labels as `drawing` says; `rng` is on the CPU."""
         shape = [self.spec.channels, self.spec.resolution, self.spec.resolution]
-        return draw_latents(n, shape, self.spec.num_classes, rng, next(self.parameters()).device)
+        return draw_latents(n, shape, self.spec.num_classes, rng, next(self.parameters()).device, self.drawing)
 
     def forward(self, latents: Latents) -> Images:
         """Differentiable images, clamped to [-1, 1] as those of every family."""

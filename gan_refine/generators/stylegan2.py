@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from gan_refine.generators.drawing import draw_latents
+from gan_refine.generators.drawing import Drawing, draw_latents
 from gan_refine.generators.mean_w import Weights, has_moved, mean_w, weights_of
 from gan_refine.interfaces import Images, ImageSpec, Latents
 from gan_refine.pickles import (
@@ -38,17 +38,24 @@ class StyleGan2(nn.Module):
         super().__init__()
         self.first_mapping = weights_of(net.get_submodule("mapping")) if first_mapping is None else first_mapping
         self.truncation_psi = truncation_psi
+        self.drawing = Drawing()
         self.net = net.eval().requires_grad_(True)
         self.source = source
         self.spec = ImageSpec(int(net.img_channels), int(net.img_resolution), int(net.c_dim))  # type: ignore[arg-type]
 
     def __deepcopy__(self, memo: dict) -> "StyleGan2":
-        return StyleGan2(copy.deepcopy(self.net, memo), self.source, self.truncation_psi, self.first_mapping)
+        return self._around(copy.deepcopy(self.net, memo), self.truncation_psi)
+
+    def _around(self, net: nn.Module, truncation_psi: float) -> "StyleGan2":
+        """Another network of the same origin, whose latents are drawn alike."""
+        other = StyleGan2(net, self.source, truncation_psi, self.first_mapping)
+        other.drawing = self.drawing
+        return other
 
     def draw(self, n: int, rng: torch.Generator) -> Latents:
-        """z ~ N(0, I) [n, Z], labels uniform over the classes, and a seed for the noise inputs; `rng` is on the CPU."""
+        """z ~ N(0, I) [n, Z], labels and a seed for the noise inputs as `drawing` says; `rng` is on the CPU."""
         device = next(self.parameters()).device
-        return draw_latents(n, [int(self.net.z_dim)], self.spec.num_classes, rng, device)  # type: ignore[arg-type]
+        return draw_latents(n, [int(self.net.z_dim)], self.spec.num_classes, rng, device, self.drawing)  # type: ignore[arg-type]
 
     def forward(self, latents: Latents) -> Images:
         """Differentiable images, clamped to [-1, 1] as every viewer does; float32 throughout while gradients are wanted.
@@ -75,7 +82,7 @@ class StyleGan2(nn.Module):
 
     def truncated(self, psi: float) -> "StyleGan2":
         """The same network with w moved towards its mean: psi 1 leaves it, 0 gives the mean image."""
-        return StyleGan2(self.in_step(), self.source, psi, self.first_mapping)
+        return self._around(self.in_step(), psi)
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """Every parameter once: the mapping network, the style affine layers, the noise strengths, and the rest of synthesis."""

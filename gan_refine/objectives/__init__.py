@@ -6,6 +6,7 @@ from torch import nn
 
 from gan_refine.config import build_options, choose, parse_spec
 from gan_refine.interfaces import Denoiser, Objective
+from gan_refine.labels import Frequencies
 from gan_refine.objectives.adversarial import Adversarial, AdversarialOptions
 from gan_refine.objectives.carried import Carried, CarriedOptions
 from gan_refine.objectives.composed import Composed
@@ -33,8 +34,15 @@ OBJECTIVES: Mapping[str, type[Composed] | type[Adversarial]] = {
 WITH_CRITIC, WITHOUT_CRITIC = "best", "diff-instruct,sigma_mean=-0.7,sigma_std=0.5"
 
 
-def build_objective(spec: str, teacher: Denoiser, critic: Callable[[], nn.Module | None] = lambda: None) -> Objective:
+def build_objective(
+    spec: str,
+    teacher: Denoiser,
+    critic: Callable[[], nn.Module | None] = lambda: None,
+    frequencies: Frequencies | None = None,
+) -> Objective:
     """The objective written as NAME,key=value,...; `critic` gives the GAN's discriminator to those that use one.
+
+    `frequencies` are those of the classes in samples of the teacher, where an objective makes some.
 
     auto is `best` for a GAN with a discriminator of the teacher's size, and else Diff-Instruct at the noise levels of `best`.
     Raises OptionError that lists what is allowed.
@@ -46,7 +54,7 @@ def build_objective(spec: str, teacher: Denoiser, critic: Callable[[], nn.Module
     objective = choose("objective", name, OBJECTIVES)
     options = build_options(objective.Options, texts, f"objective {name}")
     if isinstance(options, AdversarialOptions):
-        return Adversarial(teacher, options, critic() if options.start == "pickle" else None)
+        return Adversarial(teacher, options, critic() if options.start == "pickle" else None, frequencies)
     if isinstance(options, CarriedOptions):
         return Carried(teacher, options, critic() if options.start == "pickle" else None)
     return objective(teacher, options)  # type: ignore[arg-type]  # each class is given options of its own

@@ -8,10 +8,12 @@ import torch
 from torch import nn
 
 from gan_refine.config import require
+from gan_refine.errors import OptionError
 from gan_refine.interfaces import Denoiser, HelperGroup, Images, Labels, Terms
+from gan_refine.labels import Frequencies
 from gan_refine.objectives.critics import R1_INTERVAL, choose_critic, critic_loss, fooling_loss
 from gan_refine.objectives.diff_instruct import DiffInstruct, DiffInstructOptions
-from gan_refine.sampling import sample_images
+from gan_refine.sampling import sample_labelled
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class AdversarialOptions:
     start: Literal["pickle", "fresh"] = "pickle"  # the GAN's own discriminator, or a new one
     push: float = 0.0
     weight: Literal["sigma2", "dmd"] = "sigma2"  # of Diff-Instruct's gradient
-    samples: int = 4096  # teacher samples, made once at the start; their labels are drawn uniformly
+    samples: int = 4096  # teacher samples, made once at the start
     steps: int = 14  # of the teacher's sampler
     r1_gamma: float = 0.1
     discriminator_lr: float = 2.5e-3
@@ -45,10 +47,15 @@ class Adversarial(nn.Module):
     Options = AdversarialOptions
 
     def __init__(
-        self, teacher: Denoiser, options: AdversarialOptions | None = None, critic: nn.Module | None = None
+        self,
+        teacher: Denoiser,
+        options: AdversarialOptions | None = None,
+        critic: nn.Module | None = None,
+        frequencies: Frequencies | None = None,
     ) -> None:
         super().__init__()
         self.options = options or AdversarialOptions()
+        self.frequencies = frequencies
         self.teacher = teacher
         self.helper_steps = self.options.discriminator_steps
         spec = teacher.spec
@@ -58,23 +65,33 @@ class Adversarial(nn.Module):
         self.diff_instruct: DiffInstruct | None = None
         if self.options.push:
             self.diff_instruct = DiffInstruct(teacher, DiffInstructOptions(weight=self.options.weight))
-        # A buffer, so that checkpoints hold it.
+        if getattr(self.discriminator, "c_dim", 0) and not spec.num_classes:
+            raise OptionError(
+                "the GAN's own discriminator judges images by their class, which the samples of a teacher without classes "
+                "have not; give --objective=adversarial,start=fresh"
+            )
+        # Buffers, so that checkpoints hold them.
         self.samples: torch.Tensor
+        self.sample_labels: torch.Tensor
+        self.register_buffer("sample_labels", torch.empty([0, spec.num_classes]))
         self.register_buffer("samples", torch.empty([0, spec.channels, spec.resolution, spec.resolution]))
 
     def prepare(self, rng: torch.Generator) -> Iterator[tuple[int, int]]:
         """Makes the teacher samples unless they are there; yields (done, in all) after every batch."""
-        total, parts, done = self.options.samples, [], 0
+        total, parts, all_labels, done = self.options.samples, [], [], 0
         if len(self.samples) == total:
             return
         device = next(self.teacher.parameters()).device
         self.discriminator.to(device)
-        for images in sample_images(self.teacher, total, steps=self.options.steps, batch=256, rng=rng):
+        for images, labels in sample_labelled(
+            self.teacher, total, self.options.steps, batch=256, rng=rng, frequencies=self.frequencies
+        ):
+            all_labels.append(labels)
             # As bytes, as data is: what the sampler leaves on a flat ground would give every sample away.
             parts.append((images * 127.5 + 128).clamp(0, 255).floor() / 127.5 - 1)
             done += len(images)
             yield done, total
-        self.samples = torch.cat(parts)
+        self.samples, self.sample_labels = torch.cat(parts), torch.cat(all_labels)
 
     def helper_groups(self) -> list[HelperGroup]:
         own = HelperGroup(list(self.discriminator.parameters()), self.options.discriminator_lr)
@@ -86,7 +103,9 @@ class Adversarial(nn.Module):
         real = self.samples[index]
         penalise = bool(torch.randint(R1_INTERVAL, [], generator=rng) == 0)
         given = labels if self.teacher.spec.num_classes else None
-        loss = critic_loss(self.discriminator, real, fake, given, self.options.r1_gamma if penalise else 0.0)
+        real_labels = None if given is None else self.sample_labels[index]
+        gamma = self.options.r1_gamma if penalise else 0.0
+        loss = critic_loss(self.discriminator, real, fake, given, gamma, real_labels)
         if self.diff_instruct is None:
             return Terms(loss, torch.zeros_like(loss), {})
         terms = self.diff_instruct.helper_terms(fake, labels, rng)

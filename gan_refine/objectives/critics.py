@@ -39,10 +39,20 @@ def takes(critic: nn.Module, spec: ImageSpec) -> bool:
     return getattr(critic, "img_resolution", spec.resolution) == spec.resolution
 
 
-def critic_loss(critic: nn.Module, real: Images, fake: Images, labels: Labels | None, r1_gamma: float) -> PerSample:
-    """softplus(-real) + softplus(fake), and R1's penalty at the real images unless `r1_gamma` is 0 (arXiv:1801.04406, eq. 9)."""
+def critic_loss(
+    critic: nn.Module,
+    real: Images,
+    fake: Images,
+    labels: Labels | None,
+    r1_gamma: float,
+    real_labels: Labels | None = None,
+) -> PerSample:
+    """softplus(-real) + softplus(fake), and R1's penalty at the real images unless `r1_gamma` is 0 (arXiv:1801.04406, eq. 9).
+
+    `labels` are the fakes', and those of the real images unless these have their own.
+    """
     real = real.detach().requires_grad_(r1_gamma > 0)
-    logits = critic(real, labels)
+    logits = critic(real, labels if real_labels is None else real_labels)
     loss = F.softplus(-logits).flatten() + F.softplus(critic(fake, labels)).flatten()
     if r1_gamma > 0:
         (gradient,) = torch.autograd.grad(logits.sum(), real, create_graph=True)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import torch
 
 from gan_refine.interfaces import Denoiser, Generator, Latents, Metric, PixelBytes
+from gan_refine.labels import Frequencies
 from gan_refine.metrics import to_uint8
 from gan_refine.noise import rng_for
 from gan_refine.sampling import sample_images
@@ -42,7 +43,12 @@ def show_generator(
 
 
 def teacher_images(
-    teacher: Denoiser, num_images: int, steps: int, seed: int, tick: Callable[[int], object]
+    teacher: Denoiser,
+    num_images: int,
+    steps: int,
+    seed: int,
+    tick: Callable[[int], object],
+    frequencies: Frequencies | None = None,
 ) -> Iterator[tuple[int, PixelBytes]]:
     """This process's share of the deterministic sampler's images, each batch with the number of its first.
 
@@ -51,7 +57,7 @@ def teacher_images(
     part = distributed.get_rank(), distributed.get_world_size()
     rng = rng_for(seed, 0, 0, TEACHER_STREAM)
     first = CHUNK * part[0]
-    for images in sample_images(teacher, num_images, steps=steps, batch=CHUNK, rng=rng, part=part):
+    for images in sample_images(teacher, num_images, steps, CHUNK, rng, part, frequencies):
         yield first, to_uint8(images)
         tick(len(images))
         first += CHUNK * part[1]
@@ -65,11 +71,17 @@ def distance_of_generator(generator: Generator, make_metric: MakeMetric, num_ima
 
 
 def distance_of_teacher(
-    teacher: Denoiser, make_metric: MakeMetric, num_images: int, steps: int, seed: int, tick: Callable[[int], object]
+    teacher: Denoiser,
+    make_metric: MakeMetric,
+    num_images: int,
+    steps: int,
+    seed: int,
+    tick: Callable[[int], object],
+    frequencies: Frequencies | None = None,
 ) -> float:
     """The metric's main figure on samples of the deterministic sampler."""
     metric = make_metric()
-    for first, images in teacher_images(teacher, num_images, steps, seed, tick):
+    for first, images in teacher_images(teacher, num_images, steps, seed, tick, frequencies):
         metric.update(images, first)
     return metric.result()[metric.name]
 

@@ -12,6 +12,7 @@ from gan_refine import assets
 from gan_refine.config import build_options, parse_spec, require
 from gan_refine.errors import FileFormatError, OptionError, UserError
 from gan_refine.interfaces import Denoiser
+from gan_refine.labels import Frequencies
 from gan_refine.metrics import (
     EMBEDDED,
     Detector,
@@ -44,10 +45,11 @@ class TeacherReference:
 
 @dataclass(frozen=True)
 class TeacherFile:
-    """A denoiser and the file that it was read from."""
+    """A denoiser, the file that it was read from, and how often its samples are of each class, None for all alike."""
 
     path: Path
     denoiser: Denoiser
+    frequencies: Frequencies | None = None
 
 
 def open_reference(
@@ -93,7 +95,8 @@ def teacher_reference(
         except UserError as error:
             raise FileFormatError(f"{error}; delete this file of the cache and run again") from error
     kept = Statistics(detector, options.images, Needs(sample=True))
-    for first, images in teacher_images(teacher.denoiser, options.images, options.steps, options.seed, tick):
+    chosen = options.images, options.steps, options.seed
+    for first, images in teacher_images(teacher.denoiser, *chosen, tick, teacher.frequencies):
         kept.update(detector.outputs(images), first)
     reference = reference_of(kept.across_processes(), source="teacher")
     if distributed.is_rank0():
@@ -119,4 +122,6 @@ def cache_key(teacher: TeacherFile, detector: Detector, options: TeacherReferenc
     """Digest of everything that the reference depends on."""
     parts = {"version": VERSION, "teacher": assets.sha256(teacher.path), "sampler": "heun", **asdict(options)}
     parts |= {"detector": detector.digest()}
+    if teacher.frequencies is not None and teacher.denoiser.spec.num_classes:
+        parts |= {"labels": teacher.frequencies}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]

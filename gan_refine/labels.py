@@ -1,0 +1,68 @@
+"""Label priors: how often each class is drawn, in training, in figures and in samples of a teacher."""
+
+import math
+
+import torch
+
+from gan_refine.errors import OptionError
+from gan_refine.interfaces import ImageSpec, Labels
+
+UNIFORM = "uniform"
+
+Frequencies = tuple[float, ...]  # one of each class, their sum is 1
+
+
+def draw_labels(n: int, classes: int, rng: torch.Generator, frequencies: Frequencies | None = None) -> Labels:
+    """One-hot labels [n, classes], all classes alike often unless frequencies are given; `rng` is on the CPU."""
+    labels = torch.zeros([n, classes])
+    if not classes:
+        return labels
+    if frequencies is None:
+        drawn = torch.randint(classes, [n], generator=rng)
+    else:
+        assert len(frequencies) == classes, "parse_frequencies checks that"
+        weights = torch.tensor(frequencies, dtype=torch.float64)
+        drawn = torch.multinomial(weights, n, replacement=True, generator=rng)
+    labels[torch.arange(n), drawn] = 1
+    return labels
+
+
+def parse_frequencies(text: str, spec: ImageSpec) -> Frequencies | None:
+    """What --labels asks for: `uniform`, or a number of at least 0 for each class of a generator of such images.
+
+    They need not sum to 1; equal ones are uniform, which is None. Raises OptionError.
+    """
+    if text == UNIFORM:
+        return None
+    if not spec.num_classes:
+        raise OptionError(
+            f"--labels={_short(text)} is given, but the generator makes {spec} images without classes; leave it out"
+        )
+    numbers = [_number(entry, text) for entry in text.split(",")]
+    if len(numbers) != spec.num_classes:
+        raise OptionError(
+            f"--labels={_short(text)} has {len(numbers)} frequencies, but the generator makes {spec}; give one for each class"
+        )
+    total = sum(numbers)
+    if not 0 < total < math.inf:
+        raise OptionError(f"--labels={_short(text)} sums to {total:g}; give at least one class a frequency above 0")
+    if len(set(numbers)) == 1:
+        return None
+    return tuple(number / total for number in numbers)
+
+
+def _number(entry: str, text: str) -> float:
+    try:
+        value = float(entry)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise OptionError(
+            f"--labels={_short(text)} is not allowed at {entry!r}; write uniform, numbers of at least 0 as 0.1,0.2,... "
+            "or the name of a .json file with a list of them"
+        )
+    return value
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 40 else f"{text[:37]}..."
