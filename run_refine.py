@@ -126,6 +126,12 @@ def _whole(text: str, what: str) -> int:
     "--teacher-steps", type=int, default=18, help="Sampler steps for the teacher's own distance; 0 to skip it."
 )
 @click.option(
+    "--recall",
+    type=int,
+    default=0,
+    help="Measure the recall of so many teacher samples by as many images, before and at snapshots; 0: not.",
+)
+@click.option(
     "--tick", type=float, default=DEFAULTS.tick_images / 1000, help="Thousands of images between progress records."
 )
 @click.option("--snap", type=int, default=1, help="Ticks between snapshots, each evaluated.")

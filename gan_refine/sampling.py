@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from jaxtyping import Float, Float64
@@ -50,6 +50,15 @@ def _slope(denoiser: Denoiser, x: Tensor, sigma: float, labels: Labels) -> Tenso
     return (x - denoised.to(torch.float64)) / sigma
 
 
+def from_noise(denoiser: Denoiser, latents: Float[Tensor, "n c h w"], labels: Labels, steps: int = 20) -> Images:
+    """Unit-variance latents -> samples with `steps` calls of the denoiser, by `multistep` over the grid of `heun`."""
+    levels = karras_grid(steps, *denoiser.sigma_range, rho=7.0)
+    return multistep(denoiser, latents * levels[0], labels, levels)
+
+
+SAMPLERS: dict[str, Callable[..., Tensor]] = {"heun": heun, "multistep": from_noise}
+
+
 def sample_images(
     denoiser: Denoiser,
     num_images: int,
@@ -58,9 +67,10 @@ def sample_images(
     rng: torch.Generator,
     part: tuple[int, int] = (0, 1),
     frequencies: Frequencies | None = None,
+    sampler: str = "heun",
 ) -> Iterator[Images]:
     """The images of `sample_labelled` alone."""
-    for images, _ in sample_labelled(denoiser, num_images, steps, batch, rng, part, frequencies):
+    for images, _ in sample_labelled(denoiser, num_images, steps, batch, rng, part, frequencies, sampler):
         yield images
 
 
@@ -72,6 +82,7 @@ def sample_labelled(
     rng: torch.Generator,
     part: tuple[int, int] = (0, 1),
     frequencies: Frequencies | None = None,
+    sampler: str = "heun",
 ) -> Iterator[tuple[Images, Labels]]:
     """Batches of float32 samples, `num_images` in all, with labels by their frequencies where there are classes.
 
@@ -87,7 +98,7 @@ def sample_labelled(
         if number % part[1] != part[0]:
             continue
         labels = labels.to(device)
-        yield heun(denoiser, latents.to(device), labels, steps=steps).to(torch.float32), labels
+        yield SAMPLERS[sampler](denoiser, latents.to(device), labels, steps=steps).to(torch.float32), labels
 
 
 @torch.no_grad()

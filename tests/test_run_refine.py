@@ -47,6 +47,7 @@ RESULT_KEYS = {
     "refined",
     "improved",
     "repeated",
+    "recall",
 }
 
 

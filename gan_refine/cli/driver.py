@@ -4,22 +4,24 @@ import math
 import sys
 import time
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from tqdm import tqdm
 
 from gan_refine import assets
 from gan_refine.checkpoint import Checkpoints
+from gan_refine.cli.reporting import summarise, teacher_value
 from gan_refine.cli.saving import Story, check_replicas, needed_space, restore_best
 from gan_refine.cli.signals import Signals, StopWish
 from gan_refine.cli.wiring import Run, what_is_matched, whole
 from gan_refine.errors import NonFiniteError
 from gan_refine.files import copy_atomic, require_space
-from gan_refine.generators import GENERATORS, Bridged
+from gan_refine.generators import Bridged
 from gan_refine.interfaces import Generator
 from gan_refine.noise import rng_for
 from gan_refine.refine import PREPARE_STREAM, Progress, RefineState, advance, diagnose
-from gan_refine.report import Paired, Summary, distance_of_teacher, grid_latents, render
+from gan_refine.report import Summary, grid_latents, render
 from gan_refine.runlog import RunLog, table
 from torch_utils import distributed
 
@@ -30,6 +32,13 @@ class Wish:
 
     stop: bool
     save: bool
+
+
+class Figures(NamedTuple):
+    """What is known of one generator: the metric, by which runs are ranked, and the recall; None where not asked for."""
+
+    value: float | None
+    recall: float | None
 
 
 class Driver:
@@ -57,12 +66,14 @@ class Driver:
         matched = what_is_matched(self.run.generator.spec, self.run.teacher.spec, self.run.options.labels)
         if matched is not None:
             self.log.say(matched)
-        if self._size() and self.run.metric is not None:
-            self.log.say(f"{self.run.metric.name} looks at {self._size()['images']} images.")
+        if self.run.bridged and self.run.metric is not None:
+            self.log.say(f"{self.run.metric.name} looks at {self.run.looks_at} images.")
         self.log.save_grid("fakes_init.png", render(whole(self.run.generator), self.grid))
         with self.signals.raising(alone=distributed.get_world_size() == 1):
-            self.story.before = self.story.best = self._measure(self.run.generator, "original")
-            self.story.teacher_value = self._teacher_value()
+            value, recall = self._measure(self.run.generator, "original")
+            self.story.before = self.story.best = value
+            self.story.recall_before = self.story.recall = recall
+            self.story.teacher_value = teacher_value(self.run, self.log)
             rng = rng_for(self.run.options.refine.seed, 0, 0, PREPARE_STREAM)
             for done, total in self.run.objective.prepare(rng):
                 if done == total or done % 1024 == 0:
@@ -131,18 +142,7 @@ class Driver:
 
     def finish(self, complete: bool = True) -> Summary:
         """Writes summary.json and shows the table; the repeated evaluation is for runs that came to their end."""
-        summary = Summary(
-            gan=self.run.options.gan,
-            teacher=self.run.options.teacher,
-            metric=None if self.run.metric is None else self.run.metric.name,
-            before=self.story.before,
-            after=self.story.best,
-            teacher_value=self.story.teacher_value,
-            kimg=self.story.kimg,
-            seconds=round(self.log.seconds, 1),
-            refined=str(self.best_path),
-            repeated=self._repeated() if complete else None,
-        )
+        summary = summarise(self.run, self.story, self.best_path, self.log.seconds, complete)
         self.log.write_text("summary.json", summary.to_json())
         self.log.say("\n" + table(summary.rows()))
         if summary.improved:
@@ -182,11 +182,12 @@ class Driver:
         if self.log.writes:
             average.export(self.last_path)
         with self.signals.raising(alone=distributed.get_world_size() == 1):
-            value = self._measure(average, name.removesuffix(".png"))
+            value, recall = self._measure(average, name.removesuffix(".png"))
         self._record_change(average)
         best = self.story.best
         if self.run.metric is None or (value is not None and best is not None and value < best):
             self.story.best, self.story.best_kimg, self.story.best_step = value, self.story.kimg, self.state.steps
+            self.story.recall = recall
             if self.log.writes:
                 copy_atomic(self.last_path, self.best_path)
                 self.story.best_digest = assets.sha256(self.best_path)
@@ -215,65 +216,20 @@ class Driver:
         self.log.say(f"Stopped: {what} went from {start:.3f} to {now:.3f}, beyond --stop-on-collapse={factor:g}.")
         return True
 
-    def _measure(self, generator: Generator, snapshot: str) -> float | None:
+    def _measure(self, generator: Generator, snapshot: str) -> Figures:
         started = time.time()
-        results = self.run.measure(generator)
-        for result in results:
+        results, recalls = self.run.measure(generator), self.run.measure_recall(generator)
+        looks = [(result, self.run.looks_at) for result in results] + [(r, self.run.generator.spec) for r in recalls]
+        for result, looked_at in looks:  # only now: a signal may come while either is measured
             record = {
                 "results": result.values,
                 "metric": result.metric,
                 "total_time": round(time.time() - started, 2),
                 "snapshot": snapshot,
                 "kimg": self.story.kimg,
-                "convention": result.facts | self._size(),
+                "convention": result.facts | ({"images": str(looked_at)} if self.run.bridged else {}),
             }
             self.log.append(f"metric-{result.metric}.jsonl", record)
             figures = "  ".join(f"{name} {value:.3f}" for name, value in result.values.items())
             self.log.say(f"{self.story.kimg:8.3f} kimg  {figures}  ({self.log.seconds:.0f} s)")
-        return results[0].values[results[0].metric] if results else None
-
-    def _size(self) -> dict[str, str]:
-        """What the metric looks at, where that is a question."""
-        run = self.run
-        if not isinstance(run.generator, Bridged):
-            return {}
-        return {"images": str(whole(run.generator).spec if run.full_size else run.generator.spec)}
-
-    def _repeated(self) -> Paired | None:
-        """Original and best pickle with --fid-seeds sets of latents that chose nothing."""
-        options = self.run.options
-        if self.run.metric is None or options.fid_seeds == 0 or self.story.best_kimg == 0:
-            return None
-        name, values = self.run.metric.name, []
-        refined = lambda: GENERATORS[self.run.gan.family](self.best_path, options.which)  # noqa: E731
-        for load in (self.run.gan.load, refined):
-            generator = self.run.open_generator(load)
-            seeds = range(options.refine.seed + 1, options.refine.seed + 1 + options.fid_seeds)
-            values.append([self.run.measure(generator, seed)[0].values[name] for seed in seeds])
-        return Paired(*values)
-
-    def _teacher_value(self) -> float | None:
-        steps, metric = self.run.options.teacher_steps, self.run.metric
-        if metric is None or steps == 0:
-            return None
-        if self.run.full_size:
-            self.log.say(f"The teacher's {metric.name} is not measured: its images are smaller than the metric's.")
-            return None
-        recorded = assets.recorded_teacher_value(self.run.teacher_path, metric.name, steps)
-        if recorded is not None and self.run.options.fid_ref == "auto" and self.run.frequencies is None:
-            self.log.say(f"teacher's {metric.name} {recorded:.3f} ({steps} steps, recorded in pretrained/catalog.json)")
-            return recorded
-        images = self.run.options.eval_images
-        title, quiet = f"sampling the teacher, {steps} steps", None if self.log.writes else True
-        with tqdm(total=images, unit="img", file=sys.stderr, desc=title, disable=quiet) as bar:
-            value = distance_of_teacher(
-                self.run.teacher,
-                metric.fresh,
-                images,
-                steps,
-                self.run.options.refine.seed,
-                bar.update,
-                self.run.frequencies,
-            )
-        self.log.say(f"teacher's {metric.name} {value:.3f} ({steps} steps)")
-        return value
+        return Figures(*(found[0].values[found[0].metric] if found else None for found in (results, recalls)))

@@ -31,6 +31,7 @@ class RunOptions:
     fid_seeds: int
     eval_images: int
     teacher_steps: int
+    recall: int
     snap: int
     snap_minutes: float
     keep: int
@@ -48,6 +49,7 @@ class RunOptions:
             "teacher_steps", self.teacher_steps, self.teacher_steps == 0 or self.teacher_steps >= 2, "0 or at least 2"
         )
         require("fid_seeds", self.fid_seeds, self.fid_seeds >= 0, "at least 0")
+        require("recall", self.recall, self.recall == 0 or self.recall > 3, "0, or more than 3 images")
         require("snap", self.snap, self.snap > 0, "a positive number of ticks")
         require("snap_minutes", self.snap_minutes, self.snap_minutes >= 0, "a number of at least 0")
         require("keep", self.keep, self.keep >= 1, "at least 1")

@@ -29,6 +29,8 @@ class Story:
     best_step: int | None = None  # whose checkpoint is kept; None while the original is the best
     best_digest: str | None = None  # of the best pickle
     teacher_value: float | None = None
+    recall_before: float | None = None
+    recall: float | None = None  # of the best pickle
     first_nats: float | None = None
     seconds: float = 0.0
     pending: bool = False  # a snapshot was due and is not done
@@ -62,7 +64,7 @@ def restore_best(run: Run, story: Story, checkpoints: Checkpoints, best_path: Pa
     reason = None if step is None else _absence(checkpoints.path(step))
     if reason is not None:
         say(f"{reason}, and with it the best pickle of {story.best_kimg:g} kimg; the original is the best so far.")
-        story.best, story.best_kimg, step = story.before, 0.0, None
+        story.best, story.recall, story.best_kimg, step = story.before, story.recall_before, 0.0, None
     if step is None:
         run.gan.write_original(best_path)
     else:

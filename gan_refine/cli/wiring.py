@@ -22,7 +22,7 @@ from gan_refine.labels import UNIFORM, Frequencies, parse_frequencies
 from gan_refine.metrics import Panel, Result
 from gan_refine.objectives import build_objective
 from gan_refine.refine import learning_groups
-from gan_refine.report import TeacherFile, measure, open_panel
+from gan_refine.report import RecallMeter, TeacherFile, measure, open_panel, open_recall
 from gan_refine.report.panel import check_ranks
 from gan_refine.teachers import TEACHERS, recompute_activations
 
@@ -48,6 +48,7 @@ class Run:
     teacher: Denoiser
     objective: Objective
     metric: Panel | None
+    recall: RecallMeter | None
     full_size: bool  # whether the metric looks at full-size images of a bridged generator; False without a bridge
     frequencies: Frequencies | None  # of classes, None for all alike
     header: Header
@@ -56,14 +57,31 @@ class Run:
         """A generator of this run's kind on its device, whose latents are drawn as this run draws them."""
         return open_generator(load, self.options)
 
+    @property
+    def bridged(self) -> bool:
+        return isinstance(self.generator, Bridged)
+
+    @property
+    def looks_at(self) -> ImageSpec:
+        """The images that the metric is shown."""
+        return whole(self.generator).spec if self.full_size else self.generator.spec
+
     def measure(self, generator: Generator, seed: int | None = None) -> list[Result]:
         """All figures, with the latents of the run's seed by default; none without a metric."""
         if self.metric is None:
             return []
-        shown = whole(generator)
-        if isinstance(self.generator, Bridged) and not self.full_size:
-            shown = self.generator.around(shown)
+        shown = whole(generator) if self.full_size else self._as_taught(generator)
         return measure(shown, self.metric, self.options.refine.seed if seed is None else seed)
+
+    def measure_recall(self, generator: Generator) -> list[Result]:
+        """How much of the teacher's samples the generator covers; nothing without --recall."""
+        if self.recall is None:
+            return []
+        return measure(self._as_taught(generator), self.recall.panel, self.options.refine.seed)
+
+    def _as_taught(self, generator: Generator) -> Generator:
+        """The generator with images of the teacher's size."""
+        return self.generator.around(whole(generator)) if isinstance(self.generator, Bridged) else generator
 
 
 def wire(options: RunOptions, dry_run: bool = False) -> Run:
@@ -83,12 +101,16 @@ def wire(options: RunOptions, dry_run: bool = False) -> Run:
     objective = build_objective(chosen_objective(options), teacher, generator.critic, frequencies)
     if options.recompute and recompute_activations(objective) == 0:  # type: ignore[arg-type]
         raise OptionError("--recompute knows EDM's U-Nets and this teacher has none; leave it out")
+    teacher_file = TeacherFile(teacher_path, teacher, frequencies)
+    recall = None if dry_run else make_recall(options, generator.spec, teacher_file)
     metric, full_size = None, False
     if not (dry_run and options.fid_ref.startswith("teacher")):
-        metric, full_size = choose_metric(options, generator, bridging, TeacherFile(teacher_path, teacher, frequencies))
+        metric, full_size = choose_metric(options, generator, bridging, teacher_file)
     digests = {"gan": assets.sha256(gan.path), "teacher": assets.sha256(teacher_path)}
     header: Header = {"format": CHECKPOINT_FORMAT, "sha256": digests, "torch": str(torch.__version__)}
-    return Run(options, gan, teacher_path, generator, teacher, objective, metric, full_size, frequencies, header)
+    return Run(
+        options, gan, teacher_path, generator, teacher, objective, metric, recall, full_size, frequencies, header
+    )
 
 
 def open_generator(load: Callable[[], AnyFamily], options: RunOptions) -> AnyFamily:
@@ -162,8 +184,21 @@ def make_metric(options: RunOptions, spec: ImageSpec, teacher: TeacherFile | Non
     """The metrics named by --metrics, or None for 'none'."""
     if options.metrics == "none":
         return None
-    with tqdm(unit="img", file=sys.stderr, desc="sampling the teacher", disable=None, leave=False) as bar:
+    with _sampling() as bar:
         chosen = options.metrics, options.detector, options.fid_ref
         panel = open_panel(*chosen, spec, options.eval_images, teacher, options.device, bar.update)
     check_ranks(panel)
     return panel
+
+
+def make_recall(options: RunOptions, spec: ImageSpec, teacher: TeacherFile) -> RecallMeter | None:
+    """What --recall asks for, in the detector of the metrics."""
+    if options.recall == 0:
+        return None
+    with _sampling() as bar:
+        chosen = options.metrics, options.detector
+        return open_recall(options.recall, *chosen, spec, teacher, options.device, bar.update)
+
+
+def _sampling() -> tqdm:
+    return tqdm(unit="img", file=sys.stderr, desc="sampling the teacher", disable=None, leave=False)

@@ -14,6 +14,7 @@ from gan_refine.metrics.frechet import Frechet, frechet_distance
 from gan_refine.metrics.image_files import read_images, reference_of_images
 from gan_refine.metrics.inception import NAME as INCEPTION
 from gan_refine.metrics.moments import Moments
+from gan_refine.metrics.neighbours import Recall
 from gan_refine.metrics.references import Reference, load_reference, reference_of, save_reference
 from gan_refine.metrics.second_opinions import ModuleDetector
 from gan_refine.metrics.statistics import Needs, Statistics
@@ -30,6 +31,7 @@ __all__ = [
     "Needs",
     "Outputs",
     "Panel",
+    "Recall",
     "Reference",
     "Result",
     "Statistics",

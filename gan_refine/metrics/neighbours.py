@@ -43,6 +43,21 @@ class PrecisionRecall:
 
 
 @dataclass(frozen=True)
+class Recall(PrecisionRecall):
+    """The same with recall as its main figure."""
+
+    kind = "recall"
+
+    def __call__(self, fake: Statistics, reference: Reference) -> dict[str, float]:
+        both = super().__call__(fake, reference)
+        return {"": both["_recall"], "_precision": both["_precision"]}
+
+    def of_samples(self, samples: Reference, reference: Reference) -> float:
+        """The recall of images that are kept as a reference themselves."""
+        return inside(sample_of(reference, self.kind), sample_of(samples, self.kind), self.k)
+
+
+@dataclass(frozen=True)
 class DensityCoverage:
     """Mean number of reference balls around a fake, over k; share of reference balls that hold a fake."""
 

@@ -49,15 +49,16 @@ def teacher_images(
     seed: int,
     tick: Callable[[int], object],
     frequencies: Frequencies | None = None,
+    sampler: str = "heun",
 ) -> Iterator[tuple[int, PixelBytes]]:
-    """This process's share of the deterministic sampler's images, each batch with the number of its first.
+    """This process's share of a deterministic sampler's images, each batch with the number of its first.
 
     `tick` hears of each batch's size.
     """
     part = distributed.get_rank(), distributed.get_world_size()
     rng = rng_for(seed, 0, 0, TEACHER_STREAM)
     first = CHUNK * part[0]
-    for images in sample_images(teacher, num_images, steps, CHUNK, rng, part, frequencies):
+    for images in sample_images(teacher, num_images, steps, CHUNK, rng, part, frequencies, sampler):
         yield first, to_uint8(images)
         tick(len(images))
         first += CHUNK * part[1]

@@ -30,7 +30,7 @@ def open_panel(
             raise MismatchError(
                 f"the GAN makes {spec} images but the teacher {theirs}; choose a teacher of the GAN's size"
             )
-    metrics, detector = _spell_out(metrics, detector)
+    metrics, detector = spell_out(metrics, detector)
     figures = parse_metrics(metrics)
     found = fitting_detector(detector, spec, device)
     reference = None
@@ -39,7 +39,7 @@ def open_panel(
     return Panel(found, reference, num_images, figures)
 
 
-def _spell_out(metrics: str, detector: str) -> tuple[str, str]:
+def spell_out(metrics: str, detector: str) -> tuple[str, str]:
     """--metrics without `auto` and without a detector in it, and --detector as both imply it."""
     if metrics == "auto":
         return "fd", detector

@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -32,11 +33,15 @@ VERSION = 1  # of what is cached; a change of the sampler or of the file's field
 
 @dataclass(frozen=True)
 class TeacherReference:
-    """`teacher,steps=18,images=50000,seed=0`: whose samples and how many."""
+    """`teacher,steps=18,images=50000,seed=0,sampler=heun`: whose samples and how many.
+
+    Heun's sampler calls the teacher 2 steps - 1 times, the multistep one once a step.
+    """
 
     steps: int = 18
     images: int = 10_000
     seed: int = 7_000_001  # apart from the seeds of evaluations, so that a teacher can be measured against itself
+    sampler: Literal["heun", "multistep"] = "heun"
 
     def __post_init__(self) -> None:
         require("steps", self.steps, self.steps >= 2, "at least 2")
@@ -96,7 +101,7 @@ def teacher_reference(
             raise FileFormatError(f"{error}; delete this file of the cache and run again") from error
     kept = Statistics(detector, options.images, Needs(sample=True))
     chosen = options.images, options.steps, options.seed
-    for first, images in teacher_images(teacher.denoiser, *chosen, tick, teacher.frequencies):
+    for first, images in teacher_images(teacher.denoiser, *chosen, tick, teacher.frequencies, options.sampler):
         kept.update(detector.outputs(images), first)
     reference = reference_of(kept.across_processes(), source="teacher")
     if distributed.is_rank0():
@@ -120,7 +125,7 @@ def _store(path: Path, reference: Reference) -> None:
 
 def cache_key(teacher: TeacherFile, detector: Detector, options: TeacherReference) -> str:
     """Digest of everything that the reference depends on."""
-    parts = {"version": VERSION, "teacher": assets.sha256(teacher.path), "sampler": "heun", **asdict(options)}
+    parts = {"version": VERSION, "teacher": assets.sha256(teacher.path), **asdict(options)}
     parts |= {"detector": detector.digest()}
     if teacher.frequencies is not None and teacher.denoiser.spec.num_classes:
         parts |= {"labels": teacher.frequencies}

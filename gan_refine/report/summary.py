@@ -8,6 +8,21 @@ from gan_refine.report.uncertainty import Paired, estimate
 
 
 @dataclass(frozen=True)
+class RecallSummary:
+    """Shares of the teacher's samples that are covered: by the original, by the best pickle, by other teacher samples."""
+
+    name: str
+    before: float | None
+    after: float | None
+    teacher: float
+
+    def row(self) -> str:
+        """For the table."""
+        before, after = ("not measured" if value is None else f"{value:.3f}" for value in (self.before, self.after))
+        return f"{before} -> {after}, teacher {self.teacher:.3f}"
+
+
+@dataclass(frozen=True)
 class Summary:
     """What summary.json holds. Distances are None where no metric was asked for or the teacher's is not known."""
 
@@ -21,6 +36,7 @@ class Summary:
     seconds: float
     refined: str
     repeated: Paired | None = None  # original and best with latents that chose nothing
+    recall: RecallSummary | None = None
 
     @property
     def improved(self) -> bool:
@@ -61,6 +77,7 @@ class Summary:
             if repeated is None
             else [("fresh latents", f"{estimate(repeated.before)} -> {estimate(repeated.after)}")]
         )
+        recall = [] if self.recall is None else [("recall", self.recall.row())]
         return [
             ("metric", self.metric or "none"),
             ("before", figure(self.before, ".3f")),
@@ -68,6 +85,7 @@ class Summary:
             *fresh,
             ("teacher", figure(self.teacher_value, ".3f")),
             ("gap closed", figure(self.gap_closed, ".1%")),
+            *recall,
             ("images", f"{self.kimg:g} thousand"),
             ("seconds", f"{self.seconds:.0f}"),
         ]
