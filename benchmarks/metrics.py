@@ -94,7 +94,7 @@ def peak_mib() -> float:
 
 
 def matrix_root(dimensions: int) -> dict[str, str]:
-    """Ours and tr((C_a C_b)^(1/2)) by scipy's Schur method, on covariances of 3 d vectors, in processor time: clocks hear of other work."""
+    """Ours and tr((C_a C_b)^(1/2)) by scipy, on covariances of 3 d vectors, in processor time: clocks hear of other work."""
     rng = np.random.default_rng(0)
     sides = [rng.standard_normal([3 * dimensions, dimensions]) * rng.uniform(0.1, 2, dimensions) for _ in range(2)]
     (mean_a, a), (mean_b, b) = ((side.mean(axis=0), np.cov(side, rowvar=False)) for side in sides)
