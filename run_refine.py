@@ -164,7 +164,12 @@ def _whole(text: str, what: str) -> int:
     help="Trade time for memory in the teacher's and score model's backward.",
 )
 @click.option("--seed", type=int, default=DEFAULTS.seed, help="Of all noise and latents.")
-@click.option("--device", default=default_device, help="cpu, cuda, cuda:1 ...  [default: a GPU if there is one]")
+@click.option(
+    "--device",
+    default=default_device,
+    show_default=False,
+    help="cpu, cuda, cuda:1 ...  [default: a GPU if there is one]",
+)
 @trust_pickle_option
 @click.option("--resume", default=None, help="Go on with the run in this folder, or with the latest below --outdir.")
 @click.option("--dry-run", is_flag=True, help="Check everything, show the options, write nothing.")

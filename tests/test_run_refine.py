@@ -35,6 +35,8 @@ SMALL = [
 ]
 SMALL += ["--ema-kimg=0.03", "--warmup-kimg=0.064", "--pool-kimg=0.064", "--device=cpu"]
 RESULT_KEYS = {
+    "complete",
+    "data_free_gap",
     "gan",
     "teacher",
     "metric",
@@ -215,6 +217,9 @@ def test_without_a_metric_the_last_pickle_is_taken(tmp_path, monkeypatch):
     (folder,) = tmp_path.iterdir()
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["metric"] is summary["before"] is summary["after"] is None
+    first, final = summary["data_free_gap"]
+    said = (folder / "log.txt").read_text()
+    assert f"data-free gap {final:.3f} nats" in said and f"{first:.3f} -> {final:.3f} nats" in said
     last, best = (load_stylegan2(folder / f"network-refined-{name}.pkl").state_dict() for name in ("last", "best"))
     assert all(torch.equal(last[name], best[name]) for name in last)
 
@@ -234,6 +239,7 @@ def test_interruption_leaves_a_readable_run_folder(tmp_path):
     summary = json.loads((folder / "summary.json").read_text())
     assert stdout == f"python run_refine.py --resume={folder}\n"
     assert 0 < summary["kimg"] < 1000
+    assert summary["complete"] is False
     assert load_stylegan2(folder / "network-refined-best.pkl").spec.resolution == 16
     assert not list(folder.glob("*.tmp"))
 

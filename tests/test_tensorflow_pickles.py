@@ -177,7 +177,7 @@ def test_refined_it_is_a_pytorch_pickle(tmp_path: Path) -> None:
     path = write(tmp_path / "tf.pkl")
     generator = load_stylegan2(path)
     with torch.no_grad():
-        generator.net.mapping.fc0.bias.add_(1)
+        generator.net.synthesis.b4.conv1.bias.add_(1)
     generator.export(tmp_path / "out.pkl")
     written = read_pickle(tmp_path / "out.pkl")
     assert {name: net.class_name for name, net in written.networks().items()} == {

@@ -25,6 +25,8 @@ from gan_refine.report import Summary, grid_latents, render
 from gan_refine.runlog import RunLog, table
 from torch_utils import distributed
 
+TELL_SECONDS = 30
+
 
 @dataclass(frozen=True)
 class Wish:
@@ -52,6 +54,7 @@ class Driver:
         self.state = RefineState(run.generator, run.objective, run.options.refine, frozen=[run.teacher])  # type: ignore[list-item]
         self.checkpoints = Checkpoints(log.folder, run.options.keep)
         self.saved_at = time.monotonic()
+        self.told_at = time.monotonic()
         self.collapsed = False
         self.grid = grid_latents(run.generator, run.options.refine.seed)
         self.best_path = log.folder / "network-refined-best.pkl"
@@ -121,10 +124,16 @@ class Driver:
     def _after_step(self, progress: Progress | None, bar: tqdm) -> bool:
         """Records, evaluates and saves what is due; whether the run shall end here."""
         due = False
-        if progress is not None:
+        if progress is None:
+            self._tell_phase()
+        else:
             nats = progress.health.remaining_nats()
+            self.told_at = time.monotonic()
             bar.set_postfix_str("" if nats is None else f"data-free gap {nats:.2f} nats")
             self._record(progress)
+            if self.run.metric is None and nats is not None:
+                self.log.say(f"{self.story.kimg:8.3f} kimg  data-free gap {nats:.3f} nats  ({self.log.seconds:.0f} s)")
+            self.story.last_nats = self.story.last_nats if nats is None else nats
             due = self.story.ticks % self.run.options.snap == 0 or self.state.finished
             value = self._snapshot() if due else None
             self.collapsed = self._collapsed(value, nats)
@@ -132,6 +141,12 @@ class Driver:
         if due or self.collapsed or wish.stop or wish.save:
             self._save()
         return self.collapsed or (wish.stop and not self.state.finished)
+
+    def _tell_phase(self) -> None:
+        """A line now and then between ticks: warm-up and pool are most of a short run."""
+        if time.monotonic() - self.told_at > TELL_SECONDS:
+            self.log.say(f"{self.state.phase} ({self.log.seconds:.0f} s)")
+            self.told_at = time.monotonic()
 
     def _wish(self) -> Wish:
         """Signals and the clock of the first process, agreed on by all."""
@@ -147,7 +162,7 @@ class Driver:
         self.log.say("\n" + table(summary.rows()))
         if summary.improved:
             self.log.say(f"{summary.metric}: {summary.verdict}")
-        elif self.run.metric is not None:
+        elif self.run.metric is not None and complete:
             self.log.say("Nothing improved: the best pickle is the original.")
         self.log.say(f"Run folder: {self.log.folder}")
         return summary

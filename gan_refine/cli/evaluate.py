@@ -96,7 +96,7 @@ class EvaluateOptions:
 @click.option(
     "--outdir", type=click.Path(path_type=Path), help="Append the results to metric-NAME.jsonl in this folder."
 )
-@click.option("--device", default=None, help="cpu, cuda, cuda:1 ...  [default: a GPU if there is one]")
+@click.option("--device", default=None, help="cpu, cuda, cuda:1 ... [default: a GPU if any]")
 @trust_pickle_option
 def evaluate(device: str | None, labels: str, **given) -> None:
     """Measure generators: JSON lines on standard output, a table on standard error. torchrun shares the work."""

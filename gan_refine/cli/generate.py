@@ -50,7 +50,12 @@ def default_device() -> str:
 @click.option(
     "--grid", is_flag=True, help="Also write grid.png with all images, a row a seed if there are several classes."
 )
-@click.option("--device", default=default_device, help="cpu, cuda, cuda:1 ...  [default: a GPU if there is one]")
+@click.option(
+    "--device",
+    default=default_device,
+    show_default=False,
+    help="cpu, cuda, cuda:1 ...  [default: a GPU if there is one]",
+)
 @trust_pickle_option
 def generate(
     gan: str,

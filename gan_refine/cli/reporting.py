@@ -27,6 +27,8 @@ def summarise(run: Run, story: Story, best_path: Path, seconds: float, complete:
         refined=str(best_path),
         repeated=repeated(run, story, best_path) if complete else None,
         recall=None if run.recall is None else recalled(run.recall, story),
+        data_free_gap=(story.first_nats, story.last_nats),
+        complete=complete,
     )
 
 

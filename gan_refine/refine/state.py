@@ -114,7 +114,8 @@ class RefineState:
         if number % processes:
             raise OptionError(
                 f"--batch={self.options.batch} in parts of --batch-gpu={self.options.batch_gpu} cannot be dealt to "
-                f"{processes} processes; choose a --batch-gpu that divides {self.options.batch / processes:g}"
+                f"{processes} processes; begin with a --batch-gpu that divides "
+                f"{self.options.batch / processes:g} (a run that goes on keeps its own)"
             )
         share = number // processes
         return range(distributed.get_rank() * share, (distributed.get_rank() + 1) * share)
@@ -126,6 +127,15 @@ class RefineState:
     @property
     def pool_batches(self) -> int:
         return math.ceil(self.options.pool_images / self.options.batch)
+
+    @property
+    def phase(self) -> str:
+        """What the next steps are for, and how far that is."""
+        if self.warm < self.warmup_images:
+            return f"warm-up: {self.warm} of {self.options.warmup_images} images"
+        if self.options.pool_images and (self.images == self.round_start) and len(self.pool) < self.pool_batches:
+            return f"pool: {len(self.pool) * self.options.batch} of {self.options.pool_images} images"
+        return f"{self.images} of {self.options.total_images} images"
 
     @property
     def finished(self) -> bool:

@@ -37,6 +37,8 @@ class Summary:
     refined: str
     repeated: Paired | None = None  # original and best with latents that chose nothing
     recall: RecallSummary | None = None
+    data_free_gap: tuple[float | None, float | None] = (None, None)  # nats, at the first and last tick
+    complete: bool = True  # False where the run was stopped before its end
 
     @property
     def improved(self) -> bool:
@@ -78,14 +80,22 @@ class Summary:
             else [("fresh latents", f"{estimate(repeated.before)} -> {estimate(repeated.after)}")]
         )
         recall = [] if self.recall is None else [("recall", self.recall.row())]
+        length = [("images", f"{self.kimg:g} thousand"), ("seconds", f"{self.seconds:.0f}")]
+        if self.metric is None:
+            first, last = (figure(nats, ".3f") for nats in self.data_free_gap)
+            return [
+                ("metric", "none"),
+                ("data-free gap", f"{first} -> {last} nats, first and last tick"),
+                *recall,
+                *length,
+            ]
         return [
-            ("metric", self.metric or "none"),
+            ("metric", self.metric),
             ("before", figure(self.before, ".3f")),
             ("after", figure(self.after, ".3f")),
             *fresh,
             ("teacher", figure(self.teacher_value, ".3f")),
             ("gap closed", figure(self.gap_closed, ".1%")),
             *recall,
-            ("images", f"{self.kimg:g} thousand"),
-            ("seconds", f"{self.seconds:.0f}"),
+            *length,
         ]
