@@ -68,21 +68,6 @@ def sample_images(
     part: tuple[int, int] = (0, 1),
     frequencies: Frequencies | None = None,
     sampler: str = "heun",
-) -> Iterator[Images]:
-    """The images of `sample_labelled` alone."""
-    for images, _ in sample_labelled(denoiser, num_images, steps, batch, rng, part, frequencies, sampler):
-        yield images
-
-
-def sample_labelled(
-    denoiser: Denoiser,
-    num_images: int,
-    steps: int,
-    batch: int,
-    rng: torch.Generator,
-    part: tuple[int, int] = (0, 1),
-    frequencies: Frequencies | None = None,
-    sampler: str = "heun",
 ) -> Iterator[tuple[Images, Labels]]:
     """Batches of float32 samples, `num_images` in all, with labels by their frequencies where there are classes.
 

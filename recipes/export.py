@@ -153,7 +153,7 @@ def kept_samples(net: Denoiser, folder: Path, images: int, steps: int, seed: int
         path = folder / f"seed{seed}-steps{steps}-{number:04d}.npy"
         if not path.exists():
             rng = rng_for(seed, 0, 0, TEACHER_STREAM)
-            (made,) = sample_images(net, images, steps=steps, batch=CHUNK, rng=rng, part=(number, batches))
+            ((made, _),) = sample_images(net, images, steps=steps, batch=CHUNK, rng=rng, part=(number, batches))
             np.save(path.with_suffix(".tmp.npy"), to_uint8(made).numpy())
             path.with_suffix(".tmp.npy").replace(path)
         yield torch.from_numpy(np.load(path))

@@ -62,7 +62,9 @@ def main(
         return round(value, 3)
 
     before = distance(original)
-    samples: dict[tuple[int, int], torch.Tensor] = {}  # of the teacher, shared by the runs
+    samples: dict[
+        tuple[int, int], tuple[torch.Tensor, torch.Tensor]
+    ] = {}  # of the teacher with labels, shared by the runs
     for setting in settings:
         fields = dict(pair.split("=", 1) for pair in setting.split())
         objective = build_objective(fields.pop("objective", "diff-instruct"), teacher, original.critic)
@@ -71,13 +73,14 @@ def main(
         options = build_options(RefineOptions, fields, "RefineOptions")
         if isinstance(objective, Adversarial):
             key = (objective.options.samples, objective.options.steps)
-            objective.samples = samples.get(key, objective.samples)
+            own = objective.samples, objective.sample_labels
+            objective.samples, objective.sample_labels = samples.get(key, own)
         started, curve, nats = time.time(), [], []
         for progress in refine(copy.deepcopy(original), objective, options):
             curve.append([progress.images, distance(progress.average)])
             nats.append(progress.health.remaining_nats())
         if isinstance(objective, Adversarial):
-            samples[key] = objective.samples
+            samples[key] = objective.samples, objective.sample_labels
         record = {"pair": name, "setting": setting, "seed": seed, "before": before, "curve": curve, "nats": nats}
         record["seconds"] = round(time.time() - started, 1)
         with open(out, "a") as file:

@@ -3,11 +3,16 @@
 import os
 import pkgutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jaxtyping
 import pytest
 import torch
+
+if TYPE_CHECKING:
+    from runs import Commands
 
 PACKAGE = Path(__file__).parent.parent / "gan_refine"
 
@@ -50,3 +55,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def fixed_seed() -> None:
     """Every test starts from the same state of torch's global generator, whatever ran before it."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Arguments that name a tiny generator and its teacher."""
+    from runs import write_pair  # which imports the project: not before the import hook is there
+
+    return write_pair(tmp_path_factory.mktemp("pair"))
+
+
+@pytest.fixture(scope="module")
+def commands(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Commands]":
+    """Runs `run_refine.py` in processes of their own."""
+    from runs import Commands
+
+    server = Commands(tmp_path_factory.mktemp("commands"))
+    yield server
+    server.close()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from runs import SMALL, Commands, assert_same_run, last_checkpoint, wait_for, write_pair
+from runs import SMALL, assert_same_run, last_checkpoint, wait_for, write_pair
 
 from gan_refine import assets
 from gan_refine.cli.wiring import bridge_options
@@ -31,13 +31,6 @@ ONE = RefineOptions(total_images=8, batch=8, batch_gpu=4, warmup_images=8, pool_
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory) -> list[str]:
     return write_pair(tmp_path_factory.mktemp("pair"), resolution=64)
-
-
-@pytest.fixture(scope="module")
-def commands(tmp_path_factory):
-    server = Commands(tmp_path_factory.mktemp("commands"))
-    yield server
-    server.close()
 
 
 def files(pair: list[str]) -> list[Path]:

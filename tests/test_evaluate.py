@@ -140,9 +140,12 @@ class TestTeacherReference:
             open_reference("teacher,steps=1", detector, teacher)
 
     def test_parts_of_the_sampler_are_the_whole(self, teacher: TeacherFile) -> None:
-        draw = lambda part: list(  # noqa: E731
-            sample_images(teacher.denoiser, 11, steps=2, batch=4, rng=torch.Generator().manual_seed(0), part=part)
-        )
+        options = {"steps": 2, "batch": 4}
+
+        def draw(part: tuple[int, int]) -> list[torch.Tensor]:
+            rng = torch.Generator().manual_seed(0)
+            return [images for images, _ in sample_images(teacher.denoiser, 11, **options, rng=rng, part=part)]
+
         whole, parts = draw((0, 1)), [draw((rank, 2)) for rank in range(2)]
         assert [len(batch) for batch in whole] == [4, 4, 3]
         for number, batch in enumerate(whole):

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import SMALL, Commands, assert_same_run, last_checkpoint, wait_for, write_pair
+from runs import SMALL, assert_same_run, last_checkpoint, wait_for
+from toys import WithoutHelpers
 
 from gan_refine.config import RefineOptions
 from gan_refine.errors import NonFiniteError
@@ -15,19 +16,6 @@ from gan_refine.interfaces import ImageSpec, Terms
 from gan_refine.objectives import DiffInstruct, DiffInstructOptions
 from gan_refine.refine import RefineState, advance
 from gan_refine.teachers import GaussianTeacher
-
-
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory) -> list[str]:
-    return write_pair(tmp_path_factory.mktemp("pair"))
-
-
-@pytest.fixture(scope="module")
-def commands(tmp_path_factory):
-    server = Commands(tmp_path_factory.mktemp("commands"))
-    yield server
-    server.close()
-
 
 SPEC = ImageSpec(1, 4)
 TOY = RefineOptions(
@@ -105,19 +93,8 @@ def test_a_gradient_beyond_the_limit_is_scaled_down_to_it():
     assert moved[0] > moved[1]
 
 
-class Steep(torch.nn.Module):
-    """An objective with large gradients and no helpers."""
-
-    helper_steps = 0
-
-    def prepare(self, rng):
-        yield from ()
-
-    def helper_groups(self):
-        return []
-
-    def helper_terms(self, fake, labels, rng):
-        return None
+class Steep(WithoutHelpers):
+    """An objective with large gradients."""
 
     def generator_terms(self, fake, labels, rng) -> Terms:
         return Terms(100 * (fake - 1).square().flatten(1).sum(1), torch.ones(len(fake)), {})

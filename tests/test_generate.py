@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
+from toys import Foreign
 
 from gan_refine.cli import cli
 from gan_refine.cli.generate import parse_numbers
@@ -104,21 +105,8 @@ def test_random_noise_depends_on_the_seed_alone(tmp_path: Path, monkeypatch: pyt
     assert not np.array_equal(random, pixels(tmp_path / "const" / "seed0009.png"))
 
 
-class Foreign(nn.Module):
-    """A generator of an unknown class."""
-
-    z_dim = 4
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.ones([]))
-
-    def forward(self, z: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
-        return (self.scale * z[:, :3, None, None]).repeat(1, 1, 8, 8)
-
-
 def test_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    (tmp_path / "f.pkl").write_bytes(pickle.dumps({"G_ema": Foreign()}))
+    (tmp_path / "f.pkl").write_bytes(pickle.dumps({"G_ema": Foreign(channels=3, resolution=8)}))
     arguments = [f"--gan={tmp_path / 'f.pkl'}", "--seeds=1", f"--outdir={tmp_path / 'out'}"]
     assert generate(monkeypatch, *arguments) == 2
     assert not (tmp_path / "out").exists()

@@ -12,6 +12,7 @@ import torch
 from click.testing import CliRunner
 from runs import SMALL, UNET, assert_same_run, last_checkpoint
 from torch import nn
+from toys import small_stylegan2
 
 import run_refine
 from gan_refine.cli import cli
@@ -32,7 +33,7 @@ from gan_refine.interfaces import ImageSpec
 from gan_refine.labels import draw_labels, parse_frequencies
 from gan_refine.metrics import open_detector
 from gan_refine.networks.edm_precond import EDMPrecond
-from gan_refine.networks.stylegan2 import Discriminator, Generator
+from gan_refine.networks.stylegan2 import Discriminator
 from gan_refine.objectives import Adversarial, AdversarialOptions
 from gan_refine.pickles import write_networks
 from gan_refine.report.evaluation import teacher_images
@@ -132,12 +133,7 @@ class Foreign(nn.Module):
 
 
 def stylegan(classes: int = 3) -> StyleGan2:
-    torch.manual_seed(0)
-    net = Generator(8, classes, 8, 16, 1, mapping_kwargs={"num_layers": 2}, synthesis_kwargs=WIDTHS)
-    for name, parameter in net.named_parameters():
-        if name.endswith("noise_strength"):
-            parameter.data.fill_(1.0)
-    return StyleGan2(net)
+    return small_stylegan2(16, classes, 1.0, **WIDTHS)
 
 
 def trusted() -> AnyGenerator:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from runs import SMALL, write_pair
-from torch import nn
+from toys import Foreign, small_stylegan2
 
 import run_refine
 from gan_refine.config import RefineOptions, parse_parts
@@ -30,13 +30,7 @@ PARTS = ("mapping", "synthesis", "affine", "noise")
 
 
 def small(architecture: str = "skip", classes: int = 0) -> StyleGan2:
-    torch.manual_seed(0)
-    widths = {"channel_base": 64, "channel_max": 8, "architecture": architecture}
-    net = Generator(8, classes, 8, 8, 1, mapping_kwargs={"num_layers": 2}, synthesis_kwargs=widths)
-    for name, parameter in net.named_parameters():
-        if name.endswith("noise_strength"):
-            parameter.data.fill_(0.1)
-    return StyleGan2(net)
+    return small_stylegan2(8, classes, 0.1, channel_base=64, channel_max=8, architecture=architecture)
 
 
 def objective() -> Sds:
@@ -166,19 +160,6 @@ def test_behind_a_bridge_the_parts_are_those_of_the_generator(inner, divided):
     else:
         with pytest.raises(OptionError, match="is not divided"):
             learning_groups(bridged, "affine")
-
-
-class Foreign(nn.Module):
-    """A generator of an unknown class."""
-
-    z_dim = 4
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.ones([]))
-
-    def forward(self, z: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
-        return (self.scale * z[:, :1, None, None]).repeat(1, 1, 16, 16)
 
 
 def run(*arguments: str):

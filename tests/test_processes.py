@@ -10,26 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import ROOT, SMALL, Commands, figures, last_checkpoint, wait_for, write_pair
+from runs import ROOT, SMALL, figures, last_checkpoint, wait_for
 
 # Without a critic, whose Adam with beta1 = 0 divides by tiny moments and turns rounding into steps of full size.
 PLAIN = [*SMALL, "--batch-gpu=2", "--objective=diff-instruct", "--pool-kimg=0.016"]
-WEIGHTS_TOLERANCE, METRIC_TOLERANCE = (
-    1e-4,
-    1e-6,
-)  # the weights after 30 steps of Adam, of which each sums in another order
-
-
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory) -> list[str]:
-    return write_pair(tmp_path_factory.mktemp("pair"))
-
-
-@pytest.fixture(scope="module")
-def commands(tmp_path_factory):
-    server = Commands(tmp_path_factory.mktemp("commands"))
-    yield server
-    server.close()
+WEIGHTS_TOLERANCE = 1e-4  # after 30 steps of Adam, of which each sums in another order
+CURVES_TOLERANCE = 1e-3
+METRIC_TOLERANCE = 1e-6  # of one generator
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +50,7 @@ def test_several_processes_make_the_run_of_one(processes, pair, commands, alone,
     assert ended.stdout == f"{folder / 'network-refined-best.pkl'}\n"
     assert all(commands.said("stdout", rank) == "" for rank in range(1, processes)), "the first process speaks for all"
     assert float((weights(folder) - weights(alone)).abs().max()) <= WEIGHTS_TOLERANCE
-    assert close(figures(folder), figures(alone), tolerance=1e-3), "the curves of loss and distance"
+    assert close(figures(folder), figures(alone), CURVES_TOLERANCE), "the curves of loss and distance"
     for path in alone.glob("metric-*.jsonl"):
         first, mine = (json.loads(place.read_text().splitlines()[0]) for place in (path, folder / path.name))
         assert close(first["results"], mine["results"], METRIC_TOLERANCE), "the same generator, measured together"

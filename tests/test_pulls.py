@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import SMALL, Commands, assert_same_run, last_checkpoint, wait_for, write_pair
-from torch import nn
+from runs import SMALL, assert_same_run, last_checkpoint, wait_for, write_pair
+from toys import WithoutHelpers
 
 from gan_refine.config import RefineOptions
 from gan_refine.errors import OptionError
 from gan_refine.generators import AffineGenerator, StyleGan2
-from gan_refine.interfaces import HelperGroup, ImageSpec, Terms
+from gan_refine.interfaces import ImageSpec, Terms
 from gan_refine.networks.stylegan2 import Generator
 from gan_refine.objectives import Sds
 from gan_refine.refine import RefineState, pool_batch, refine
@@ -38,23 +38,12 @@ OPTIONS = RefineOptions(
 BOTH_MODES = pytest.mark.parametrize("pool_images", [0, 16])
 
 
-class Objective(nn.Module):
-    """Lowers `scale` times the mean over pixels of a function of the images; no helpers, no noise."""
-
-    helper_steps = 0
+class Objective(WithoutHelpers):
+    """Lowers `scale` times the mean over pixels of a function of the images; no noise."""
 
     def __init__(self, function, scale: float = 1.0) -> None:
         super().__init__()
         self.function, self.scale = function, scale
-
-    def prepare(self, rng):
-        yield from ()
-
-    def helper_groups(self) -> list[HelperGroup]:
-        return []
-
-    def helper_terms(self, fake, labels, rng) -> None:
-        return None
 
     def generator_terms(self, fake, labels, rng) -> Terms:
         return Terms(self.scale * self.function(fake).flatten(1).mean(1), torch.ones(len(fake)), {})
@@ -223,13 +212,6 @@ def test_weights_that_are_no_weights(name, value):
     option = name.replace("_", "-")
     with pytest.raises(OptionError, match=f"--{option}={value} is not allowed; give a number of at least 0"):
         RefineOptions(**{name: value})
-
-
-@pytest.fixture(scope="module")
-def commands(tmp_path_factory):
-    server = Commands(tmp_path_factory.mktemp("commands"))
-    yield server
-    server.close()
 
 
 @pytest.mark.parametrize("mode", [[], ["--pool-kimg=0"]], ids=["pools", "alternation"])

@@ -39,8 +39,8 @@ def test_the_quick_sampler_follows_the_flow_of_gaussian_data():
     error = lambda samples: float((samples - exact).square().mean().sqrt())  # noqa: E731
     assert error(from_noise(teacher, noise, labels)) < error(heun(teacher, noise, labels, steps=18)) < 0.05
     torch.testing.assert_close(from_noise(teacher, noise, labels, steps=80), exact, atol=2e-3, rtol=0)
-    (sampled,) = sample_images(teacher, 4, 80, 4, torch.Generator().manual_seed(0), sampler="multistep")
-    (slow,) = sample_images(teacher, 4, 80, 4, torch.Generator().manual_seed(0))
+    ((sampled, _),) = sample_images(teacher, 4, 80, 4, torch.Generator().manual_seed(0), sampler="multistep")
+    ((slow, _),) = sample_images(teacher, 4, 80, 4, torch.Generator().manual_seed(0))
     torch.testing.assert_close(sampled, slow, atol=0.02, rtol=0)
 
 

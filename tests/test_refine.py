@@ -6,12 +6,12 @@ import os
 
 import pytest
 import torch
-from torch import nn
+from toys import WithoutHelpers
 
 from gan_refine.config import RefineOptions
 from gan_refine.errors import OptionError
 from gan_refine.generators import AffineGenerator, StyleGan2
-from gan_refine.interfaces import HelperGroup, ImageSpec, Terms
+from gan_refine.interfaces import ImageSpec, Terms
 from gan_refine.networks.edm_precond import EDMPrecond
 from gan_refine.networks.stylegan2 import Generator
 from gan_refine.noise import rng_for
@@ -100,23 +100,12 @@ def test_refine_opens_no_file(monkeypatch):
     assert opened == [os.devnull]
 
 
-class Quadratic(nn.Module):
+class Quadratic(WithoutHelpers):
     """An objective without noise: pulls every pixel to 1; can be made to give NaN."""
-
-    helper_steps = 0
 
     def __init__(self, broken_call: int = -1) -> None:
         super().__init__()
         self.calls, self.broken_call = 0, broken_call
-
-    def prepare(self, rng):
-        yield from ()
-
-    def helper_groups(self) -> list[HelperGroup]:
-        return []
-
-    def helper_terms(self, fake, labels, rng) -> None:
-        return None
 
     def generator_terms(self, fake, labels, rng) -> Terms:
         self.calls += 1

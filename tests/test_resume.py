@@ -15,18 +15,6 @@ KILLS = 20
 
 
 @pytest.fixture(scope="module")
-def pair(tmp_path_factory) -> list[str]:
-    return write_pair(tmp_path_factory.mktemp("pair"))
-
-
-@pytest.fixture(scope="module")
-def commands(tmp_path_factory):
-    server = Commands(tmp_path_factory.mktemp("commands"))
-    yield server
-    server.close()
-
-
-@pytest.fixture(scope="module")
 def whole(pair, commands, tmp_path_factory) -> tuple[Path, float]:
     """The folder of an uninterrupted run, and its seconds of processor time."""
     outdir = tmp_path_factory.mktemp("whole")

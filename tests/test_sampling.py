@@ -106,14 +106,20 @@ def test_one_step_is_the_denoised_start() -> None:
 
 
 def test_sample_images_gives_n_images_whatever_the_batch() -> None:
-    whole, parts = (list(sample_images(Recorder(), 7, 3, batch, torch.Generator().manual_seed(0))) for batch in (7, 3))
+    whole, parts = (
+        [images for images, _ in sample_images(Recorder(), 7, 3, batch, torch.Generator().manual_seed(0))]
+        for batch in (7, 3)
+    )
     assert [len(part) for part in parts] == [3, 3, 1] and whole[0].dtype == torch.float32
     torch.testing.assert_close(torch.cat(parts), whole[0], rtol=0, atol=1e-6)
 
 
 def test_sample_images_draws_one_hot_classes() -> None:
     denoiser = Recorder(num_classes=3)
-    list(sample_images(denoiser, 600, 1, 200, torch.Generator().manual_seed(0)))
+    batches = list(sample_images(denoiser, 600, 1, 200, torch.Generator().manual_seed(0)))
     labels = torch.cat(denoiser.labels)
+    assert torch.equal(torch.cat([given for _, given in batches]), labels), (
+        "what the samples were made with comes along"
+    )
     assert torch.equal(labels.sum(dim=1), torch.ones(600))
     assert (labels.sum(dim=0) - 200).abs().max() < 5 * math.sqrt(600 * 2 / 9)

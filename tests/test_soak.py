@@ -2,7 +2,7 @@
 
 import json
 
-from runs import SMALL, Commands, write_pair
+from runs import SMALL
 
 STEPS = 300
 
@@ -19,13 +19,9 @@ loop._learn = watched
 """
 
 
-def test_memory_files_and_speed_do_not_change(tmp_path):
-    commands = Commands(tmp_path)
-    try:
-        arguments = [*write_pair(tmp_path), *SMALL, f"--kimg={8 * STEPS / 1000}", "--snap=5", "--metrics=none"]
-        ended = commands.run(*arguments, f"--outdir={tmp_path}", before=WATCH)
-    finally:
-        commands.close()
+def test_memory_files_and_speed_do_not_change(pair, commands, tmp_path):
+    arguments = [*pair, *SMALL, f"--kimg={8 * STEPS / 1000}", "--snap=5", "--metrics=none"]
+    ended = commands.run(*arguments, f"--outdir={tmp_path}", before=WATCH)
     assert ended.code == 0, ended.stderr
     (early, begun), (_, middle), (late, end) = (json.loads(line) for line in ended.stdout.splitlines()[:3])
     assert late - early < 8, f"resident MiB went from {early:.1f} to {late:.1f}"

@@ -89,7 +89,7 @@ class Driver:
         self.story = Story(**content["story"])
         self.log.started = time.time() - self.story.seconds
         self.log.forget_after(self.story.kimg)
-        self.log.say(f"Goes on from {name}, {self.story.kimg:g} kimg.")
+        self.log.say(f"Goes on from {name}, {self.state.phase}.")
         if self.log.writes:
             restore_best(self.run, self.story, self.checkpoints, self.best_path, self.log.say)
 
@@ -133,7 +133,8 @@ class Driver:
             self._record(progress)
             if self.run.metric is None and nats is not None:
                 self.log.say(f"{self.story.kimg:8.3f} kimg  data-free gap {nats:.3f} nats  ({self.log.seconds:.0f} s)")
-            self.story.last_nats = self.story.last_nats if nats is None else nats
+            if nats is not None and self.story.first_nats is not None:
+                self.story.last_nats = nats
             due = self.story.ticks % self.run.options.snap == 0 or self.state.finished
             value = self._snapshot() if due else None
             self.collapsed = self._collapsed(value, nats)
@@ -157,7 +158,7 @@ class Driver:
 
     def finish(self, complete: bool = True) -> Summary:
         """Writes summary.json and shows the table; the repeated evaluation is for runs that came to their end."""
-        summary = summarise(self.run, self.story, self.best_path, self.log.seconds, complete)
+        summary = summarise(self.run, self.story, self.state.images / 1000, self.best_path, self.log.seconds, complete)
         self.log.write_text("summary.json", summary.to_json())
         self.log.say("\n" + table(summary.rows()))
         if summary.improved:

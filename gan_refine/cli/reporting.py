@@ -13,8 +13,8 @@ from gan_refine.report import Paired, RecallMeter, RecallSummary, Summary, dista
 from gan_refine.runlog import RunLog
 
 
-def summarise(run: Run, story: Story, best_path: Path, seconds: float, complete: bool) -> Summary:
-    """The run in one record; the repeated evaluation is for runs that are `complete`."""
+def summarise(run: Run, story: Story, kimg: float, best_path: Path, seconds: float, complete: bool) -> Summary:
+    """The run after `kimg` thousand images in one record; the repeated evaluation is for runs that are `complete`."""
     return Summary(
         gan=run.options.gan,
         teacher=run.options.teacher,
@@ -22,7 +22,7 @@ def summarise(run: Run, story: Story, best_path: Path, seconds: float, complete:
         before=story.before,
         after=story.best,
         teacher_value=story.teacher_value,
-        kimg=story.kimg,
+        kimg=kimg,
         seconds=round(seconds, 1),
         refined=str(best_path),
         repeated=repeated(run, story, best_path) if complete else None,

@@ -32,7 +32,7 @@ class Story:
     recall_before: float | None = None
     recall: float | None = None  # of the best pickle
     first_nats: float | None = None
-    last_nats: float | None = None
+    last_nats: float | None = None  # of a later tick than the first's; pools have one estimate each
     seconds: float = 0.0
     pending: bool = False  # a snapshot was due and is not done
 

@@ -13,7 +13,7 @@ from gan_refine.interfaces import Denoiser, HelperGroup, Images, Labels, Terms
 from gan_refine.labels import Frequencies
 from gan_refine.objectives.critics import R1_INTERVAL, choose_critic, critic_loss, fooling_loss
 from gan_refine.objectives.diff_instruct import DiffInstruct, DiffInstructOptions
-from gan_refine.sampling import sample_labelled
+from gan_refine.sampling import sample_images
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Adversarial(nn.Module):
             return
         device = next(self.teacher.parameters()).device
         self.discriminator.to(device)
-        for images, labels in sample_labelled(
+        for images, labels in sample_images(
             self.teacher, total, self.options.steps, batch=256, rng=rng, frequencies=self.frequencies
         ):
             all_labels.append(labels)

@@ -131,9 +131,11 @@ class RefineState:
     @property
     def phase(self) -> str:
         """What the next steps are for, and how far that is."""
+        if self.finished:
+            return f"all {self.images} images"
         if self.warm < self.warmup_images:
             return f"warm-up: {self.warm} of {self.options.warmup_images} images"
-        if self.options.pool_images and (self.images == self.round_start) and len(self.pool) < self.pool_batches:
+        if len(self.pool) < self.pool_batches:
             return f"pool: {len(self.pool) * self.options.batch} of {self.options.pool_images} images"
         return f"{self.images} of {self.options.total_images} images"
 

@@ -58,7 +58,7 @@ def teacher_images(
     part = distributed.get_rank(), distributed.get_world_size()
     rng = rng_for(seed, 0, 0, TEACHER_STREAM)
     first = CHUNK * part[0]
-    for images in sample_images(teacher, num_images, steps, CHUNK, rng, part, frequencies, sampler):
+    for images, _ in sample_images(teacher, num_images, steps, CHUNK, rng, part, frequencies, sampler):
         yield first, to_uint8(images)
         tick(len(images))
         first += CHUNK * part[1]

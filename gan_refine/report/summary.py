@@ -37,7 +37,10 @@ class Summary:
     refined: str
     repeated: Paired | None = None  # original and best with latents that chose nothing
     recall: RecallSummary | None = None
-    data_free_gap: tuple[float | None, float | None] = (None, None)  # nats, at the first and last tick
+    data_free_gap: tuple[float | None, float | None] = (
+        None,
+        None,
+    )  # nats, at the first tick and the last that had an estimate, if that is another
     complete: bool = True  # False where the run was stopped before its end
 
     @property
@@ -83,9 +86,10 @@ class Summary:
         length = [("images", f"{self.kimg:g} thousand"), ("seconds", f"{self.seconds:.0f}")]
         if self.metric is None:
             first, last = (figure(nats, ".3f") for nats in self.data_free_gap)
+            later = "" if self.data_free_gap[1] is None else f" -> {last}"
             return [
                 ("metric", "none"),
-                ("data-free gap", f"{first} -> {last} nats, first and last tick"),
+                ("data-free gap", f"{first}{later} nats"),
                 *recall,
                 *length,
             ]
