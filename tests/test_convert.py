@@ -21,6 +21,7 @@ from gan_refine.pickles import (
     read_networks,
     write_gan,
     write_networks,
+    write_one_step,
 )
 
 
@@ -61,6 +62,14 @@ def test_teacher_to_state_dict_and_back(tmp_path: Path, monkeypatch: pytest.Monk
     for source, out in (("t.pkl", "a.safetensors"), ("a.safetensors", "b.pkl")):
         assert convert(monkeypatch, tmp_path / source, tmp_path / out) == 0
         assert torch.equal(build_teacher(read_networks(tmp_path / out))(*arguments), make_teacher()(*arguments))
+
+
+def test_a_one_step_generator_keeps_no_sigma_in_a_state_dict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    write_one_step(tmp_path / "o.pkl", make_teacher(), 1.7)
+    assert convert(monkeypatch, tmp_path / "o.pkl", tmp_path / "a.safetensors") == 0
+    assert f"--gan=one-step:{tmp_path / 'a.safetensors'},sigma=1.7" in capsys.readouterr().err
 
 
 def test_torch_file_to_safetensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

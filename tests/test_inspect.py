@@ -17,7 +17,7 @@ from gan_refine.cli import cli
 from gan_refine.cli.running import run_command
 from gan_refine.networks.edm_precond import EDMPrecond
 from gan_refine.networks.stylegan2 import Discriminator, Generator
-from gan_refine.pickles import describe, write_gan, write_networks, write_state_dict
+from gan_refine.pickles import describe, write_gan, write_networks, write_one_step, write_state_dict
 from torch_utils.persistence import module_source
 
 SIZES = {"z_dim": 8, "c_dim": 2, "w_dim": 8, "img_resolution": 8, "img_channels": 3}
@@ -73,6 +73,18 @@ def test_teacher(tmp_path: Path) -> None:
     assert (network.what, network.option, network.model) == ("EDM teacher, EDMPrecond", "--teacher", "DhariwalUNet")
     assert (network.resolution, network.channels, network.classes) == (8, 1, 2)
     assert (network.parameters, network.buffers) == numbers(net)
+
+
+def test_one_step_generator(tmp_path: Path) -> None:
+    net = EDMPrecond(8, 1, model_channels=16, channel_mult=[1], num_blocks=1, attn_resolutions=[])
+    write_one_step(tmp_path / "o.pkl", net, 2.5)
+    (network,) = describe(tmp_path / "o.pkl").networks
+    assert network.what == "EDM teacher, EDMPrecond, one-step generator at sigma 2.5"
+    assert network.option == "--gan, --teacher"
+    write_networks(tmp_path / "odd.pkl", {"ema": net, "one_step": {"sigma": -1.0}})
+    found = describe(tmp_path / "odd.pkl")
+    assert found.networks[0].option == "--teacher"
+    assert "holds no level of noise" in str(found.problem)
 
 
 def test_tensorflow(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from gan_refine.pickles import (
     build_discriminator,
     build_generator,
     build_teacher,
+    one_step_sigma,
     read_networks,
     run_pickle_file,
     write_gan,
@@ -47,6 +48,10 @@ def convert(source: str, destination: str, which: str, trust_pickle: bool) -> No
     trust = trust_pickle and family("data", source, Path(source), trust_pickle) == TRUSTED
     for path in convert_file(Path(source), Path(destination), which, trust):
         click.echo(path)
+    to_state_dict = Path(destination).suffix == STATE_DICT and not trust
+    sigma = one_step_sigma(read_networks(Path(source))) if to_state_dict else None
+    if sigma is not None:
+        click.echo(f"A state dict holds no sigma: name it as --gan=one-step:{destination},sigma={sigma}.", err=True)
 
 
 def check_destination(source: Path, destination: Path) -> None:

@@ -5,7 +5,7 @@ import inspect
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeGuard
 
@@ -13,7 +13,7 @@ from gan_refine.errors import FileFormatError
 from gan_refine.networks import edm_precond, edm_unet, stylegan2
 from gan_refine.networks.edm_precond import PRECONDITIONINGS
 from gan_refine.pickles.arguments import plain_arguments
-from gan_refine.pickles.export import read_networks
+from gan_refine.pickles.export import one_step_sigma, read_networks
 from gan_refine.pickles.reader import read_bytes, read_pickle
 from gan_refine.pickles.records import (
     CONSEQUENCES,
@@ -117,6 +117,12 @@ def describe(path: Path) -> Description:
         problem = str(error)
     survey = Survey(None, (), (), (), None) if path.suffix == ".safetensors" else survey_pickle(data)
     networks = [_state_dict(read)] if isinstance(read, StateDict) else _networks(survey.root)
+    try:
+        sigma = None if read is None else one_step_sigma(read)
+    except FileFormatError as error:
+        problem, sigma = str(error), None
+    if sigma is not None:
+        networks = [_as_one_step(network, sigma) for network in networks]
     return Description(
         path=str(path),
         bytes=len(data),
@@ -129,6 +135,13 @@ def describe(path: Path) -> Description:
         unknown_names=sorted(survey.unknown_names),
         problem=problem,
     )
+
+
+def _as_one_step(network: EmbeddedNetwork, sigma: float) -> EmbeddedNetwork:
+    """A teacher that is also a generator, because its file says at what level of noise it is called."""
+    if network.option != "--teacher":
+        return network
+    return replace(network, what=f"{network.what}, one-step generator at sigma {sigma:g}", option="--gan, --teacher")
 
 
 def _format(path: Path, data: bytes, root: object) -> str:
