@@ -13,7 +13,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from gan_refine import assets
-from gan_refine.generators import load_stylegan2
+from gan_refine.cli.gans import find_gan
 from gan_refine.metrics import Panel, load_detector, load_reference
 from gan_refine.report import distance_of_generator
 
@@ -32,7 +32,7 @@ def main(name: str, generators: tuple[str, ...], seeds: int, first_seed: int, im
     detector = load_detector(assets.resolve("detector", name))
     reference = load_reference(assets.resolve("reference", name))
     for text in generators:
-        generator = load_stylegan2(assets.resolve("gan", text))
+        generator = find_gan(text).load()
         values = [
             distance_of_generator(generator, lambda: Panel(detector, reference, images), images, first_seed + k)
             for k in range(seeds)

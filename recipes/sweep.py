@@ -17,8 +17,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from gan_refine import assets
+from gan_refine.cli.gans import find_gan
 from gan_refine.config import RefineOptions, build_options
-from gan_refine.generators import load_stylegan2
 from gan_refine.metrics import Panel, load_detector, load_reference
 from gan_refine.objectives import Adversarial, build_objective
 from gan_refine.refine import refine
@@ -29,13 +29,14 @@ from gan_refine.teachers import load_edm
 @click.command()
 @click.argument("name")
 @click.argument("settings", nargs=-1, required=True)
-@click.option("--gan", default=None, help="Another generator than the pair's.")
+@click.option("--gan", default=None, help="Another generator than the pair's, such as one-step:fashion16.")
 @click.option("--kimg", type=float, default=8, show_default=True)
 @click.option(
     "--evaluations", type=int, default=4, show_default=True, help="Evaluations along each run, the last at its end."
 )
 @click.option("--eval-images", type=int, default=10_000, show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--save", type=click.Path(path_type=Path), default=None, help="Folder for each run's last average.")
 @click.option("--threads", type=int, default=2, show_default=True)
 @click.option(
     "--out", type=click.Path(path_type=Path), required=True, help="File that a JSON line is added to for each run."
@@ -48,11 +49,13 @@ def main(
     evaluations: int,
     eval_images: int,
     seed: int,
+    save: Path | None,
     threads: int,
     out: Path,
 ) -> None:
     torch.set_num_threads(threads)
-    original = load_stylegan2(assets.resolve("gan", gan or name))
+    original = find_gan(gan or name).load()
+    critic = getattr(original, "critic", None)  # a one-step generator has none
     teacher = load_edm(assets.resolve("teacher", name))
     detector = load_detector(assets.resolve("detector", name))
     reference = load_reference(assets.resolve("reference", name))
@@ -67,7 +70,7 @@ def main(
     ] = {}  # of the teacher with labels, shared by the runs
     for setting in settings:
         fields = dict(pair.split("=", 1) for pair in setting.split())
-        objective = build_objective(fields.pop("objective", "diff-instruct"), teacher, original.critic)
+        objective = build_objective(fields.pop("objective", "diff-instruct"), teacher, critic)
         total = int(kimg * 1000)
         fields = {"total_images": str(total), "tick_images": str(total // evaluations), "seed": str(seed), **fields}
         options = build_options(RefineOptions, fields, "RefineOptions")
@@ -79,9 +82,15 @@ def main(
         for progress in refine(copy.deepcopy(original), objective, options):
             curve.append([progress.images, distance(progress.average)])
             nats.append(progress.health.remaining_nats())
+        record: dict[str, object] = {"pair": name, "gan": gan or name, "setting": setting, "seed": seed}
+        record |= {"before": before, "curve": curve, "nats": nats}
+        if save is not None:
+            save.mkdir(parents=True, exist_ok=True)
+            file_of_run = save / f"{len(list(save.iterdir())):03d}.pkl"
+            progress.average.export(file_of_run)
+            record["saved"] = file_of_run.name
         if isinstance(objective, Adversarial):
             samples[key] = objective.samples, objective.sample_labels
-        record = {"pair": name, "setting": setting, "seed": seed, "before": before, "curve": curve, "nats": nats}
         record["seconds"] = round(time.time() - started, 1)
         with open(out, "a") as file:
             file.write(json.dumps(record) + "\n")

@@ -37,6 +37,18 @@ def no_labels(n: int) -> torch.Tensor:
     return torch.zeros([n, 0])
 
 
+def test_overshoot_goes_so_many_times_the_way_and_stays_within_range():
+    fake = images(6)
+    plain, far = (Carried(gaussian(0.1, 0.5), CarriedOptions(start="fresh", overshoot=k)) for k in (1.0, 1.5))
+    for objective in (plain, far):
+        objective.score_model.load_state_dict(gaussian(0.3, 0.2).state_dict())
+    way = plain.carry(fake, no_labels(6)) - fake
+    assert float(way.abs().max()) > 0.1
+    torch.testing.assert_close(far.carry(fake, no_labels(6)), (fake + 1.5 * way).clamp(-1, 1), atol=1e-5, rtol=1e-5)
+    with pytest.raises(OptionError, match="overshoot"):
+        CarriedOptions(overshoot=0)
+
+
 def test_the_multistep_solver_follows_the_closed_form_of_a_gaussian_in_both_directions():
     mean, deviation, top = 0.1, 0.5, 2.5
     x = images(6)

@@ -21,6 +21,7 @@ class CarriedOptions(DiffInstructOptions):
     sigma_std: float = 0.5
     sigma_max: float = 2.5  # noise level at which one ODE hands over to the other
     steps: int = 10  # of each ODE; with 7 the error of the steps is two thirds of the way moved
+    overshoot: float = 1.0  # how many times the way from a fake to its carried image is gone
     start: Literal["pickle", "fresh"] = "pickle"  # the GAN's own discriminator, or a new one
     critic_weight: float = 30.0
     critic_lr: float = 1e-3
@@ -29,7 +30,7 @@ class CarriedOptions(DiffInstructOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("sigma_max", "critic_lr"):
+        for name in ("sigma_max", "critic_lr", "overshoot"):
             require(name, getattr(self, name), getattr(self, name) > 0, "a positive number")
         for name in ("critic_weight", "r1_gamma"):
             require(name, getattr(self, name), getattr(self, name) >= 0, "a number of at least 0")
@@ -55,9 +56,13 @@ class Carried(DiffInstruct):
         self.critic = choose_critic(self.carried.start, critic, teacher.spec, self.carried.critic_width, "best")
 
     def carry(self, fake: Images, labels: Labels) -> Images:
-        """Fakes as samples of the teacher, within [-1, 1]; deterministic."""
+        """Fakes as samples of the teacher, within [-1, 1]; deterministic.
+
+        A score model still between teacher and generator carries them too short a way; `overshoot` makes up for it.
+        """
         options = self.carried
-        return carry(self.score_model, self.teacher, fake, labels, options.sigma_max, options.steps).clamp(-1, 1)
+        carried = carry(self.score_model, self.teacher, fake, labels, options.sigma_max, options.steps)
+        return torch.lerp(fake, carried, options.overshoot).clamp(-1, 1)
 
     def critic_group(self) -> HelperGroup:
         return HelperGroup(list(self.critic.parameters()), self.carried.critic_lr)
