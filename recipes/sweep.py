@@ -55,7 +55,7 @@ def main(
 ) -> None:
     torch.set_num_threads(threads)
     original = find_gan(gan or name).load()
-    critic = getattr(original, "critic", None)  # a one-step generator has none
+    critic = getattr(original, "critic", lambda: None)  # a one-step generator has none
     teacher = load_edm(assets.resolve("teacher", name))
     detector = load_detector(assets.resolve("detector", name))
     reference = load_reference(assets.resolve("reference", name))
