@@ -27,12 +27,15 @@ from gan_refine.report import distance_of_generator
 )
 @click.option("--images", type=int, default=10_000, show_default=True)
 @click.option("--threads", type=int, default=2, show_default=True)
-def main(name: str, generators: tuple[str, ...], seeds: int, first_seed: int, images: int, threads: int) -> None:
+@click.option("--device", default="cpu", show_default=True)
+def main(
+    name: str, generators: tuple[str, ...], seeds: int, first_seed: int, images: int, threads: int, device: str
+) -> None:
     torch.set_num_threads(threads)
-    detector = load_detector(assets.resolve("detector", name))
+    detector = load_detector(assets.resolve("detector", name), device=device)
     reference = load_reference(assets.resolve("reference", name))
     for text in generators:
-        generator = find_gan(text).load()
+        generator = find_gan(text).load().to(device)
         values = [
             distance_of_generator(generator, lambda: Panel(detector, reference, images), images, first_seed + k)
             for k in range(seeds)

@@ -38,6 +38,7 @@ from gan_refine.teachers import load_edm
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--save", type=click.Path(path_type=Path), default=None, help="Folder for each run's last average.")
 @click.option("--threads", type=int, default=2, show_default=True)
+@click.option("--device", default="cpu", show_default=True)
 @click.option(
     "--out", type=click.Path(path_type=Path), required=True, help="File that a JSON line is added to for each run."
 )
@@ -51,13 +52,14 @@ def main(
     seed: int,
     save: Path | None,
     threads: int,
+    device: str,
     out: Path,
 ) -> None:
     torch.set_num_threads(threads)
-    original = find_gan(gan or name).load()
+    original = find_gan(gan or name).load().to(device)
     critic = getattr(original, "critic", lambda: None)  # a one-step generator has none
-    teacher = load_edm(assets.resolve("teacher", name))
-    detector = load_detector(assets.resolve("detector", name))
+    teacher = load_edm(assets.resolve("teacher", name)).to(torch.device(device))
+    detector = load_detector(assets.resolve("detector", name), device=device)
     reference = load_reference(assets.resolve("reference", name))
 
     def distance(generator) -> float:

@@ -18,14 +18,14 @@ from recipes import fashion
 from recipes.training import Checkpoint
 
 R1_INTERVAL = 16  # steps between two penalties, each weighted by the interval (lazy regularisation)
-CHANNEL_BASE = {"fashion16": 512, "fashion32": 1024}
+CHANNEL_BASE = {"fashion16": 512, "fashion16-cond": 512, "fashion32": 1024}
 
 
 def generator_kwargs(name: str) -> dict:
     """Constructor arguments of the generator of that name."""
     return {
         "z_dim": 64,
-        "c_dim": 0,
+        "c_dim": fashion.NUM_CLASSES[name],
         "w_dim": 64,
         "img_resolution": fashion.RESOLUTIONS[name],
         "img_channels": 1,
@@ -38,13 +38,14 @@ def discriminator_kwargs(name: str) -> dict:
     """Constructor arguments of its discriminator."""
     widths = {"channel_base": CHANNEL_BASE[name], "channel_max": 64}
     resolution = fashion.RESOLUTIONS[name]
-    return {"c_dim": 0, "img_resolution": resolution, "img_channels": 1, "architecture": "orig", **widths}
+    classes = fashion.NUM_CLASSES[name]
+    return {"c_dim": classes, "img_resolution": resolution, "img_channels": 1, "architecture": "orig", **widths}
 
 
-def r1_penalty(discriminator: Discriminator, real: torch.Tensor) -> torch.Tensor:
+def r1_penalty(discriminator: Discriminator, real: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Mean squared norm of the discriminator's gradient at real images (arXiv:1801.04406)."""
     real = real.detach().requires_grad_()
-    (gradient,) = torch.autograd.grad(discriminator(real, None).sum(), real, create_graph=True)
+    (gradient,) = torch.autograd.grad(discriminator(real, labels).sum(), real, create_graph=True)
     return gradient.square().sum(dim=[1, 2, 3]).mean()
 
 
@@ -55,8 +56,9 @@ class Trainer:
         self, name: str, data: fashion.Images, batch: int, lr: float, r1_gamma: float, ema_images: int
     ) -> None:
         self.data, self.batch, self.r1_gamma, self.ema_images = data, batch, r1_gamma, ema_images
-        self.generator = Generator(**generator_kwargs(name)).train()
-        self.discriminator = Discriminator(**discriminator_kwargs(name)).train()
+        self.device = data.pixels.device
+        self.generator = Generator(**generator_kwargs(name)).train().to(self.device)
+        self.discriminator = Discriminator(**discriminator_kwargs(name)).train().to(self.device)
         self.average = copy.deepcopy(self.generator).eval().requires_grad_(False)
         # The penalty's extra updates count towards Adam's time constants.
         ratio = R1_INTERVAL / (R1_INTERVAL + 1)
@@ -80,15 +82,16 @@ class Trainer:
     def step(self, index: int) -> dict[str, float]:
         torch.manual_seed(index)
         self.discriminator.requires_grad_(False)
-        fake = self.generator(torch.randn([self.batch, 64]), None)
-        loss_g = F.softplus(-self.discriminator(fake, None)).mean()
+        z, chosen = torch.randn([self.batch, 64]).to(self.device), torch.randint(len(self.data), [self.batch])
+        real, labels = self.data.batch(chosen), self.data.labels(chosen)  # fakes of the same classes
+        fake = self.generator(z, labels)
+        loss_g = F.softplus(-self.discriminator(fake, labels)).mean()
         self._update(self.opt_g, loss_g)
         self.discriminator.requires_grad_(True)
-        real = self.data.batch(torch.randint(len(self.data), [self.batch]))
-        logits_real, logits_fake = self.discriminator(real, None), self.discriminator(fake.detach(), None)
+        logits_real, logits_fake = self.discriminator(real, labels), self.discriminator(fake.detach(), labels)
         self._update(self.opt_d, F.softplus(-logits_real).mean() + F.softplus(logits_fake).mean())
         if index % R1_INTERVAL == 0:
-            self._update(self.opt_d, self.r1_gamma / 2 * R1_INTERVAL * r1_penalty(self.discriminator, real))
+            self._update(self.opt_d, self.r1_gamma / 2 * R1_INTERVAL * r1_penalty(self.discriminator, real, labels))
         decay = 0.5 ** (self.batch / min(self.ema_images, (index + 1) * self.batch * 0.05))
         torch._foreach_lerp_(list(self.average.parameters()), list(self.generator.parameters()), 1 - decay)
         self.average.mapping.w_avg.copy_(self.generator.mapping.w_avg)
@@ -112,6 +115,7 @@ class Trainer:
 @click.option("--ema-images", type=int, default=5_000, show_default=True, help="Half-life of the weight average.")
 @click.option("--keep-every", type=int, default=0, help="Keep a copy of the checkpoint every so many images.")
 @click.option("--threads", type=int, default=2, show_default=True)
+@click.option("--device", default="cpu", show_default=True)
 def main(
     name: str,
     data: Path,
@@ -123,10 +127,11 @@ def main(
     ema_images: int,
     keep_every: int,
     threads: int,
+    device: str,
 ) -> None:
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    trainer = Trainer(name, fashion.load(data, name), batch, lr, r1_gamma, ema_images)
+    trainer = Trainer(name, fashion.load(data, name, device=device), batch, lr, r1_gamma, ema_images)
     checkpoint = Checkpoint(out)
     first = 0
     if (state := checkpoint.load()) is not None:

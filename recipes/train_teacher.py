@@ -19,6 +19,7 @@ from recipes.training import Checkpoint
 
 ARCHITECTURES = {
     "fashion16": {"model_channels": 32, "channel_mult": [1, 2, 2]},
+    "fashion16-cond": {"model_channels": 32, "channel_mult": [1, 2, 2]},
     "fashion32": {"model_channels": 16, "channel_mult": [1, 2, 4, 4]},
 }
 
@@ -26,15 +27,16 @@ ARCHITECTURES = {
 def network_kwargs(name: str) -> dict:
     """Constructor arguments of EDMPrecond for the teacher of that name."""
     fixed = {"img_channels": 1, "model_type": "SongUNet", "num_blocks": 1, "attn_resolutions": [8], "dropout": 0.0}
-    return {"img_resolution": fashion.RESOLUTIONS[name], **fixed, **ARCHITECTURES[name]}
+    size = {"img_resolution": fashion.RESOLUTIONS[name], "label_dim": fashion.NUM_CLASSES[name]}
+    return {**size, **fixed, **ARCHITECTURES[name]}
 
 
-def edm_loss(net: EDMPrecond, clean: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
+def edm_loss(net: EDMPrecond, clean: torch.Tensor, labels: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
     """Mean weighted denoising error at ln sigma ~ N(-1.2, 1.2^2)."""
-    sigma = (torch.randn([len(clean), 1, 1, 1], generator=rng) * 1.2 - 1.2).exp()
+    sigma = (torch.randn([len(clean), 1, 1, 1], generator=rng) * 1.2 - 1.2).exp().to(clean.device)
     weight = (sigma**2 + net.sigma_data**2) / (sigma * net.sigma_data) ** 2
-    noisy = clean + sigma * torch.randn(clean.shape, generator=rng)
-    return (weight * (net(noisy, sigma) - clean) ** 2).mean()
+    noisy = clean + sigma * torch.randn(clean.shape, generator=rng).to(clean.device)
+    return (weight * (net(noisy, sigma, labels) - clean) ** 2).mean()
 
 
 def learning_rate(done: float, peak: float) -> float:
@@ -52,11 +54,14 @@ def learning_rate(done: float, peak: float) -> float:
 @click.option("--lr", type=float, default=2e-3, show_default=True)
 @click.option("--ema-decay", type=float, default=0.999, show_default=True, help="Weight average, a step.")
 @click.option("--threads", type=int, default=2, show_default=True)
-def main(name: str, data: Path, out: Path, images: int, batch: int, lr: float, ema_decay: float, threads: int) -> None:
+@click.option("--device", default="cpu", show_default=True)
+def main(
+    name: str, data: Path, out: Path, images: int, batch: int, lr: float, ema_decay: float, threads: int, device: str
+) -> None:
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    dataset = fashion.load(data, name)
-    net = EDMPrecond(**network_kwargs(name)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    dataset = fashion.load(data, name, device=device)
+    net = EDMPrecond(**network_kwargs(name)).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     ema = copy.deepcopy(net).eval().requires_grad_(False)
     optimizer = torch.optim.Adam(net.parameters(), lr=lr, betas=(0.9, 0.99))
     checkpoint = Checkpoint(out)
@@ -69,9 +74,10 @@ def main(name: str, data: Path, out: Path, images: int, batch: int, lr: float, e
     total, running = images // batch, 0.0
     for step in range(first, total):
         rng = torch.Generator().manual_seed(step)
-        clean = dataset.batch(torch.randint(len(dataset), [batch], generator=rng))
+        chosen = torch.randint(len(dataset), [batch], generator=rng)
+        clean = dataset.batch(chosen).contiguous(memory_format=torch.channels_last)
         optimizer.param_groups[0]["lr"] = learning_rate(step / total, lr)
-        loss = edm_loss(net, clean.contiguous(memory_format=torch.channels_last), rng)
+        loss = edm_loss(net, clean, dataset.labels(chosen), rng)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)

@@ -45,8 +45,14 @@ def build_objective(
     `frequencies` are those of the classes in samples of the teacher, where an objective makes some.
 
     auto is `best` for a GAN with a discriminator of the teacher's size, and else Diff-Instruct at the noise levels of `best`.
-    Raises OptionError that lists what is allowed.
+    All of the objective's networks are on the teacher's device. Raises OptionError that lists what is allowed.
     """
+    return _build(spec, teacher, critic, frequencies).to(next(teacher.parameters()).device)
+
+
+def _build(
+    spec: str, teacher: Denoiser, critic: Callable[[], nn.Module | None], frequencies: Frequencies | None
+) -> Composed | Adversarial:
     if spec == "auto":
         given = critic()
         spec = WITH_CRITIC if given is not None and takes(given, teacher.spec) else WITHOUT_CRITIC

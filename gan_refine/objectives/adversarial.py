@@ -81,8 +81,6 @@ class Adversarial(nn.Module):
         total, parts, all_labels, done = self.options.samples, [], [], 0
         if len(self.samples) == total:
             return
-        device = next(self.teacher.parameters()).device
-        self.discriminator.to(device)
         for images, labels in sample_images(
             self.teacher, total, self.options.steps, batch=256, rng=rng, frequencies=self.frequencies
         ):
