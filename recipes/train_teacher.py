@@ -14,6 +14,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from gan_refine.networks.edm_precond import EDMPrecond
+from gan_refine.teachers import load_edm
 from recipes import fashion
 from recipes.training import Checkpoint
 
@@ -45,6 +46,15 @@ def learning_rate(done: float, peak: float) -> float:
     return peak * warm * (1.0 if done < 0.5 else 0.5 * (1 + math.cos(math.pi * (2 * done - 1))))
 
 
+def start_from(net: EDMPrecond, path: Path) -> None:
+    """Takes over the weights of a network pickle that `net` has too; what reads the labels must be all that it lacks."""
+    known = load_edm(path).net.state_dict()
+    left = net.load_state_dict(known, strict=False)
+    assert not left.unexpected_keys and all("label" in key for key in left.missing_keys), left
+    for key in left.missing_keys:
+        net.get_parameter(key).data.zero_()  # so that at first no class changes anything
+
+
 @click.command()
 @click.argument("name", type=click.Choice(sorted(ARCHITECTURES)))
 @click.option("--data", type=click.Path(exists=True, path_type=Path), required=True, help="Folder of the IDX files.")
@@ -53,15 +63,29 @@ def learning_rate(done: float, peak: float) -> float:
 @click.option("--batch", type=int, default=128, show_default=True)
 @click.option("--lr", type=float, default=2e-3, show_default=True)
 @click.option("--ema-decay", type=float, default=0.999, show_default=True, help="Weight average, a step.")
+@click.option(
+    "--start", type=click.Path(exists=True, path_type=Path), help="Network pickle without classes to start from."
+)
 @click.option("--threads", type=int, default=2, show_default=True)
 @click.option("--device", default="cpu", show_default=True)
 def main(
-    name: str, data: Path, out: Path, images: int, batch: int, lr: float, ema_decay: float, threads: int, device: str
+    name: str,
+    data: Path,
+    out: Path,
+    images: int,
+    batch: int,
+    lr: float,
+    ema_decay: float,
+    start: Path | None,
+    threads: int,
+    device: str,
 ) -> None:
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     dataset = fashion.load(data, name, device=device)
     net = EDMPrecond(**network_kwargs(name)).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if start is not None:
+        start_from(net, start)
     ema = copy.deepcopy(net).eval().requires_grad_(False)
     optimizer = torch.optim.Adam(net.parameters(), lr=lr, betas=(0.9, 0.99))
     checkpoint = Checkpoint(out)
