@@ -43,6 +43,13 @@ FILES = {
     "detector": "{}-detector.safetensors",
     "reference": "{}-reference.npz",
 }
+SHARED = {"fashion16-cond": "fashion16"}  # whose detector and reference a pair has: those of the same images
+
+
+def file_of(kind: str, name: str) -> Path:
+    """The file in pretrained/ of that kind for the pair of that name."""
+    owner = SHARED.get(name, name) if kind in ("detector", "reference") else name
+    return PRETRAINED / FILES[kind].format(owner)
 
 
 @click.group()
@@ -58,7 +65,7 @@ def teacher(name: str, checkpoint: Path) -> None:
     saved = torch.load(checkpoint, weights_only=True)
     net = EDMPrecond(**train_teacher.network_kwargs(name))
     net.load_state_dict(saved["state"]["ema"])
-    path = PRETRAINED / FILES["teacher"].format(name)
+    path = file_of("teacher", name)
     write_networks(path, {"ema": net})
     _write_origin(path, saved["origin"])
 
@@ -77,7 +84,7 @@ def gan(name: str, checkpoint: Path) -> None:
     parts = {"G": "generator", "D": "discriminator", "G_ema": "average"}
     for key, part in parts.items():
         networks[key].load_state_dict(saved["state"]["trainer"][part])
-    path = PRETRAINED / FILES["gan"].format(name)
+    path = file_of("gan", name)
     write_networks(path, {**networks, "training_set_kwargs": None, "augment_pipe": None})
     _write_origin(path, saved["origin"])
 
@@ -101,7 +108,7 @@ def write_catalog() -> None:
         name = file.name.removesuffix("-gan.pkl")
         entry: dict[str, dict] = {}
         for kind in KINDS:
-            asset = PRETRAINED / FILES[kind].format(name)
+            asset = file_of(kind, name)
             entry[kind] = {"file": asset.name, "sha256": sha256(asset), "licence": LICENCE}
         if name in known and known[name].sha256["teacher"] == entry["teacher"]["sha256"]:
             entry["teacher"]["measured"] = [vars(m) for m in known[name].teacher_measurements]
