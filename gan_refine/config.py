@@ -28,8 +28,8 @@ class RefineOptions:
         4_096  # fakes that the generator learns to move at a time; 0 gives every step new ones, as the paper does
     )
     pool_epochs: int = 6  # passes over one pool
-    pool_draws: int = 2  # draws of noise that the gradient of each of its images is a mean of
-    pool_step: float = 3.0  # how many times that gradient an image moves
+    pool_moves: int = 2  # of each of its images, one after another, each along the gradient of one draw of noise
+    pool_step: float = 6.0  # how many times that gradient an image moves in all
     glr: float = 5e-4
     train: str = "all"  # parts of the generator that learn, each with a multiple of `glr`: synthesis,affine:0.1
     score_lr: float = 5e-5
@@ -55,7 +55,7 @@ class RefineOptions:
             "tick_images",
             "max_skips",
             "pool_epochs",
-            "pool_draws",
+            "pool_moves",
         )
         for name in (*counts, "pool_step"):
             require(name, getattr(self, name), getattr(self, name) > 0, "a positive number")

@@ -93,6 +93,7 @@ def _write_origin(path: Path, origin: str) -> None:
     record = json.loads(origin)
     # The folders of whoever ran it are of no use to anyone else.
     command = re.sub(r"\S*/(\w+\.py)", r"recipes/\1", re.sub(r"--data=\S+", "--data=FOLDER", record["command"]))
+    command = re.sub(r"--out=\S*/", "--out=", command)
     record |= {"command": command, "sha256": sha256(path), "licence": LICENCE}
     path.with_suffix(".json").write_text(json.dumps(record, indent=2) + "\n")
     click.echo(f"{path.name}: {path.stat().st_size} bytes")

@@ -20,7 +20,7 @@ from gan_refine.teachers import GaussianTeacher, load_edm
 
 SPEC = ImageSpec(channels=1, resolution=4, num_classes=0)
 SHORT = RefineOptions(
-    total_images=32, batch=8, batch_gpu=4, warmup_images=16, pool_images=16, pool_epochs=2, tick_images=16, pool_draws=1
+    total_images=32, batch=8, batch_gpu=4, warmup_images=16, pool_images=16, pool_epochs=2, tick_images=16, pool_moves=1
 )
 QUICK = CarriedOptions(steps=2, critic_width=8, start="fresh")
 

@@ -182,7 +182,7 @@ def test_pools_follow_gradients_that_run_through_the_networks():
     image = ImageSpec(1, 4)
     objective = Sid(GaussianTeacher(1.0, 0.5, image))
     objective.score_model.mean.data.fill_(0.0)
-    options = RefineOptions(pool_images=8, pool_draws=2, batch=8, batch_gpu=4)
+    options = RefineOptions(pool_images=8, pool_moves=2, batch=8, batch_gpu=4)
     pool = pool_batch(RefineState(AffineGenerator(0.5, 0.0, image), objective, options), images=0)
     moved = torch.cat([part.target for part in pool])
     assert float(moved.mean()) > 0.3, "towards the teacher's mean of 1"

@@ -34,6 +34,8 @@ OPTIONS = RefineOptions(
     glr=LR,
     lr_rampup=0.0,
     lr_decay=0.0,
+    pool_step=3.0,
+    pool_moves=1,
 )
 BOTH_MODES = pytest.mark.parametrize("pool_images", [0, 16])
 

@@ -185,16 +185,18 @@ def test_batch_must_be_a_multiple_of_batch_gpu():
         RefineOptions(batch=10, batch_gpu=4)
 
 
-def test_a_pool_is_the_generators_images_moved_against_the_mean_gradient():
+def test_a_pool_is_the_generators_images_moved_along_the_flow_of_the_gradient():
     generator = AffineGenerator(0.5, 0.0, ImageSpec(1, 4))
-    options = RefineOptions(**{**vars(SHORT), "pool_images": 20, "pool_draws": 3, "pool_step": 4.0})
+    options = RefineOptions(**{**vars(SHORT), "pool_images": 20, "pool_moves": 3, "pool_step": 6.0})
     state = RefineState(generator, Quadratic(), options)
     assert state.pool_batches == 3, "rounded up to whole batches of 8"
     batch = pool_batch(state, images=0)
     assert [len(part.target) for part in batch] == [4, 4], "in parts of 4"
     for part in batch:
         fake = generator(part.latents).detach()
-        torch.testing.assert_close(part.target, fake - 4.0 * 2 * (fake - 1) / 16)
+        for _ in range(3):
+            fake = fake - 6.0 / 3 * 2 * (fake - 1) / 16
+        torch.testing.assert_close(part.target, fake)
     assert all(parameter.grad is None for parameter in generator.parameters())
 
 

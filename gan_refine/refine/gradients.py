@@ -63,8 +63,9 @@ def _made(state: RefineState, latents: Latents) -> tuple[Images, PerSample | flo
 def pool_batch(state: RefineState, images: int) -> list[Part]:
     """One batch of the generator's images moved against the objective's gradient, with their latents.
 
-    The gradient is a mean over `pool_draws` draws of noise: one draw is mostly noise, and weights that follow it wander.
-    Learning the moved images by squared error takes many steps along the same gradient, for the price of one.
+    They move `pool_moves` times, each time along the gradient of one draw of noise at where the move before has left them:
+    steps of Euler's method along Diff-Instruct's flow (eq. 3.2 of arXiv:2305.18455) in the space of images. One draw is mostly
+    noise, and weights that follow it wander; learning the moved images by squared error takes many steps for the price of one.
     """
     batch: list[Part] = []
     for latents, rng in micro_batches(state, images, POOL_STREAM):
@@ -81,15 +82,16 @@ def _carried(state: RefineState, latents: Latents) -> Images | None:
 
 
 def _moved(state: RefineState, latents: Latents, rng: torch.Generator, images: int) -> Images:
-    fake = state.generator(latents).detach().requires_grad_()
-    for _ in range(state.options.pool_draws):
-        terms = state.objective.generator_terms(fake, latents.labels, rng)
-        (terms.loss.sum() / state.options.pool_draws).backward()
+    moved = state.generator(latents).detach()
+    for _ in range(state.options.pool_moves):
+        moved.requires_grad_()
+        terms = state.objective.generator_terms(moved, latents.labels, rng)
+        (gradient,) = torch.autograd.grad(terms.loss.sum(), moved)
+        moved = moved.detach() - state.options.pool_step / state.options.pool_moves * gradient
         state.health.add(terms)
         watch(state, "generator", terms, images, POOL_STREAM)
-    assert fake.grad is not None, "the objective's loss depends on the images"
     # Contiguous, as it comes back from a checkpoint: the order of sums may depend on the layout.
-    return (fake.detach() - state.options.pool_step * fake.grad).contiguous()
+    return moved.contiguous()
 
 
 def towards_pool(state: RefineState, batch: list[Part]) -> list[Images]:
