@@ -27,6 +27,7 @@ DEFAULT_OBJECTIVE = "auto"
 POOLED = (
     "auto",
     "best",
+    "carried",
     "diff-instruct",
 )  # objectives whose gradient is learnt from pools unless --pool-kimg says otherwise
 
@@ -108,7 +109,7 @@ def _whole(text: str, what: str) -> int:
 @click.option(
     "--objective",
     default=DEFAULT_OBJECTIVE,
-    help="Objective and its options: NAME,key=value,... auto is best where the GAN's file has a discriminator, else diff-instruct.",
+    help="Objective and its options: NAME,key=value,... auto is best, or diff-instruct without pools.",
 )
 @click.option(
     "--ema-kimg", type=float, default=DEFAULTS.ema_halflife_images / 1000, help="Half-life of the weight average."

@@ -19,7 +19,7 @@ from gan_refine.teachers import EdmTeacher, GaussianTeacher
 PIXEL = ImageSpec(channels=1, resolution=1)
 # With options that need no discriminator from a file.
 SCORED = [
-    f"{name},start=fresh" if name == "best" else name for name, cls in OBJECTIVES.items() if issubclass(cls, Scored)
+    f"{name},start=fresh" if name == "carried" else name for name, cls in OBJECTIVES.items() if issubclass(cls, Scored)
 ]
 
 

@@ -119,8 +119,10 @@ def open_generator(load: Callable[[], AnyFamily], options: RunOptions) -> AnyFam
 
 
 def chosen_objective(options: RunOptions) -> str:
-    """--objective, where auto without pools is plain Diff-Instruct: a critic learns from pools alone."""
-    return "diff-instruct" if options.objective == "auto" and options.refine.pool_images == 0 else options.objective
+    """--objective, where auto is `best`, or without the pools that it is made for Diff-Instruct as its authors released it."""
+    if options.objective != "auto":
+        return options.objective
+    return "best" if options.refine.pool_images else "diff-instruct"
 
 
 def check_match(gan: ImageSpec, teacher: ImageSpec) -> None:

@@ -10,8 +10,9 @@ from gan_refine.labels import Frequencies
 from gan_refine.objectives.adversarial import Adversarial, AdversarialOptions
 from gan_refine.objectives.carried import Carried, CarriedOptions
 from gan_refine.objectives.composed import Composed
-from gan_refine.objectives.critics import takes
 from gan_refine.objectives.diff_instruct import (
+    Best,
+    BestOptions,
     DiffInstruct,
     DiffInstructDmd,
     DiffInstructDmdOptions,
@@ -21,7 +22,8 @@ from gan_refine.objectives.score_identity import Sid, SidOptions, Sim, SimOption
 from gan_refine.objectives.sds import Sds, SdsOptions
 
 OBJECTIVES: Mapping[str, type[Composed] | type[Adversarial]] = {
-    "best": Carried,
+    "best": Best,
+    "carried": Carried,
     "diff-instruct": DiffInstruct,
     "diff-instruct-dmd": DiffInstructDmd,
     "sid": Sid,
@@ -29,9 +31,6 @@ OBJECTIVES: Mapping[str, type[Composed] | type[Adversarial]] = {
     "adversarial": Adversarial,
     "sds": Sds,
 }
-
-
-WITH_CRITIC, WITHOUT_CRITIC = "best", "diff-instruct,sigma_mean=-0.7,sigma_std=0.5"
 
 
 def build_objective(
@@ -44,7 +43,6 @@ def build_objective(
 
     `frequencies` are those of the classes in samples of the teacher, where an objective makes some.
 
-    auto is `best` for a GAN with a discriminator of the teacher's size, and else Diff-Instruct at the noise levels of `best`.
     All of the objective's networks are on the teacher's device. Raises OptionError that lists what is allowed.
     """
     return _build(spec, teacher, critic, frequencies).to(next(teacher.parameters()).device)
@@ -53,9 +51,6 @@ def build_objective(
 def _build(
     spec: str, teacher: Denoiser, critic: Callable[[], nn.Module | None], frequencies: Frequencies | None
 ) -> Composed | Adversarial:
-    if spec == "auto":
-        given = critic()
-        spec = WITH_CRITIC if given is not None and takes(given, teacher.spec) else WITHOUT_CRITIC
     name, texts = parse_spec(spec)
     objective = choose("objective", name, OBJECTIVES)
     options = build_options(objective.Options, texts, f"objective {name}")
@@ -70,6 +65,8 @@ __all__ = [
     "OBJECTIVES",
     "Adversarial",
     "AdversarialOptions",
+    "Best",
+    "BestOptions",
     "Carried",
     "CarriedOptions",
     "Composed",

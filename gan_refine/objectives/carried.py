@@ -53,7 +53,7 @@ class Carried(DiffInstruct):
     ) -> None:
         super().__init__(teacher, options)
         self.carried = options or CarriedOptions()
-        self.critic = choose_critic(self.carried.start, critic, teacher.spec, self.carried.critic_width, "best")
+        self.critic = choose_critic(self.carried.start, critic, teacher.spec, self.carried.critic_width, "carried")
 
     def carry(self, fake: Images, labels: Labels) -> Images:
         """Fakes as samples of the teacher, within [-1, 1]; deterministic.
