@@ -60,7 +60,7 @@ def test_a_teacher_without_parts_can_only_be_trained_whole():
 
 
 def test_the_generator_sees_the_average_of_the_score_model():
-    """After n images the average has moved by 1 - 2^(-n / half-life) of the way."""
+    """After n images the average has moved by 1 - 2^(-n / half-life) of the way; the half-life is at most n / 5."""
     plain, averaged = (
         DiffInstruct(GaussianTeacher(0.0, 1.0, PIXEL), DiffInstructOptions(score_ema=halflife)) for halflife in (0, 8)
     )
@@ -69,12 +69,23 @@ def test_the_generator_sees_the_average_of_the_score_model():
         objective.helper_terms(fake, NO_LABELS, rng())
         objective.score_model.mean.data.fill_(1.0)  # as if the optimizer had moved it there
     averaged.generator_terms(fake, NO_LABELS, rng(1))
-    assert float(averaged.average.module.mean) == pytest.approx(1 - 2 ** (-4 / 8))
+    assert float(averaged.average.module.mean) == pytest.approx(1 - 2**-5)
     averaged.generator_terms(fake, NO_LABELS, rng(1))
-    assert float(averaged.average.module.mean) == pytest.approx(1 - 2 ** (-4 / 8)), "nothing was learnt since"
-    plain.score_model.mean.data.fill_(1 - 2 ** (-4 / 8))
+    assert float(averaged.average.module.mean) == pytest.approx(1 - 2**-5), "nothing was learnt since"
+    plain.score_model.mean.data.fill_(1 - 2**-5)
     found, expected = (objective.generator_terms(fake + 0.3, NO_LABELS, rng(2)).logs for objective in (averaged, plain))
     torch.testing.assert_close(found, expected)
+
+
+def test_every_step_counts_and_its_micro_batches_count_together():
+    """Weights 1, 2, 3 after steps of two micro-batches of 4 images each, none seen in between; long before, the ramp has no say."""
+    objective = DiffInstruct(GaussianTeacher(0.0, 1.0, PIXEL), DiffInstructOptions(score_ema=8))
+    objective.average.seen.fill_(10_000)
+    for weight in (1.0, 2.0, 3.0):
+        for _ in range(2):
+            objective.helper_terms(torch.zeros([4, 1, 1, 1]), NO_LABELS, rng())
+        objective.score_model.mean.data.fill_(weight)
+    assert float(objective.average.current(objective.score_model).mean) == pytest.approx(((0 + 1) / 2 + 2) / 4 + 3 / 2)
 
 
 def test_the_average_starts_equal_to_the_teacher_and_is_part_of_the_state():

@@ -113,7 +113,7 @@ class Scored(Composed):
     def helper_terms(self, fake: Images, labels: Labels, rng: torch.Generator) -> Terms:
         """Denoising score matching of the score model on detached fakes, eq. 3.1 of arXiv:2305.18455."""
         if self.average is not None:
-            self.average.note(len(fake) * distributed.get_world_size())  # every process has as many
+            self.average.note(self.score_model, len(fake) * distributed.get_world_size())  # every process has as many
         sigma = self._sample(LogNormal(), fake, rng)
         moved = augment(fake, self.schedule.augment, rng) if self.schedule.augment else None
         clean = fake if moved is None else moved.images

@@ -33,26 +33,43 @@ def train_only(denoiser: Denoiser, part: str) -> list[nn.Parameter]:
 
 
 class ScoreAverage(nn.Module):
-    """An average of the score model's weights, brought up to date when it is asked for; half-life in images that it learnt from."""
+    """An average of the score model's weights over its steps, with a half-life in images that it learnt from.
+
+    The half-life is at most a fifth of them all, so that the teacher that it started from is soon forgotten.
+    """
 
     pending: torch.Tensor
     seen: torch.Tensor
+    mark: torch.Tensor
 
     def __init__(self, score_model: Denoiser, halflife_images: int) -> None:
         super().__init__()
-        self._average = WeightAverage(score_model, halflife_images)
+        self._average = WeightAverage(score_model, halflife_images, rampup_ratio=0.2)
         self.module = self._average.module  # registered: a checkpoint of the objective holds it
         self.register_buffer("pending", torch.zeros([], dtype=torch.int64))
         self.register_buffer("seen", torch.zeros([], dtype=torch.int64))
+        self.register_buffer("mark", _touch(score_model).detach().clone())
 
-    def note(self, images: int) -> None:
-        """The score model is about to learn from so many images."""
+    def note(self, score_model: Denoiser, images: int) -> None:
+        """The score model is about to learn from so many images, more of the same step or the first of the next."""
+        self._settle(score_model)
         self.pending += images
 
     def current(self, score_model: Denoiser) -> Denoiser:
-        """The average, moved towards `score_model` by the share that the images since the last call are worth."""
-        if self.pending:
+        """The average over all steps up to now."""
+        self._settle(score_model)
+        return self.module
+
+    def _settle(self, score_model: Denoiser) -> None:
+        """Moves towards `score_model` by the share that the images noted are worth, if it has made its step since."""
+        now = _touch(score_model).detach()
+        if self.pending and not torch.equal(self.mark, now):
             self.seen += self.pending
             self._average.update(score_model, int(self.seen), int(self.pending))
             self.pending.zero_()
-        return self.module
+            self.mark.copy_(now)
+
+
+def _touch(score_model: Denoiser) -> torch.Tensor:
+    """One number of each parameter that learns: some of them change with each step."""
+    return torch.stack([parameter.flatten()[0] for parameter in score_model.parameters() if parameter.requires_grad])
