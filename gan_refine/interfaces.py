@@ -158,6 +158,13 @@ class PairedObjective(Objective, Protocol):
 
 
 @runtime_checkable
+class PerceivingObjective(Objective, Protocol):
+    """An objective with a distance of its own between images and those of a pool, for each sample, 0 where they are equal."""
+
+    def difference(self, fake: Images, target: Images) -> PerSample: ...
+
+
+@runtime_checkable
 class Metric(Protocol):
     """A figure of merit over a stream of images. `first` is the first image's number in the stream, by default the next."""
 

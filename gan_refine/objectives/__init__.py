@@ -8,11 +8,10 @@ from gan_refine.config import build_options, choose, parse_spec
 from gan_refine.interfaces import Denoiser, Objective
 from gan_refine.labels import Frequencies
 from gan_refine.objectives.adversarial import Adversarial, AdversarialOptions
+from gan_refine.objectives.best import Best, BestOptions
 from gan_refine.objectives.carried import Carried, CarriedOptions
 from gan_refine.objectives.composed import Composed
 from gan_refine.objectives.diff_instruct import (
-    Best,
-    BestOptions,
     DiffInstruct,
     DiffInstructDmd,
     DiffInstructDmdOptions,
@@ -56,6 +55,8 @@ def _build(
     options = build_options(objective.Options, texts, f"objective {name}")
     if isinstance(options, AdversarialOptions):
         return Adversarial(teacher, options, critic() if options.start == "pickle" else None, frequencies)
+    if isinstance(options, BestOptions):
+        return Best(teacher, options, critic() if options.feature_weight else None)
     if isinstance(options, CarriedOptions):
         return Carried(teacher, options, critic() if options.start == "pickle" else None)
     return objective(teacher, options)  # type: ignore[arg-type]  # each class is given options of its own

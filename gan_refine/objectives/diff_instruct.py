@@ -29,20 +29,6 @@ class DiffInstruct(Scored):
 
 
 @dataclass(frozen=True)
-class BestOptions(DiffInstructOptions):
-    """Diff-Instruct's options with the law of sigma that came out best of the sweep in docs/results.md."""
-
-    sigma_mean: float = -0.3
-    sigma_std: float = 0.3
-
-
-class Best(DiffInstruct):
-    """Diff-Instruct's gradient D_g - D_d, eq. 3.2, at ln sigma ~ N(-0.3, 0.3^2); made for pools, which carry most of its gain."""
-
-    Options = BestOptions
-
-
-@dataclass(frozen=True)
 class DiffInstructDmdOptions(DiffInstructOptions):
     """Diff-Instruct's options with other defaults."""
 

@@ -10,7 +10,15 @@ from dataclasses import replace
 
 import torch
 
-from gan_refine.interfaces import AnchoredGenerator, Images, Latents, PairedObjective, PerSample, Terms
+from gan_refine.interfaces import (
+    AnchoredGenerator,
+    Images,
+    Latents,
+    PairedObjective,
+    PerceivingObjective,
+    PerSample,
+    Terms,
+)
 from gan_refine.noise import rng_for
 from gan_refine.refine.state import Part, RefineState, Trouble
 from torch_utils import distributed
@@ -95,14 +103,14 @@ def _moved(state: RefineState, latents: Latents, rng: torch.Generator, images: i
 
 
 def towards_pool(state: RefineState, batch: list[Part]) -> list[Images]:
-    """Adds the gradient of the squared error to one batch of the pool, and of fooling a critic if there is one.
+    """Adds the gradient of the distance to one batch of the pool, and of fooling a critic if there is one.
 
     Returns the generator's images of each part, detached.
     """
     fakes: list[Images] = []
     for part in batch:
         fake, anchor = _made(state, part.latents)
-        error = (fake - part.target).square().flatten(1).sum(1) + anchor
+        error = _difference(state, fake, part.target) + anchor
         if isinstance(state.objective, PairedObjective):
             terms = state.objective.fooling_terms(fake, part.latents.labels)
             watch(state, "generator", terms, state.images, POOL_STREAM)
@@ -110,6 +118,13 @@ def towards_pool(state: RefineState, batch: list[Part]) -> list[Images]:
         (error.sum() / state.options.batch).backward()
         fakes.append(fake.detach())
     return fakes
+
+
+def _difference(state: RefineState, fake: Images, target: Images) -> PerSample:
+    """Squared error, unless the objective knows a better distance."""
+    if isinstance(state.objective, PerceivingObjective):
+        return state.objective.difference(fake, target)
+    return (fake - target).square().flatten(1).sum(1)
 
 
 def critic_gradient(state: RefineState, batch: list[Part], fakes: list[Images]) -> None:
