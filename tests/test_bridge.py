@@ -194,6 +194,10 @@ def test_a_killed_run_across_the_bridge_ends_in_the_same_bits_and_its_pickle_is_
     ended = commands.run(f"--resume={folder}")
     assert ended.code == 0, ended.stderr
     assert_same_run(folder, whole)
+    said = (whole / "log.txt").read_text()
+    assert ("pools are learnt in pixels alone" in said) == (objective == "auto"), (
+        "the discriminator is of the full size"
+    )
     refined = load_stylegan2(whole / "network-refined-last.pkl")
     assert refined.spec == ImageSpec(1, 64)
     original = load_stylegan2(files(pair)[0])

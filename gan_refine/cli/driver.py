@@ -14,7 +14,7 @@ from gan_refine.checkpoint import Checkpoints
 from gan_refine.cli.reporting import summarise, teacher_value
 from gan_refine.cli.saving import Story, check_replicas, needed_space, restore_best
 from gan_refine.cli.signals import Signals, StopWish
-from gan_refine.cli.wiring import Run, what_is_matched, whole
+from gan_refine.cli.wiring import Run, what_is_matched, what_is_unseen, whole
 from gan_refine.errors import NonFiniteError
 from gan_refine.files import copy_atomic, require_space
 from gan_refine.generators import Bridged
@@ -67,8 +67,9 @@ class Driver:
             self.run.gan.write_original(self.best_path)
             self.story.best_digest = assets.sha256(self.best_path)
         matched = what_is_matched(self.run.generator.spec, self.run.teacher.spec, self.run.options.labels)
-        if matched is not None:
-            self.log.say(matched)
+        for said in (matched, what_is_unseen(self.run.objective)):
+            if said is not None:
+                self.log.say(said)
         if self.run.bridged and self.run.metric is not None:
             self.log.say(f"{self.run.metric.name} looks at {self.run.looks_at} images.")
         self.log.save_grid("fakes_init.png", render(whole(self.run.generator), self.grid))

@@ -20,7 +20,7 @@ from gan_refine.generators import AnyFamily, Bridged, BridgeOptions, bridge, can
 from gan_refine.interfaces import Denoiser, Generator, ImageSpec, Objective
 from gan_refine.labels import UNIFORM, Frequencies, parse_frequencies
 from gan_refine.metrics import Panel, Result
-from gan_refine.objectives import build_objective
+from gan_refine.objectives import Best, build_objective
 from gan_refine.refine import learning_groups
 from gan_refine.report import RecallMeter, TeacherFile, measure, open_panel, open_recall
 from gan_refine.report.panel import check_ranks
@@ -153,6 +153,13 @@ def what_is_matched(gan: ImageSpec, teacher: ImageSpec, labels: str) -> str | No
         f"The teacher knows no classes: what is matched is the mixture of the GAN's {gan.num_classes} classes, {drawn}; "
         "the teacher holds no image to its class."
     )
+
+
+def what_is_unseen(objective: Objective) -> str | None:
+    """That `best` has to do without a discriminator; None where nothing is to be said."""
+    if not isinstance(objective, Best) or objective.features is not None or not objective.weight:
+        return None
+    return "The GAN's file has no discriminator of the teacher's size: pools are learnt in pixels alone, not in its features."
 
 
 def bridge_options(text: str) -> BridgeOptions | None:
