@@ -24,6 +24,9 @@ from torch_utils import distributed
 DEFAULT_PAIR = "fashion16"
 DEFAULTS = RefineOptions()
 DEFAULT_OBJECTIVE = "auto"
+SMALL_GLR = (
+    1e-4  # for steps along single draws of noise, and for a U-Net, whose weights are not scaled as StyleGAN2's are
+)
 POOLED = (
     "auto",
     "best",
@@ -94,9 +97,14 @@ def _whole(text: str, what: str) -> int:
     type=float,
     default=None,
     help="Fakes that the generator learns to move at a time; 0 alternates as the paper does.  "
-    f"[default: {DEFAULTS.pool_images / 1000} for auto, best and diff-instruct, else 0]",
+    f"[default: {DEFAULTS.pool_images / 1000} for auto, best, carried and diff-instruct, else 0]",
 )
-@click.option("--glr", type=float, default=DEFAULTS.glr, help="Learning rate of the generator.")
+@click.option(
+    "--glr",
+    type=float,
+    default=None,
+    help=f"Learning rate of the generator.  [default: {DEFAULTS.glr}; without pools and for one-step:TEACHER {SMALL_GLR}]",
+)
 @click.option(
     "--train",
     default=DEFAULTS.train,
@@ -204,6 +212,9 @@ def run_options(given: dict) -> RunOptions:
     pool_kimg = given.pop("pool_kimg")
     if pool_kimg is None:
         pool_kimg = DEFAULTS.pool_images / 1000 if parse_spec(given["objective"])[0] in POOLED else 0
+    glr = given.pop("glr")
+    if glr is None:
+        glr = SMALL_GLR if not pool_kimg or given["gan"].startswith("one-step:") else DEFAULTS.glr
     batch, batch_gpu = given.pop("batch"), given.pop("batch_gpu")
     share = max(batch // distributed.get_world_size(), 1)
     training = replace(
@@ -213,7 +224,7 @@ def run_options(given: dict) -> RunOptions:
         warmup_images=_images(given.pop("warmup_kimg"), "warmup-kimg", least=0),
         batch=batch,
         batch_gpu=share if batch_gpu in (None, "auto") else _whole(batch_gpu, "batch-gpu"),
-        glr=given.pop("glr"),
+        glr=glr,
         train=given.pop("train"),
         score_lr=given.pop("score_lr"),
         ema_halflife_images=_images(given.pop("ema_kimg"), "ema-kimg"),

@@ -22,17 +22,17 @@ class RefineOptions:
     total_images: int = 24_576
     batch: int = 64
     batch_gpu: int = 64  # images in memory at a time; gradients accumulate up to `batch`
-    warmup_images: int = 16_000  # fakes that the score model learns from before the generator moves
-    warmup_boost: float = 8.0  # their rate at the start of that, as a multiple; it falls to 1 by a cosine
+    warmup_images: int = 6_000  # fakes that the score model learns from before the generator moves
+    warmup_boost: float = 1.0  # their rate at the start of that, as a multiple; it falls to 1 by a cosine
     pool_images: int = (
-        4_096  # fakes that the generator learns to move at a time; 0 gives every step new ones, as the paper does
+        8_192  # fakes that the generator learns to move at a time; 0 gives every step new ones, as the paper does
     )
     pool_epochs: int = 6  # passes over one pool
-    pool_moves: int = 2  # of each of its images, one after another, each along the gradient of one draw of noise
-    pool_step: float = 6.0  # how many times that gradient an image moves in all
-    glr: float = 5e-4
+    pool_moves: int = 3  # of each of its images, one after another, each along the gradient of one draw of noise
+    pool_step: float = 5.0  # how many times that gradient an image moves in all
+    glr: float = 4e-3
     train: str = "all"  # parts of the generator that learn, each with a multiple of `glr`: synthesis,affine:0.1
-    score_lr: float = 5e-5
+    score_lr: float = 1e-4
     beta1: float = 0.0
     beta2: float = 0.999
     ema_halflife_images: int = 500
