@@ -158,7 +158,7 @@ BAD = {
     "kimg": (["--kimg=-1"], "--kimg=-1.0"),
     "kimg nan": (["--kimg=nan"], "--kimg=nan"),
     "unknown option": (["--gann=x"], "--gann"),
-    "unknown objective": (["--objective=wgan"], "choose one of adversarial, best, diff-instruct"),
+    "unknown objective": (["--objective=wgan"], "choose one of adversarial, best, carried, diff-instruct"),
     "unknown key": (
         ["--objective=diff-instruct,wait=1"],
         "unknown option 'wait' of objective diff-instruct; its options are",
