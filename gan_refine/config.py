@@ -29,7 +29,8 @@ class RefineOptions:
     )
     pool_epochs: int = 3  # passes over one pool
     pool_moves: int = 3  # of each of its images, one after another, each along the gradient of one draw of noise
-    pool_step: float = 5.0  # how many times that gradient an image moves in all
+    pool_step: float = 5.0  # how many times that gradient an image moves in all, in the first round
+    pool_step_decay: float = 1.0  # in the r-th round that is pool_step / r^pool_step_decay
     glr: float = 4e-3
     train: str = "all"  # parts of the generator that learn, each with a multiple of `glr`: synthesis,affine:0.1
     score_lr: float = 1e-4
@@ -59,7 +60,7 @@ class RefineOptions:
         )
         for name in (*counts, "pool_step"):
             require(name, getattr(self, name), getattr(self, name) > 0, "a positive number")
-        for name in ("glr", "score_lr", "ema_rampup", "warmup_images", "pool_images", "clip_grad"):
+        for name in ("glr", "score_lr", "ema_rampup", "warmup_images", "pool_images", "clip_grad", "pool_step_decay"):
             require(name, getattr(self, name), getattr(self, name) >= 0, "a number of at least 0")
         for name in ("elastic", "keep_images"):
             require(name, getattr(self, name), 0 <= getattr(self, name) < math.inf, "a number of at least 0")

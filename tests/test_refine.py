@@ -200,6 +200,20 @@ def test_a_pool_is_the_generators_images_moved_along_the_flow_of_the_gradient():
     assert all(parameter.grad is None for parameter in generator.parameters())
 
 
+def test_later_rounds_move_their_pools_less_far():
+    generator = AffineGenerator(0.5, 0.0, ImageSpec(1, 4))
+    sizes = {"total_images": 100, "pool_images": 16, "pool_epochs": 2, "pool_step": 6.0, "pool_moves": 1, "glr": 0.0}
+    for decay, expected in ((1.0, [6.0, 3.0, 2.0, 1.5]), (0.5, [6.0, 6 / 2**0.5, 6 / 3**0.5, 3.0]), (0.0, [6.0] * 4)):
+        state = RefineState(generator, Quadratic(), RefineOptions(**{**vars(SHORT), **sizes, "pool_step_decay": decay}))
+        steps = []
+        for _ in advance(state):
+            if len(state.pool) == 2 and state.images == state.round_start:
+                (part, *_), _ = state.pool
+                fake = generator(part.latents).detach()
+                steps.append(float(((fake - part.target) / (2 * (fake - 1) / 16)).mean()))
+        assert steps == pytest.approx(expected, rel=1e-3)
+
+
 def test_learning_pools_reaches_what_the_objective_asks_for_and_is_reproducible():
     results = []
     for _ in range(2):

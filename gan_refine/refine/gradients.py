@@ -90,12 +90,12 @@ def _carried(state: RefineState, latents: Latents) -> Images | None:
 
 
 def _moved(state: RefineState, latents: Latents, rng: torch.Generator, images: int) -> Images:
-    moved = state.generator(latents).detach()
+    moved, step = state.generator(latents).detach(), state.pool_step / state.options.pool_moves
     for _ in range(state.options.pool_moves):
         moved.requires_grad_()
         terms = state.objective.generator_terms(moved, latents.labels, rng)
         (gradient,) = torch.autograd.grad(terms.loss.sum(), moved)
-        moved = moved.detach() - state.options.pool_step / state.options.pool_moves * gradient
+        moved = moved.detach() - step * gradient
         state.health.add(terms)
         watch(state, "generator", terms, images, POOL_STREAM)
     # Contiguous, as it comes back from a checkpoint: the order of sums may depend on the layout.

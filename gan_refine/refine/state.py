@@ -129,6 +129,16 @@ class RefineState:
         return math.ceil(self.options.pool_images / self.options.batch)
 
     @property
+    def pool_step(self) -> float:
+        """How many times the gradient the images of this round move.
+
+        The score model knows more of the difference in each round than in the one before, and what it knows twice would be
+        moved twice too far.
+        """
+        length = self.pool_batches * self.options.batch * self.options.pool_epochs
+        return self.options.pool_step / (1 + self.round_start // length) ** self.options.pool_step_decay
+
+    @property
     def phase(self) -> str:
         """What the next steps are for, and how far that is."""
         if self.finished:
