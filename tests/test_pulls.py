@@ -36,6 +36,7 @@ OPTIONS = RefineOptions(
     lr_decay=0.0,
     pool_step=3.0,
     pool_moves=1,
+    pool_step_decay=0.0,
 )
 BOTH_MODES = pytest.mark.parametrize("pool_images", [0, 16])
 

@@ -16,7 +16,7 @@ from gan_refine.networks.edm_precond import EDMPrecond
 from gan_refine.networks.stylegan2 import Generator
 from gan_refine.noise import rng_for
 from gan_refine.objectives import DiffInstruct
-from gan_refine.refine import Health, RefineState, lr_factor, pool_batch, refine
+from gan_refine.refine import Health, RefineState, advance, lr_factor, pool_batch, refine
 from gan_refine.teachers import EdmTeacher, GaussianTeacher
 
 SHORT = RefineOptions(
@@ -218,7 +218,14 @@ def test_learning_pools_reaches_what_the_objective_asks_for_and_is_reproducible(
     results = []
     for _ in range(2):
         generator = AffineGenerator(0.5, 0.0, ImageSpec(1, 4))
-        sizes = {"total_images": 8 * 600, "pool_images": 64, "pool_epochs": 5, "pool_step": 8.0, "glr": 0.03}
+        sizes = {
+            "total_images": 8 * 600,
+            "pool_images": 64,
+            "pool_epochs": 5,
+            "pool_step": 8.0,
+            "pool_step_decay": 0.0,
+            "glr": 0.03,
+        }
         options = RefineOptions(**{**vars(SHORT), **sizes})
         *_, last = refine(generator, Quadratic(), options)
         assert last.images == 8 * 600
