@@ -210,7 +210,15 @@ def test_a_read_only_run_folder_is_one_line(pair, commands, tmp_path):
 
 
 def test_a_run_that_collapses_stops_if_asked_to_and_keeps_the_best(pair, commands, tmp_path):
-    arguments = [*pair, *SMALL, "--snap=1", "--stop-on-collapse=1.005", f"--outdir={tmp_path}"]
+    arguments = [
+        *pair,
+        *SMALL,
+        "--snap=1",
+        "--pool-kimg=0",
+        "--glr=0.01",
+        "--stop-on-collapse=1.005",
+        f"--outdir={tmp_path}",
+    ]
     ended = commands.run(*arguments)
     assert ended.code == 0, ended.stderr
     assert "Stopped: the metric went from" in ended.stderr
