@@ -214,18 +214,6 @@ def test_later_rounds_move_their_pools_less_far():
         assert steps == pytest.approx(expected, rel=1e-3)
 
 
-def test_each_round_of_pools_starts_from_the_average():
-    generator = AffineGenerator(0.5, 0.0, ImageSpec(1, 4))
-    sizes = {"total_images": 64, "pool_images": 16, "pool_epochs": 2, "glr": 0.05, "ema_halflife_images": 100}
-    state = RefineState(generator, Quadratic(), RefineOptions(**{**vars(SHORT), **sizes}))
-    apart = {}
-    for _ in advance(state):
-        away = abs(float(state.generator.shift.detach()) - float(state.average.module.shift))
-        apart.setdefault(state.images, away)
-    assert apart[24] > 0.005 and apart[56] > 0.005, "within a round it is ahead of it"
-    assert apart[32] == apart[64] == 0.0
-
-
 def test_learning_pools_reaches_what_the_objective_asks_for_and_is_reproducible():
     results = []
     for _ in range(2):

@@ -20,7 +20,6 @@ from gan_refine.refine.gradients import (
     towards_pool,
 )
 from gan_refine.refine.health import Health
-from gan_refine.refine.modules import load_tensors, module_tensors
 from gan_refine.refine.state import RefineState
 
 
@@ -108,8 +107,6 @@ def _learn(state: RefineState) -> None:
     state.average.update(state.generator, state.images, options.batch)
     if state.pool and state.images - state.round_start >= len(state.pool) * options.batch * options.pool_epochs:
         state.round_start, state.warm, state.pool = state.images, 0, []
-        # A generator whose rate has not fallen is far from its average, and the next pool would be made of its worse images.
-        load_tensors(state.generator, module_tensors(state.average.module))
 
 
 def _learn_pool(state: RefineState, factor: float) -> None:
