@@ -13,6 +13,7 @@ import torch
 from click.core import ParameterSource
 
 from gan_refine.cli.drawing_options import labels_option, noise_mode_option, spell_out
+from gan_refine.cli.gans import ONE_STEP, find_gan
 from gan_refine.cli.launching import find_run, go_on, launch
 from gan_refine.cli.run_options import RunOptions
 from gan_refine.cli.running import run_command
@@ -103,7 +104,7 @@ def _whole(text: str, what: str) -> int:
     "--glr",
     type=float,
     default=None,
-    help=f"Learning rate of the generator.  [default: {DEFAULTS.glr}; without pools and for one-step:TEACHER {SMALL_GLR}]",
+    help=f"Learning rate of the generator.  [default: {DEFAULTS.glr}; without pools and for one-step generators {SMALL_GLR}]",
 )
 @click.option(
     "--train",
@@ -214,7 +215,8 @@ def run_options(given: dict) -> RunOptions:
         pool_kimg = DEFAULTS.pool_images / 1000 if parse_spec(given["objective"])[0] in POOLED else 0
     glr = given.pop("glr")
     if glr is None:
-        glr = SMALL_GLR if not pool_kimg or given["gan"].startswith("one-step:") else DEFAULTS.glr
+        gentle = not pool_kimg or find_gan(given["gan"], given["which"], given["trust_pickle"]).family == ONE_STEP
+        glr = SMALL_GLR if gentle else DEFAULTS.glr
     batch, batch_gpu = given.pop("batch"), given.pop("batch_gpu")
     share = max(batch // distributed.get_world_size(), 1)
     training = replace(

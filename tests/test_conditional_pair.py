@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from click.testing import CliRunner
-from runs import SMALL
+from runs import SMALL, last_checkpoint
 
 import run_refine
 from gan_refine import assets
@@ -81,6 +81,8 @@ def test_a_run_by_name_is_measured_against_the_reference_that_both_pairs_share(t
     folder = tmp_path / "00000-tiny"
     assert (folder / "metric-fd100-fashion16.jsonl").is_file()
     assert load_stylegan2(folder / "network-refined-last.pkl").spec.num_classes == 10
+    kept = last_checkpoint(folder)["state"]["objective"]
+    assert kept and not any(name.startswith(("features", "teacher")) for name in kept), "these come from the files"
 
 
 def test_its_teacher_without_the_labels_is_refused(tmp_path):

@@ -130,6 +130,17 @@ def test_the_command_distils_a_teacher(teachers, classes, tmp_path, monkeypatch)
     assert not torch.equal(refined(latents_of(refined)), original(latents_of(original)))
 
 
+def test_a_u_net_learns_gently_by_default_named_or_from_a_file(teachers, tmp_path, monkeypatch):
+    distil(teachers[0], OneStepOptions()).export(tmp_path / "one.pkl")
+    short = [f"--teacher={teachers[0]}", "--metrics=none", "--kimg=0.016", "--batch=8", "--warmup-kimg=0.008"]
+    short += ["--pool-kimg=0.008", "--device=cpu"]
+    for number, gan in enumerate((f"one-step:{teachers[0]}", tmp_path / "one.pkl")):
+        assert command(monkeypatch, run_refine.cli, *short, f"--gan={gan}", f"--outdir={tmp_path / str(number)}") == 0
+        (folder,) = (tmp_path / str(number)).iterdir()
+        assert json.loads((folder / "options.json").read_text())["refine"]["glr"] == run_refine.SMALL_GLR
+        assert "pools are learnt in pixels alone" in (folder / "log.txt").read_text()
+
+
 def test_evaluate_measures_one_step_generators(tmp_path, monkeypatch, capsys):
     gan = find_gan("one-step:fashion16,sigma=2.5")
     gan.write_original(tmp_path / "one.pkl")

@@ -51,7 +51,7 @@ class Driver:
         self.log = log
         self.signals = signals
         self.story = Story()
-        self.state = RefineState(run.generator, run.objective, run.options.refine, frozen=[run.teacher])  # type: ignore[list-item]
+        self.state = RefineState(run.generator, run.objective, run.options.refine, frozen=run.frozen)
         self.checkpoints = Checkpoints(log.folder, run.options.keep)
         self.saved_at = time.monotonic()
         self.told_at = time.monotonic()

@@ -90,7 +90,7 @@ def _find_run(text: str, outdir: Path) -> Path:
 
 def _fitted(run: Run) -> RunOptions:
     """The run's options with the largest --batch-gpu that fits."""
-    size = fit_batch(run.generator, run.objective, run.options.refine, frozen=[run.teacher])  # type: ignore[list-item]
+    size = fit_batch(run.generator, run.objective, run.options.refine, frozen=run.frozen)
     if distributed.is_rank0():
         tqdm.write(f"--batch-gpu={size} is the largest that fits.", file=sys.stderr)
     return replace(run.options, refine=replace(run.options.refine, batch_gpu=size))

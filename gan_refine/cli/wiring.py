@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TypedDict
 
 import torch
+from torch import nn
 from tqdm import tqdm
 
 from gan_refine import assets
@@ -60,6 +61,12 @@ class Run:
     @property
     def bridged(self) -> bool:
         return isinstance(self.generator, Bridged)
+
+    @property
+    def frozen(self) -> list[nn.Module]:
+        """Networks that come from files and never change, so that no checkpoint need hold them."""
+        eyes = self.objective.features if isinstance(self.objective, Best) else None
+        return [module for module in (self.teacher, eyes) if isinstance(module, nn.Module)]
 
     @property
     def looks_at(self) -> ImageSpec:
