@@ -19,7 +19,7 @@ D = TypeVar("D")
 class RefineOptions:
     """What `refine` needs to know. Counts are in images shown to the generator; learning rates are Adam's."""
 
-    total_images: int = 24_576
+    total_images: int = 49_152
     batch: int = 64
     batch_gpu: int = 64  # images in memory at a time; gradients accumulate up to `batch`
     warmup_images: int = 6_000  # fakes that the score model learns from before the generator moves
@@ -30,7 +30,7 @@ class RefineOptions:
     pool_epochs: int = 3  # passes over one pool
     pool_moves: int = 3  # of each of its images, one after another, each along the gradient of one draw of noise
     pool_step: float = 5.0  # how many times that gradient an image moves in all, in the first round
-    pool_step_decay: float = 1.0  # in the r-th round that is pool_step / r^pool_step_decay
+    pool_step_decay: float = 0.5  # in the r-th round that is pool_step / r^pool_step_decay
     glr: float = 4e-3
     train: str = "all"  # parts of the generator that learn, each with a multiple of `glr`: synthesis,affine:0.1
     score_lr: float = 1e-4
@@ -39,12 +39,12 @@ class RefineOptions:
     ema_halflife_images: int = 500
     ema_rampup: float = 0.2  # the half-life is at most this share of the images seen
     lr_rampup: float = 0.1  # share of the run, at its start, over which both rates rise
-    lr_decay: float = 0.7  # share of the run, at its end, over which both rates fall to zero by a cosine
+    lr_decay: float = 0.7  # share of each round (without pools: of the run), at its end, in which rates fall to zero
     elastic: float = 0.0  # pull of the generator's weights to the original's: half of it times their squared distance
     keep_images: float = 0.0  # weight of the squared distance of its images to the original's at the same latents
     clip_grad: float = 0.0  # norm to which a larger gradient is scaled down; 0 leaves it
     max_skips: int = 20  # steps in a row whose gradient is not finite, before the run stops with a diagnosis
-    tick_images: int = 8_192
+    tick_images: int = 12_288
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -2,7 +2,8 @@
 
     python recipes/sweep.py fashion16 --kimg=8 --out=sweep.jsonl "glr=1e-4" "glr=3e-4 objective=diff-instruct,weight=dmd"
 
-Settings are fields of RefineOptions and `objective`; seeds and evaluation latents are the same for all, so that runs are paired.
+Settings are fields of RefineOptions and `objective` (`best` where none is named); seeds and evaluation latents are the same for
+all, so that runs are paired.
 """
 
 import copy
@@ -72,7 +73,7 @@ def main(
     ] = {}  # of the teacher with labels, shared by the runs
     for setting in settings:
         fields = dict(pair.split("=", 1) for pair in setting.split())
-        objective = build_objective(fields.pop("objective", "diff-instruct"), teacher, critic)
+        objective = build_objective(fields.pop("objective", "best"), teacher, critic)
         total = int(kimg * 1000)
         fields = {"total_images": str(total), "tick_images": str(total // evaluations), "seed": str(seed), **fields}
         options = build_options(RefineOptions, fields, "RefineOptions")
@@ -84,6 +85,7 @@ def main(
         for progress in refine(copy.deepcopy(original), objective, options):
             curve.append([progress.images, distance(progress.average)])
             nats.append(progress.health.remaining_nats())
+            click.echo(f"{setting} seed {seed}: {curve[-1]} after {time.time() - started:.0f} s", err=True)
         record: dict[str, object] = {"pair": name, "gan": gan or name, "setting": setting, "seed": seed}
         record |= {"before": before, "curve": curve, "nats": nats}
         if save is not None:

@@ -214,6 +214,32 @@ def test_later_rounds_move_their_pools_less_far():
         assert steps == pytest.approx(expected, rel=1e-3)
 
 
+def rates(**sizes: float) -> list[float]:
+    """The generator's rate in each step, as a multiple of `glr`."""
+    generator = AffineGenerator(0.5, 0.0, ImageSpec(1, 4))
+    state = RefineState(
+        generator, Quadratic(), RefineOptions(**{**vars(SHORT), "lr_rampup": 0.0, "glr": 0.01, **sizes})
+    )
+    found, seen = [], 0
+    for _ in advance(state):
+        if state.images > seen:
+            seen = state.images
+            found.append(state.optimizers["generator"].param_groups[0]["lr"] / 0.01)
+    return found
+
+
+def test_the_rate_falls_to_zero_in_every_round_of_pools_and_once_in_a_run_without():
+    half = [1, 1, 0.5, 0]
+    rounds = {"pool_images": 16, "pool_epochs": 2, "lr_decay": 0.5}
+    assert rates(total_images=8 * 8, **rounds) == pytest.approx([*half, *half])
+    assert rates(total_images=8 * 4, pool_images=0, lr_decay=0.5) == pytest.approx(half)
+    assert rates(total_images=8 * 4, **{**rounds, "lr_decay": 0.0}) == [1] * 4
+
+
+def test_the_rate_falls_to_zero_in_a_last_round_that_is_cut_short():
+    assert rates(total_images=8 * 6, pool_images=16, pool_epochs=2, lr_decay=1.0)[4:] == pytest.approx([0.5, 0.0])
+
+
 def test_learning_pools_reaches_what_the_objective_asks_for_and_is_reproducible():
     results = []
     for _ in range(2):

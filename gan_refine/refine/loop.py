@@ -105,7 +105,7 @@ def _learn(state: RefineState) -> None:
         apply(state, "generator", _generator_rates(state, factor))
     state.images += options.batch
     state.average.update(state.generator, state.images, options.batch)
-    if state.pool and state.images - state.round_start >= len(state.pool) * options.batch * options.pool_epochs:
+    if state.pool and state.images - state.round_start >= state.round_images:
         state.round_start, state.warm, state.pool = state.images, 0, []
 
 
@@ -124,7 +124,11 @@ def _generator_rates(state: RefineState, factor: float) -> list[float]:
 
 
 def _factor(state: RefineState, images: int) -> float:
-    return lr_factor(images / state.options.total_images, state.options.lr_rampup, state.options.lr_decay)
+    """Of the rates after `images`. They rise once a run and fall once a round, so that a pool is made of settled images."""
+    options, left = state.options, state.options.total_images - state.round_start
+    length = min(state.round_images or left, left)
+    fall = lr_factor((images - state.round_start) / length, 0.0, options.lr_decay) if left > 0 else 0.0
+    return lr_factor(images / options.total_images, options.lr_rampup, 0.0) * fall
 
 
 def _tick(state: RefineState) -> Progress | None:

@@ -129,14 +129,18 @@ class RefineState:
         return math.ceil(self.options.pool_images / self.options.batch)
 
     @property
+    def round_images(self) -> int:
+        """Images that the generator sees in one round: all passes over its pool; 0 without pools."""
+        return self.pool_batches * self.options.batch * self.options.pool_epochs
+
+    @property
     def pool_step(self) -> float:
         """How many times the gradient the images of this round move.
 
         The score model knows more of the difference in each round than in the one before, and what it knows twice would be
         moved twice too far.
         """
-        length = self.pool_batches * self.options.batch * self.options.pool_epochs
-        return self.options.pool_step / (1 + self.round_start // length) ** self.options.pool_step_decay
+        return self.options.pool_step / (1 + self.round_start // self.round_images) ** self.options.pool_step_decay
 
     @property
     def phase(self) -> str:
