@@ -247,7 +247,6 @@ def test_exports() -> None:
     torch.testing.assert_close(program.module()(x), layer(x))
 
 
-@pytest.mark.skipif(not hasattr(torch.library, "register_vmap"), reason="torch < 2.5 has no rules for vmap")
 def test_maps_over_batches_and_refuses_filters() -> None:
     x, b = torch.randn(5, 2, 3, 16, 16), torch.randn(5, 3)
 

@@ -131,8 +131,7 @@ class Operation:
             for key in ("CPU", "CUDA"):
                 LIBRARY.impl(each, run, key)
             torch.library.register_fake(f"torch_utils::{each}", fake, lib=LIBRARY)
-            if hasattr(torch.library, "register_vmap"):  # from torch 2.5 on
-                torch.library.register_vmap(f"torch_utils::{each}", over_batch, lib=LIBRARY)
+            torch.library.register_vmap(f"torch_utils::{each}", over_batch, lib=LIBRARY)
         torch.library.register_autograd(f"torch_utils::{name}", backward, setup_context=remember, lib=LIBRARY)
         self._whole = getattr(torch.ops.torch_utils, name).default
         self._kernel = getattr(torch.ops.torch_utils, f"{name}_kernel").default
