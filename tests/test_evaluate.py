@@ -16,15 +16,25 @@ from gan_refine.cli.running import run_command
 from gan_refine.errors import FileFormatError, MismatchError, OptionError
 from gan_refine.generators import AffineGenerator
 from gan_refine.interfaces import ImageSpec
-from gan_refine.metrics import Moments, load_reference, open_detector, read_images, reference_of_images, save_reference
+from gan_refine.metrics import (
+    Moments,
+    Panel,
+    load_detector,
+    load_reference,
+    open_detector,
+    read_images,
+    reference_of_images,
+    save_reference,
+)
 from gan_refine.metrics.detectors import ClassifierDetector, FashionClassifier
 from gan_refine.report import Paired, TeacherFile, TeacherReference, estimate, evaluation, measure, open_reference
 from gan_refine.report import reference as reference_module
+from gan_refine.report.evaluation import distance_of_teacher
 from gan_refine.report.panel import check_ranks, open_panel
 from gan_refine.report.reference import cache_key, teacher_reference
-from gan_refine.report.uncertainty import t_quantile
+from gan_refine.report.uncertainty import gap_closed, t_quantile
 from gan_refine.sampling import sample_images
-from gan_refine.teachers import GaussianTeacher
+from gan_refine.teachers import GaussianTeacher, load_edm
 
 SPEC = ImageSpec(1, 16)
 SMALL = TeacherReference(steps=2, images=60)
@@ -163,6 +173,11 @@ class TestWords:
         assert paired.clear and "better by more than the noise" in paired.words()
         assert "worse" in paired.words(higher_is_better=True)
 
+    def test_gap_closed(self) -> None:
+        assert gap_closed(8.0, 5.0, 4.0) == 0.75
+        assert gap_closed(8.0, 9.0, 4.0) == -0.25
+        assert gap_closed(4.0, 3.0, 4.0) is None, "no gap"
+
     def test_noise_is_called_noise(self) -> None:
         paired = Paired([8.0, 8.1, 7.9], [7.9, 8.2, 7.8])
         assert paired.clear is False and paired.words().startswith("no change beyond the noise")
@@ -254,6 +269,25 @@ class TestCommand:
             "metric-is40-fashion16.jsonl": 4,
         }
 
+    def test_the_teacher_beside_generators(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    ) -> None:
+        copy = tmp_path / "copy.pkl"
+        copy.write_bytes(assets.resolve("gan", "fashion16").read_bytes())
+        arguments = ["--teacher=fashion16", "--teacher-steps=4", "--images=300", "--metrics=fd,is", "--device=cpu"]
+        assert command(monkeypatch, "--gan=fashion16", f"--gan={copy}", *arguments) == 0
+        captured = capsys.readouterr()
+        lines = [json.loads(line) for line in captured.out.splitlines()]
+        assert [line["snapshot"] for line in lines[::2]] == ["fashion16", "copy", "fashion16 in 4 steps"]
+        net = load_edm(assets.resolve("teacher", "fashion16"))
+        detector = load_detector(assets.resolve("detector", "fashion16"))
+        reference = load_reference(assets.resolve("reference", "fashion16"))
+        own = distance_of_teacher(net, lambda: Panel(detector, reference, 300), 300, 4, 0, lambda n: None)
+        assert lines[4]["results"]["fd300-fashion16"] == pytest.approx(own, rel=1e-5)
+        assert captured.err.count("gap closed") == 1, "of the distance, not of the score, and not of the first"
+        told = "0.0%" if own < lines[0]["results"]["fd300-fashion16"] else "no gap to close"
+        assert f"{copy}: gap closed {told}" in captured.err
+
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
@@ -263,6 +297,8 @@ class TestCommand:
             (["--gan=fashion16"], "given the same name twice"),
             (["--gan=fashion32"], "16x16 grey images but fashion32 32x32 grey"),
             (["--teacher=fashion16"], "has no use without --fid-ref=teacher"),
+            (["--teacher-steps=2"], "--teacher-steps=2 measures a teacher"),
+            (["--teacher=fashion16", "--teacher-steps=1"], "--teacher-steps=1 is not allowed"),
             (["--outdir={pickled}"], "cannot write to --outdir="),
             (["--fid-seeds=0"], "--fid-seeds=0"),
             (["--metrics=fud"], "unknown metric"),

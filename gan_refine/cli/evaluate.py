@@ -21,9 +21,9 @@ from gan_refine.errors import MismatchError, OptionError, UserError
 from gan_refine.interfaces import Generator
 from gan_refine.labels import parse_frequencies
 from gan_refine.metrics import Panel, Result
-from gan_refine.report.panel import measure, open_panel
+from gan_refine.report.panel import measure, measure_teacher, open_panel
 from gan_refine.report.reference import TeacherFile
-from gan_refine.report.uncertainty import Paired, estimate
+from gan_refine.report.uncertainty import Paired, estimate, gap_closed
 from gan_refine.teachers import TEACHERS
 from torch_utils import distributed
 
@@ -44,6 +44,7 @@ class EvaluateOptions:
 
     gans: tuple[str, ...]
     teacher: str | None
+    teacher_steps: int
     metrics: str
     detector: str
     fid_ref: str
@@ -62,8 +63,19 @@ class EvaluateOptions:
         require("fid_seeds", self.fid_seeds, self.fid_seeds >= 1, "at least 1")
         if len(set(self.gans)) < len(self.gans):
             raise OptionError(f"--gan is given the same name twice: {', '.join(self.gans)}; give each once")
-        if self.teacher is not None and parse_spec(self.fid_ref)[0] != "teacher":
-            raise OptionError(f"--teacher={self.teacher} has no use without --fid-ref=teacher; give both or neither")
+        steps = self.teacher_steps
+        require("teacher_steps", steps, steps == 0 or steps >= 2, "0 or at least 2")
+        if self.teacher is None and steps:
+            raise OptionError(f"--teacher-steps={steps} measures a teacher; give --teacher=FILE")
+        if self.teacher is not None and not steps and parse_spec(self.fid_ref)[0] != "teacher":
+            raise OptionError(
+                f"--teacher={self.teacher} has no use without --fid-ref=teacher or --teacher-steps=18; give one of them"
+            )
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """What the results are listed under: the generators' names, and at the end the teacher's if it is measured."""
+        return (*self.gans, f"{self.teacher} in {self.teacher_steps} steps") if self.teacher_steps else self.gans
 
 
 @click.command("evaluate", context_settings={"show_default": True, "max_content_width": 120})
@@ -75,7 +87,15 @@ class EvaluateOptions:
     help="Network pickle or embedded name; repeat to compare with the first.",
 )
 @click.option(
-    "--teacher", default=None, help="EDM network pickle, or the name of an embedded one; for --fid-ref=teacher."
+    "--teacher",
+    default=None,
+    help="EDM network pickle, or the name of an embedded one; for --fid-ref=teacher and --teacher-steps.",
+)
+@click.option(
+    "--teacher-steps",
+    type=int,
+    default=0,
+    help="Measure the teacher's own samples too, by Heun's sampler in so many steps, and the share of the gap that is closed.",
 )
 @click.option(
     "--metrics",
@@ -106,17 +126,18 @@ def evaluate(device: str | None, labels: str, **given) -> None:
     distributed.init()
     generators = [open_generator(gan, options) for gan in options.gans]
     check_comparable(options.gans, generators)
-    panel = make_panel(options, generators[0])
+    teacher = open_teacher(options, generators[0])
+    panel = make_panel(options, generators[0], teacher)
     if options.outdir is not None:
         with _writing(options.outdir):  # known before the measuring, not after it
             options.outdir.mkdir(parents=True, exist_ok=True)
     runs = []
-    for run in measure_all(options, generators, panel):
+    for run in measure_all(options, generators, panel, teacher):
         runs.append(run)
         if distributed.is_rank0():
             write_results(run, panel, options)
     if distributed.is_rank0():
-        click.echo("\n".join(report(options.gans, runs)), err=True)
+        click.echo("\n".join(report(options, runs)), err=True)
 
 
 def check_device(name: str) -> None:
@@ -141,33 +162,44 @@ def check_comparable(gans: tuple[str, ...], generators: Sequence[Generator]) -> 
             raise MismatchError(f"{gans[0]} makes {first} images but {gan} {generator.spec}; compare equal ones")
 
 
-def make_panel(options: EvaluateOptions, generator: Generator) -> Panel:
+def open_teacher(options: EvaluateOptions, generator: Generator) -> TeacherFile | None:
+    """The teacher that was named, on the device, drawing the generator's labels."""
+    if options.teacher is None:
+        return None
+    path = assets.resolve("teacher", options.teacher)
+    chosen = family("edm", options.teacher, path, options.trust_pickle)
+    denoiser = TEACHERS[chosen](path).to(options.device)
+    frequencies = parse_frequencies(options.labels, generator.spec)
+    if frequencies is not None and denoiser.spec.num_classes not in (0, len(frequencies)):
+        raise MismatchError(
+            f"--labels has {len(frequencies)} frequencies, but the teacher knows {denoiser.spec.num_classes} classes; "
+            "choose a teacher of the GAN's classes"
+        )
+    return TeacherFile(path, denoiser, frequencies)
+
+
+def make_panel(options: EvaluateOptions, generator: Generator, teacher: TeacherFile | None) -> Panel:
     """The metrics with their reference, which is sampled, read or taken from the cache."""
-    teacher = None
-    if options.teacher is not None:
-        path = assets.resolve("teacher", options.teacher)
-        chosen = family("edm", options.teacher, path, options.trust_pickle)
-        denoiser = TEACHERS[chosen](path).to(options.device)
-        frequencies = parse_frequencies(options.labels, generator.spec)
-        if frequencies is not None and denoiser.spec.num_classes not in (0, len(frequencies)):
-            raise MismatchError(
-                f"--labels has {len(frequencies)} frequencies, but the teacher knows {denoiser.spec.num_classes} classes; "
-                "choose a teacher of the GAN's classes"
-            )
-        teacher = TeacherFile(path, denoiser, frequencies)
     with _progress("reference") as bar:
         specs = options.metrics, options.detector, options.fid_ref
         return open_panel(*specs, generator.spec, options.images, teacher, options.device, bar.update)
 
 
-def measure_all(options: EvaluateOptions, generators: Sequence[Generator], panel: Panel) -> Iterator[Measured]:
-    """Every generator with every set of latents, one after the other."""
-    with _progress("measuring", options.fid_seeds * len(generators) * options.images) as bar:
+def measure_all(
+    options: EvaluateOptions, generators: Sequence[Generator], panel: Panel, teacher: TeacherFile | None
+) -> Iterator[Measured]:
+    """Every generator, and the teacher if asked for, with every set of latents, one after the other."""
+    names = options.shown
+    with _progress("measuring", options.fid_seeds * len(names) * options.images) as bar:
         for seed in range(options.seed, options.seed + options.fid_seeds):
             for gan, generator in zip(options.gans, generators, strict=True):
                 started = time.time()
                 results = measure(generator, panel, seed, bar.update)
                 yield Measured(gan, seed, results, time.time() - started)
+            if teacher is not None and options.teacher_steps:
+                started = time.time()
+                results = measure_teacher(teacher, panel, options.teacher_steps, seed, bar.update)
+                yield Measured(names[-1], seed, results, time.time() - started)
 
 
 def _progress(what: str, total: int | None = None) -> tqdm:
@@ -185,7 +217,7 @@ def write_results(run: Measured, panel: Panel, options: EvaluateOptions) -> None
             "total_time": round(run.seconds, 3),
             "total_time_str": f"{minutes}m {seconds:02d}s",
             "num_gpus": distributed.get_world_size(),
-            "snapshot_pkl": run.gan,
+            "snapshot_pkl": options.teacher if run.gan not in options.gans else run.gan,
             "snapshot": Path(run.gan).stem,
             "timestamp": time.time(),
             "seed": run.seed,
@@ -212,18 +244,26 @@ def _writing(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def report(gans: tuple[str, ...], runs: list[Measured]) -> list[str]:
+def report(options: EvaluateOptions, runs: list[Measured]) -> list[str]:
     """Lines of the table: each figure of each generator with its standard error, and changes from the first in words."""
     lines = []
     width = max(len(name) for result in runs[0].results for name in result.values)
     for number, result in enumerate(runs[0].results):
         for name in result.values:
-            values = {gan: [run.results[number].values[name] for run in runs if run.gan == gan] for gan in gans}
+            values = {
+                gan: [run.results[number].values[name] for run in runs if run.gan == gan] for gan in options.shown
+            }
             lines += [f"  {name:<{width}} {estimate(found)!s:<20} {gan}" for gan, found in values.items()]
             if name.endswith("_std"):  # the noise of a figure is no figure to compare
                 continue
-            for gan in gans[1:]:
-                words = Paired(values[gans[0]], values[gan]).words(result.higher_is_better)
+            original, *others = options.gans
+            for gan in others:
+                words = Paired(values[original], values[gan]).words(result.higher_is_better)
                 lines.append(f"    {gan}: {words}")
+                if options.teacher_steps and not result.higher_is_better:
+                    means = [estimate(values[which]).mean for which in (original, gan, options.shown[-1])]
+                    share = gap_closed(*means)
+                    told = "no gap to close: the teacher is no better" if share is None else f"{share:.1%}"
+                    lines.append(f"    {gan}: gap closed {told}")
         lines.append(f"    convention: {', '.join(f'{key} {value}' for key, value in result.facts.items())}")
     return lines

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from gan_refine.errors import MismatchError, OptionError
 from gan_refine.interfaces import Generator, ImageSpec
 from gan_refine.metrics import INCEPTION, Panel, Result, fitting_detector, parse_metrics
-from gan_refine.report.evaluation import show_generator
+from gan_refine.report.evaluation import show_generator, teacher_images
 from gan_refine.report.reference import TeacherFile, open_reference
 
 
@@ -67,4 +67,15 @@ def measure(
     """All figures of the panel on the generator's images; the same latents for every generator of one latent size."""
     fresh = panel.fresh()
     show_generator(generator, fresh, fresh.num_images, seed, tick)
+    return fresh.results()
+
+
+def measure_teacher(
+    teacher: TeacherFile, panel: Panel, steps: int, seed: int, tick: Callable[[int], object] = lambda n: None
+) -> list[Result]:
+    """The same on the teacher's own samples, by Heun's sampler."""
+    fresh = panel.fresh()
+    samples = teacher_images(teacher.denoiser, fresh.num_images, steps, seed, tick, teacher.frequencies)
+    for first, images in samples:
+        fresh.update(images, first)
     return fresh.results()

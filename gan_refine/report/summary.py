@@ -4,7 +4,7 @@ import dataclasses
 import json
 from dataclasses import dataclass
 
-from gan_refine.report.uncertainty import Paired, estimate
+from gan_refine.report.uncertainty import Paired, estimate, gap_closed
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,9 @@ class Summary:
     @property
     def gap_closed(self) -> float | None:
         """(before - after) / (before - teacher); None if unknown, or if the teacher is no better than the GAN was."""
-        if self.before is None or self.after is None or self.teacher_value is None or self.before <= self.teacher_value:
+        if self.before is None or self.after is None or self.teacher_value is None:
             return None
-        return (self.before - self.after) / (self.before - self.teacher_value)
+        return gap_closed(self.before, self.after, self.teacher_value)
 
     @property
     def verdict(self) -> str:

@@ -73,6 +73,11 @@ class Paired:
         }
 
 
+def gap_closed(before: float, after: float, teacher: float) -> float | None:
+    """(before - after) / (before - teacher) of a distance; None where the teacher is no better than the GAN was."""
+    return (before - after) / (before - teacher) if before > teacher else None
+
+
 def t_quantile(freedom: int) -> float:
     """The 97.5 % quantile of Student's t."""
     if freedom <= len(T_QUANTILES):
