@@ -118,7 +118,8 @@ def _whole(text: str, what: str) -> int:
 @click.option(
     "--objective",
     default=DEFAULT_OBJECTIVE,
-    help="Objective and its options: NAME,key=value,... auto is best, or diff-instruct without pools.",
+    help="best, carried, diff-instruct, diff-instruct-dmd, sid, sim, sds or adversarial and its options: NAME,key=value,... "
+    "(docs/method.md). auto is best, or diff-instruct without pools.",
 )
 @click.option(
     "--ema-kimg", type=float, default=DEFAULTS.ema_halflife_images / 1000, help="Half-life of the weight average."

@@ -263,7 +263,7 @@ def report(options: EvaluateOptions, runs: list[Measured]) -> list[str]:
                 if options.teacher_steps and not result.higher_is_better:
                     means = [estimate(values[which]).mean for which in (original, gan, options.shown[-1])]
                     share = gap_closed(*means)
-                    told = "no gap to close: the teacher is no better" if share is None else f"{share:.1%}"
-                    lines.append(f"    {gan}: gap closed {told}")
+                    told = "no gap to close, the teacher is no better" if share is None else f"gap closed {share:.1%}"
+                    lines.append(f"    {gan}: {told}")
         lines.append(f"    convention: {', '.join(f'{key} {value}' for key, value in result.facts.items())}")
     return lines
