@@ -274,11 +274,13 @@ class TestCommand:
     ) -> None:
         copy = tmp_path / "copy.pkl"
         copy.write_bytes(assets.resolve("gan", "fashion16").read_bytes())
-        arguments = ["--teacher=fashion16", "--teacher-steps=4", "--images=300", "--metrics=fd,is", "--device=cpu"]
+        teacher = assets.resolve("teacher", "fashion16")
+        arguments = [f"--teacher={teacher}", "--teacher-steps=4", "--images=300", "--metrics=fd,is", "--device=cpu"]
         assert command(monkeypatch, "--gan=fashion16", f"--gan={copy}", *arguments) == 0
         captured = capsys.readouterr()
         lines = [json.loads(line) for line in captured.out.splitlines()]
-        assert [line["snapshot"] for line in lines[::2]] == ["fashion16", "copy", "fashion16 in 4 steps"]
+        assert [line["snapshot"] for line in lines[::2]] == ["fashion16", "copy", f"{teacher} in 4 steps"]
+        assert lines[4]["snapshot_pkl"] == str(teacher)
         net = load_edm(assets.resolve("teacher", "fashion16"))
         detector = load_detector(assets.resolve("detector", "fashion16"))
         reference = load_reference(assets.resolve("reference", "fashion16"))

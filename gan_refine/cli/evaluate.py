@@ -210,6 +210,7 @@ def _progress(what: str, total: int | None = None) -> tqdm:
 def write_results(run: Measured, panel: Panel, options: EvaluateOptions) -> None:
     """One JSON line a metric, in the form of StyleGAN's tools, with the convention added."""
     minutes, seconds = divmod(round(run.seconds), 60)
+    is_generator = run.gan in options.gans
     for result in run.results:
         record = {
             "results": result.values,
@@ -217,8 +218,8 @@ def write_results(run: Measured, panel: Panel, options: EvaluateOptions) -> None
             "total_time": round(run.seconds, 3),
             "total_time_str": f"{minutes}m {seconds:02d}s",
             "num_gpus": distributed.get_world_size(),
-            "snapshot_pkl": options.teacher if run.gan not in options.gans else run.gan,
-            "snapshot": Path(run.gan).stem,
+            "snapshot_pkl": run.gan if is_generator else options.teacher,
+            "snapshot": Path(run.gan).stem if is_generator else run.gan,
             "timestamp": time.time(),
             "seed": run.seed,
             "detector": panel.detector.name,
