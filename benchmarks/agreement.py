@@ -1,7 +1,8 @@
-"""Ours beside other implementations on the same images: `python benchmarks/agreement.py FAKES REALS`, two folders of RGB images.
+"""Our metrics and other implementations on the same images: `python benchmarks/agreement.py FAKES REALS`.
 
-Needs scipy, torchvision and, by `pip install --no-deps`, torch-fidelity, clean-fid and pytorch-fid. All run the one Inception
-whose weights follow from tests/golden/inception.npz; nothing is downloaded. The first folder is the generated one.
+The arguments are two folders of RGB images, the generated ones first. Needs torchvision and, by `pip install --no-deps`,
+torch-fidelity, clean-fid and pytorch-fid. All use one Inception network, whose weights are those of
+tests/golden/inception.npz; nothing is downloaded.
 """
 
 import contextlib
@@ -24,7 +25,14 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from inception_weights import all_by_rule
 
-from gan_refine.metrics import Panel, frechet_distance, open_detector, parse_metrics, read_images, reference_of_images
+from gan_refine.metrics import (
+    MetricCollection,
+    frechet_distance,
+    open_detector,
+    parse_metrics,
+    read_images,
+    reference_of_images,
+)
 from gan_refine.metrics.inception import load_inception
 from gan_refine.networks.inception import DEPTHS, INPUT_SIZE, Activations, resize_tf1
 
@@ -44,23 +52,23 @@ KEYS = {
 def ours(
     weights: Path, fakes: Path, reals: Path, subset_size: int
 ) -> tuple[dict[str, float], dict[int, list[np.ndarray]]]:
-    """The figures as the command `evaluate` computes them, and the features of both folders at every depth, in float64."""
+    """Our metrics, and the float64 features of both folders at every depth, the generated images first."""
     detector = open_detector(f"inception,path={weights}")
     seen: list[Activations] = []
     detector.network.register_forward_hook(lambda module, inputs, outputs: seen.append(outputs))
     reference = reference_of_images(reals, detector)
     count, batches = read_images(fakes)
-    panel = Panel(detector, reference, count, parse_metrics(METRICS.format(subset_size)))
+    metrics = MetricCollection(detector, reference, count, parse_metrics(METRICS.format(subset_size)))
     passes = len(seen)
     for images in batches:
-        panel.update(images)
+        metrics.update(images)
     sides = seen[passes:], seen[:passes]
     features = {d: [torch.cat([part.features[d] for part in side]).double().numpy() for side in sides] for d in DEPTHS}
-    return dict(zip(KEYS, panel.result().values(), strict=True)), features
+    return dict(zip(KEYS, metrics.result().values(), strict=True)), features
 
 
 def fidelity(weights: Path, fakes: Path, reals: Path, subset_size: int) -> dict[str, float]:
-    """torch-fidelity's figures from the files; its samples in order, as ours are."""
+    """torch-fidelity's metrics of the two folders, with the images in order, as ours."""
     package = importlib.import_module("torch_fidelity")
     asked = {"fid": True, "kid": True, "isc": True, "prc": True, "samples_shuffle": False}
     found = package.calculate_metrics(
@@ -72,12 +80,12 @@ def fidelity(weights: Path, fakes: Path, reals: Path, subset_size: int) -> dict[
 
 
 def worst(theirs: Tensor, mine: Tensor) -> float:
-    """The largest difference over the largest value."""
+    """The largest absolute difference, relative to the largest absolute value of ours."""
     return float((theirs - mine).abs().max() / mine.abs().max())
 
 
 def network_errors(weights: Path, images: Tensor) -> Iterator[tuple[str, float]]:
-    """Outputs of the peers' networks against ours, image by image."""
+    """Relative errors of the outputs of the other implementations' networks against ours."""
     network = load_inception(weights).eval()
     mine = network(images.float())
     module = importlib.import_module("torch_fidelity.feature_extractor_inceptionv3")
@@ -88,20 +96,20 @@ def network_errors(weights: Path, images: Tensor) -> Iterator[tuple[str, float]]
     for name, value in zip(names, extractor(images), strict=True):
         yield f"torch-fidelity, {name}", worst(value, wanted[name])
     blocks = pytorch_fid_network(weights, resize_input=False)
-    resized = resize_tf1(images.float(), INPUT_SIZE) / 256  # it takes [0, 1] and shows 2 x - 1 to its network
+    resized = resize_tf1(images.float(), INPUT_SIZE) / 256  # it takes [0, 1] and scales to 2 x - 1
     for depth, value in zip(DEPTHS, blocks(resized), strict=True):
         yield f"pytorch-fid, {depth}, our resize", worst(value.mean(dim=(2, 3)), wanted[str(depth)])
 
 
 def pytorch_fid_network(weights: Path, **options: bool) -> torch.nn.Module:
-    """Its network with the weights of the file in place of the download."""
+    """pytorch-fid's network with the weights of the file instead of its download."""
     module: ModuleType = importlib.import_module("pytorch_fid.inception")
     module.load_state_dict_from_url = lambda url, progress: torch.load(weights, weights_only=True)  # type: ignore[attr-defined]
     return module.InceptionV3(range(4), **options).eval()
 
 
 def distances(features: dict[int, list[np.ndarray]], digits: int = 9) -> Iterator[tuple[str, str]]:
-    """Three Frechet distances of the same moments at every depth."""
+    """The Frechet distances by three implementations, of the same moments at every depth."""
     peers = [importlib.import_module(name) for name in ("pytorch_fid.fid_score", "cleanfid.fid")]
     functions = [peers[0].calculate_frechet_distance, peers[1].frechet_distance]
     for depth, sides in features.items():
@@ -112,21 +120,21 @@ def distances(features: dict[int, list[np.ndarray]], digits: int = 9) -> Iterato
 
 
 def at_full_rank() -> tuple[str, str]:
-    """The same distances where covariances have full rank: of Gaussian vectors."""
+    """The same distances between Gaussian vectors, whose covariances have full rank."""
     rng = np.random.default_rng(0)
     sides = [rng.standard_normal((1000, 128)) * rng.uniform(0.5, 1.5, 128) for _ in range(2)]
     return next(distances({128: sides}, digits=14))
 
 
 def kernel_in_double(features: dict[int, list[np.ndarray]], subset_size: int) -> dict[str, float]:
-    """torch-fidelity's kernel distance of our features, where it computes in float64."""
+    """torch-fidelity's kernel distance of our float64 features."""
     module = importlib.import_module("torch_fidelity.metric_kid")
     sides = map(torch.from_numpy, features[DEPTHS[-1]])
     return module.kid_features_to_metric(*sides, kid_subset_size=subset_size, verbose=False)
 
 
 def resizes(weights: Path, fakes: Path, reals: Path, count: int) -> Iterator[tuple[str, float]]:
-    """What clean-fid gives with our network behind its resizes, on the first `count` images of each folder."""
+    """clean-fid's distances with its resizing and our network, on the first `count` images of each folder."""
     module = importlib.import_module("cleanfid.fid")
     network = load_inception(weights).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     for mode in ("legacy_tensorflow", "clean", "legacy_pytorch"):
@@ -134,7 +142,7 @@ def resizes(weights: Path, fakes: Path, reals: Path, count: int) -> Iterator[tup
         model = lambda batch: network(batch).features[DEPTHS[-1]]  # noqa: E731
         sides = [module.get_folder_features(str(path), model, **options).astype(np.float64) for path in (fakes, reals)]
         yield f"clean-fid, mode {mode}", module.fid_from_feats(*sides)
-        if mode == "legacy_tensorflow":  # it leaves the resize to the network: the same images as ours
+        if mode == "legacy_tensorflow":  # it leaves resizing to the network, so the images are the same as ours
             moments = [part for side in sides for part in (side.mean(axis=0), np.cov(side, rowvar=False))]
             yield "here", frechet_distance(*(torch.from_numpy(part) for part in moments))
 
@@ -142,7 +150,7 @@ def resizes(weights: Path, fakes: Path, reals: Path, count: int) -> Iterator[tup
 @click.command()
 @click.argument("fakes", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("reals", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--subset-size", type=int, default=1000, show_default=True, help="Of the kernel distance.")
+@click.option("--subset-size", type=int, default=1000, show_default=True, help="Subset size of the kernel distance.")
 @click.option(
     "--probe", type=int, default=100, show_default=True, help="Images whose features are compared one by one."
 )

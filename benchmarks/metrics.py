@@ -1,7 +1,7 @@
-"""What metrics cost: `python benchmarks/metrics.py [--fashion=FOLDER]`. Needs scipy beside the project's own packages, and Linux.
+"""Time and memory of the metrics: `python benchmarks/metrics.py [--fashion=FOLDER]`. Needs Linux.
 
 Prints a table: all metrics of 10,000 images in one pass of the embedded detector, and the Frechet distance at 2,048
-dimensions against the common route through scipy's matrix root.
+dimensions against the usual implementation with scipy.linalg.sqrtm.
 """
 
 import platform
@@ -20,81 +20,68 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from gan_refine import assets
-from gan_refine.generators import load_stylegan2
+from gan_refine.evaluation import generator_images
+from gan_refine.generators import StyleGan2
 from gan_refine.interfaces import PixelBytes
-from gan_refine.metrics import Needs, Panel, Reference, Statistics, frechet_distance, open_detector, parse_metrics
-from gan_refine.report import show_generator
+from gan_refine.metrics import (
+    FeatureStatistics,
+    MetricCollection,
+    Requirements,
+    frechet_distance,
+    open_detector,
+    parse_metrics,
+    reference_of,
+)
 from recipes import fashion
 
 METRICS = "fd,infinity=true,kd,is,pr,dc"
 
 
-class Collector:
-    """Keeps the images that it is shown."""
-
-    name = "images"
-
-    def __init__(self) -> None:
-        self.parts: list[PixelBytes] = []
-
-    def update(self, images_uint8: PixelBytes, first: int | None = None) -> None:
-        self.parts.append(images_uint8)
-
-    def result(self) -> dict[str, float]:
-        return {}
-
-
 def images_of(folder: str | None, count: int) -> tuple[PixelBytes, PixelBytes]:
-    """Generated and real images of 16x16; without the data set the embedded GAN's with two seeds."""
-    collectors = [Collector(), Collector()]
-    generator = load_stylegan2(assets.resolve("gan", "fashion16"))
-    seeds = [0] if folder is not None else [0, 1]
-    for seed, collector in zip(seeds, collectors, strict=False):
-        show_generator(generator, collector, count, seed)
-    fake = torch.cat(collectors[0].parts)
+    """Generated and real 16x16 images; without the data set the embedded GAN's with another seed stand in for real ones."""
+    generator = StyleGan2.load(assets.resolve("gan", "fashion16"))
+    fake = torch.cat([images for _, images in generator_images(generator, count, seed=0)])
     if folder is not None:
         return fake, fashion.load(Path(folder), "fashion16", "train").pixels[:count]
-    return fake, torch.cat(collectors[1].parts)
+    return fake, torch.cat([images for _, images in generator_images(generator, count, seed=1)])
 
 
 def one_pass(fake: PixelBytes, real: PixelBytes) -> dict[str, str]:
-    """Seconds of the pass and of the figures that follow, and what memory they add at their peak."""
+    """Seconds of the detector's pass and of the metrics after it, and the peak of the memory that both add."""
     detector = open_detector("fashion16")
-    kept = Statistics(detector, len(real), Needs(sample=True))
+    statistics = FeatureStatistics(detector, len(real), Requirements(sample=True))
     for first in range(0, len(real), 250):
-        kept.update(detector.outputs(real[first : first + 250]), first)
-    assert kept.sample is not None, "asked for"
-    moments = kept.moments.mean, kept.moments.covariance()
-    reference = Reference(*moments, len(real), 1, detector.name, kept.sample.features)
+        statistics.update(detector.outputs(real[first : first + 250]), first)
+    reference = reference_of(statistics)
     before, started = forget_peak(), time.perf_counter()
-    panel = Panel(detector, reference, len(fake), parse_metrics(METRICS))
+    metrics = MetricCollection(detector, reference, len(fake), parse_metrics(METRICS))
     for first in range(0, len(fake), 250):
-        panel.update(fake[first : first + 250], first)
+        metrics.update(fake[first : first + 250], first)
     seen = time.perf_counter()
-    values = panel.result()
+    values = metrics.result()
     done = time.perf_counter()
     rows = {
         f"one pass of {len(fake):,} images": f"{seen - started:.1f} s",
-        "all figures from it": f"{done - seen:.1f} s",
+        "all metrics from it": f"{done - seen:.1f} s",
     }
-    rows["peak memory"] = f"{peak_mib():.0f} MiB, {peak_mib() - before:.0f} MiB of it for this"
+    rows["peak memory"] = f"{peak_mib():.0f} MiB, of which {peak_mib() - before:.0f} MiB are the metrics'"
     return rows | {name: f"{value:.4f}" for name, value in values.items()}
 
 
 def forget_peak() -> float:
-    """Linux: makes the present resident memory the peak, and gives it in MiB."""
+    """Resets the peak of the resident memory to its present size, and returns it in MiB. Linux only."""
     Path("/proc/self/clear_refs").write_text("5")
     return peak_mib()
 
 
 def peak_mib() -> float:
-    """Linux: the largest resident memory since `forget_peak`, in MiB."""
+    """The largest resident memory since `forget_peak`, in MiB. Linux only."""
     (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
     return int(line.split()[1]) / 1024
 
 
 def matrix_root(dimensions: int) -> dict[str, str]:
-    """Ours and tr((C_a C_b)^(1/2)) by scipy, on covariances of 3 d vectors, in processor time: clocks hear of other work."""
+    """Processor time of our Frechet distance and of the one by scipy.linalg.sqrtm, with covariances of 3 d vectors."""
     rng = np.random.default_rng(0)
     sides = [rng.standard_normal([3 * dimensions, dimensions]) * rng.uniform(0.1, 2, dimensions) for _ in range(2)]
     (mean_a, a), (mean_b, b) = ((side.mean(axis=0), np.cov(side, rowvar=False)) for side in sides)
@@ -113,7 +100,10 @@ def matrix_root(dimensions: int) -> dict[str, str]:
 
 @click.command()
 @click.option(
-    "--fashion", "folder", default=None, help="Fashion-MNIST's four files; without it generated images stand in."
+    "--fashion",
+    "folder",
+    default=None,
+    help="Folder with Fashion-MNIST's four files; without it generated images stand in.",
 )
 @click.option("--images", type=int, default=10_000, show_default=True)
 @click.option("--dimensions", type=int, default=2048, show_default=True)

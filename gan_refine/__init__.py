@@ -1,3 +1,93 @@
-"""gan_refine: refine a pretrained GAN with a pretrained diffusion model and no data set (Diff-Instruct, arXiv:2305.18455)."""
+"""gan_refine: refine a pretrained GAN with a pretrained diffusion model and no data set (Diff-Instruct, arXiv:2305.18455).
+
+The embedded pair `fashion16`, refined as in the paper and written to a pickle that opens wherever the original did:
+
+    from pathlib import Path
+    import gan_refine
+
+    generator = gan_refine.load_generator("fashion16")
+    teacher = gan_refine.load_teacher("fashion16")
+    objective = gan_refine.build_objective("diff-instruct", teacher)
+    options = gan_refine.RefineOptions(total_images=24_576, pool_images=0, glr=1e-4)
+    for progress in gan_refine.refine(generator, objective, options):
+        print(progress.images, progress.health)
+    progress.average.export(Path("refined.pkl"))
+    print(gan_refine.evaluate(progress.average, images=10_000))
+
+Importing this package imports neither torch nor any part of it: names are looked up when they are used.
+"""
+
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gan_refine.config import RefineOptions
+    from gan_refine.evaluation import evaluate
+    from gan_refine.interfaces import Denoiser, Generator
+    from gan_refine.objectives import (
+        Adversarial,
+        DiffInstruct,
+        DiffInstructDmd,
+        DiffInstructPerceptual,
+        Sds,
+        Sid,
+        Sim,
+        build_objective,
+    )
+    from gan_refine.refine import refine
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Adversarial",
+    "DiffInstruct",
+    "DiffInstructDmd",
+    "DiffInstructPerceptual",
+    "RefineOptions",
+    "Sds",
+    "Sid",
+    "Sim",
+    "__version__",
+    "build_objective",
+    "evaluate",
+    "load_generator",
+    "load_teacher",
+    "refine",
+]
+
+_HOMES = {"RefineOptions": "gan_refine.config", "evaluate": "gan_refine.evaluation"}  # the rest: gan_refine.objectives
+
+
+def load_generator(source: str | Path, which: str = "G_ema") -> "Generator":
+    """The generator `which` of a StyleGAN2 pickle or state dict, or a one-step generator, on the CPU and ready to be refined.
+
+    `source` is what --gan takes: a path, an http(s) URL, an embedded or public name, or `one-step:TEACHER,sigma=2.5`.
+    Nothing in the file is run. Raises UserError.
+    """
+    from gan_refine.run.networks import open_gan
+
+    return open_gan(str(source), which).generator
+
+
+def load_teacher(source: str | Path) -> "Denoiser":
+    """The frozen denoiser of an EDM pickle or state dict, on the CPU; `source` is what --teacher takes: a path, URL or name.
+
+    Nothing in the file is run. Raises UserError.
+    """
+    from gan_refine.run.networks import open_teacher
+
+    return open_teacher(str(source), trust=False, device="cpu").denoiser
+
+
+def __getattr__(name: str) -> object:
+    """A public name from its module. `refine` is the package gan_refine.refine, which is called like the function in it."""
+    if name == "refine":
+        return import_module("gan_refine.refine")
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES.get(name, "gan_refine.objectives")), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -22,27 +22,23 @@ class RefineOptions:
     total_images: int = 49_152
     batch: int = 64
     batch_gpu: int = 64  # images in memory at a time; gradients accumulate up to `batch`
-    warmup_images: int = 6_000  # fakes that the score model learns from before the generator moves
-    warmup_boost: float = 1.0  # their rate at the start of that, as a multiple; it falls to 1 by a cosine
-    pool_images: int = (
-        8_192  # fakes that the generator learns to move at a time; 0 gives every step new ones, as the paper does
-    )
+    warmup_images: int = 6_000  # the score model is trained alone for so many images, at the start of each round
+    pool_images: int = 8_192  # images per target pool; 0 alternates on fresh batches as in the paper
     pool_epochs: int = 3  # passes over one pool
-    pool_moves: int = 3  # of each of its images, one after another, each along the gradient of one draw of noise
-    pool_step: float = 5.0  # how many times that gradient an image moves in all, in the first round
-    pool_step_decay: float = 0.5  # in the r-th round that is pool_step / r^pool_step_decay
+    pool_euler_steps: int = 3  # Euler steps of each image of a pool, each with one draw of noise
+    pool_step_size: float = 5.0  # multiple of the gradient by which an image moves in all, in the first round
+    pool_step_size_decay: float = 0.5  # the step size of round r is pool_step_size / r^pool_step_size_decay
     glr: float = 4e-3
-    train: str = "all"  # parts of the generator that learn, each with a multiple of `glr`: synthesis,affine:0.1
+    train: str = "all"  # trained parts of the generator, each with a multiple of `glr`: synthesis,affine:0.1
     score_lr: float = 1e-4
     beta1: float = 0.0
     beta2: float = 0.999
     ema_halflife_images: int = 500
     ema_rampup: float = 0.2  # the half-life is at most this share of the images seen
-    lr_rampup: float = 0.1  # share of the run, at its start, over which both rates rise
-    lr_decay: float = 0.7  # share of each round (without pools: of the run), at its end, in which rates fall to zero
-    elastic: float = 0.0  # pull of the generator's weights to the original's: half of it times their squared distance
-    keep_images: float = 0.0  # weight of the squared distance of its images to the original's at the same latents
-    clip_grad: float = 0.0  # norm to which a larger gradient is scaled down; 0 leaves it
+    lr_rampup: float = 0.1  # share of the run, at its start, over which both learning rates rise linearly
+    lr_decay: float = 0.7  # share of each round (without pools: of the run), at its end, in which they fall to zero
+    l2_images: float = 0.0  # weight of the squared distance of the images to the original's at the same latents
+    clip_grad: float = 0.0  # norm to which a larger gradient is scaled down; 0 = no clipping
     max_skips: int = 20  # steps in a row whose gradient is not finite, before the run stops with a diagnosis
     tick_images: int = 12_288
     seed: int = 0
@@ -56,14 +52,21 @@ class RefineOptions:
             "tick_images",
             "max_skips",
             "pool_epochs",
-            "pool_moves",
+            "pool_euler_steps",
         )
-        for name in (*counts, "pool_step"):
+        for name in (*counts, "pool_step_size"):
             require(name, getattr(self, name), getattr(self, name) > 0, "a positive number")
-        for name in ("glr", "score_lr", "ema_rampup", "warmup_images", "pool_images", "clip_grad", "pool_step_decay"):
+        for name in (
+            "glr",
+            "score_lr",
+            "ema_rampup",
+            "warmup_images",
+            "pool_images",
+            "clip_grad",
+            "pool_step_size_decay",
+        ):
             require(name, getattr(self, name), getattr(self, name) >= 0, "a number of at least 0")
-        for name in ("elastic", "keep_images"):
-            require(name, getattr(self, name), 0 <= getattr(self, name) < math.inf, "a number of at least 0")
+        require("l2_images", self.l2_images, 0 <= self.l2_images < math.inf, "a number of at least 0")
         for name in ("lr_rampup", "lr_decay"):
             require(name, getattr(self, name), 0 <= getattr(self, name) <= 1, "between 0 and 1")
         parse_parts(self.train)
@@ -89,6 +92,16 @@ def parse_spec(spec: str) -> tuple[str, dict[str, str]]:
             raise OptionError(f"got {pair!r} in {spec!r}; options are written name,key=value,key=value, each key once")
         options[key] = value
     return name, options
+
+
+def write_spec(name: str, options: object) -> str:
+    """The inverse of `parse_spec` and `build_options`: `name,key=value,...` with every field of the dataclass `options`."""
+    values = dataclasses.asdict(options)  # type: ignore[call-overload]
+    texts = {
+        key: str(value).lower() if value is None or isinstance(value, bool) else str(value)
+        for key, value in values.items()
+    }
+    return ",".join([name, *(f"{key}={text}" for key, text in texts.items())])
 
 
 def parse_parts(text: str) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 
 class UserError(Exception):
-    """A mistake that the user can mend. Its message is one line; commands print it and exit with code 2."""
+    """A mistake that the user can correct. Its message is one line; commands print it and exit with code 2."""
 
 
 class OptionError(UserError):
@@ -18,13 +18,13 @@ class MismatchError(UserError):
 
 
 class DownloadError(UserError):
-    """A file that cannot be fetched, is not the expected one, or has no room in the cache."""
+    """A file that cannot be downloaded, is not the expected one, or does not fit into the cache."""
 
 
 def first_line(error: BaseException) -> str:
-    """What an exception of a library says, cut to one line; its type where it says nothing."""
+    """The first line of a library exception's message; the name of its type if the message is empty."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 class NonFiniteError(UserError):
-    """Training gives numbers that are not finite, again and again. The message names the network and the noise levels."""
+    """Gradients are not finite for many steps in a row. The message names the network and the noise levels."""

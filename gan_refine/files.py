@@ -1,4 +1,4 @@
-"""Writing files so that a crash, a full disk or a second reader never meets half of one."""
+"""Writing files so that neither a crash nor a full disk leaves an incomplete one, and no reader sees one."""
 
 import os
 import shutil
@@ -11,10 +11,10 @@ from gan_refine.errors import UserError
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[BinaryIO]:
+def atomic_file(path: Path, error: type[UserError] | None = None) -> Iterator[BinaryIO]:
     """A new file in the folder of `path`, readable too, renamed to it when the block ends well and removed when it does not.
 
-    Once the block has ended the file is on the disk, its name included. Raises OSError.
+    Once the block has ended the file is on the disk, its name included. Raises OSError, or `error` in its place.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -24,12 +24,17 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
             os.fsync(stream.fileno())
         os.replace(temporary, path)
         _sync_folder(path.parent)
+    except OSError as cause:
+        if error is None:
+            raise
+        advice = "choose a folder that exists, is writable and has room"
+        raise error(f"{path} cannot be written ({cause.strerror}); {advice}") from cause
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:
-    """Without this a renamed file may be gone after a power cut."""
+    """Without this a renamed file may be lost in a power failure."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,18 +1,17 @@
-"""The four contracts - Generator, Denoiser, Objective, Metric - and the records that pass between layers."""
+"""The contracts Generator, Denoiser and Objective, and the records that pass between layers; Metric is in metrics/metric.py."""
 
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, UInt8
-from torch import Tensor
+from torch import Tensor, nn
 
 Images = Float[Tensor, "n c h w"]  # float32, [-1, 1]
 Sigma = Float[Tensor, "n 1 1 1"]  # noise standard deviation in image units
 Labels = Float[Tensor, "n k"]  # one-hot, k = 0 when unconditional
-AugmentLabels = Float[Tensor, "n a"]  # how an image was moved; all zeros where it was not
 PixelBytes = UInt8[Tensor, "n c h w"]
 PerSample = Float[Tensor, " n"]
 
@@ -54,122 +53,127 @@ class Latents:
 
 
 @dataclass(frozen=True)
-class Terms:
-    """What one pass of an objective gives: a loss a sample to back-propagate, and figures a sample to log."""
+class Loss:
+    """One pass of an objective over a batch: a loss for each sample to back-propagate, and figures for each sample to log."""
 
-    loss: PerSample
-    sigma: PerSample
+    per_sample: PerSample
+    sigma: PerSample  # noise level of each sample; 0 where the objective adds no noise
     logs: dict[str, PerSample]
 
 
 @dataclass(frozen=True)
-class HelperGroup:
-    """Parameters that learn at one rate; None means the score model's."""
+class ParameterGroup:
+    """Parameters that are trained at one learning rate; None means the score model's rate, --score-lr."""
 
-    parameters: list[torch.nn.Parameter]
+    parameters: list[nn.Parameter]
     lr: float | None = None
 
 
-@runtime_checkable
-class Generator(Protocol):
-    """A trainable torch module that makes images. Parameters are float32."""
+class Generator(nn.Module, ABC):
+    """A trainable module that makes images [N, C, R, R] in [-1, 1] of latents. Parameters are float32.
 
-    spec: ImageSpec
-
-    def draw(self, n: int, rng: torch.Generator) -> Latents: ...
-
-    def __call__(self, latents: Latents) -> Images: ...
-
-    def critic(self) -> torch.nn.Module | None: ...
-
-    def export(self, path: Path) -> None: ...
-
-    def parameters(self) -> Iterator[torch.nn.Parameter]: ...
-
-
-@runtime_checkable
-class AnchoredGenerator(Generator, Protocol):
-    """A generator with a loss of its own, which is added to the objective's; both belong to the same latents."""
-
-    def anchored(self, latents: Latents) -> tuple[Images, PerSample]: ...
-
-
-@runtime_checkable
-class Parted(Protocol):
-    """A generator whose parameters fall into named groups, each of which can learn while others stay as they are.
-
-    No groups say that it is not divided.
+    A family implements `draw`, `forward` and `export`, and overrides the other methods where it has more to offer.
     """
 
-    def parameter_groups(self) -> dict[str, list[torch.nn.Parameter]]: ...
+    spec: ImageSpec
+    max_default_lr: ClassVar[float] = float("inf")  # default learning rates are lowered to this
+
+    @abstractmethod
+    def draw(self, n: int, rng: torch.Generator) -> Latents:
+        """`n` random latents on the generator's device; `rng` is on the CPU."""
+
+    @abstractmethod
+    def forward(self, latents: Latents) -> Images:
+        """Differentiable images; the same latents give the same images."""
+
+    @abstractmethod
+    def export(self, path: Path) -> None:
+        """Writes the generator's file with the present weights, atomically."""
+
+    def __call__(self, latents: Latents) -> Images:
+        return super().__call__(latents)
+
+    def forward_fp32(self, latents: Latents) -> Images:
+        """The images of `forward`, computed in float32 even if the file wants half precision; for gradients."""
+        return self(latents)
+
+    def discriminator(self) -> nn.Module | None:
+        """The discriminator in the generator's file; None if there is none."""
+        return None
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Every parameter once, under the name of its part; empty if the network is not divided into parts."""
+        return {}
+
+    def forward_regularized(self, latents: Latents) -> tuple[Images, PerSample | float]:
+        """Images, and a regularization loss of each sample that is added to the objective's loss."""
+        return self.forward_fp32(latents), 0.0
+
+    def full_size(self) -> "Generator":
+        """The generator without a bridge, which shows its images at the teacher's size; itself if there is none."""
+        return self
+
+    def with_full_size(self, generator: "Generator") -> "Generator":
+        """`generator`, whose images are of full size, behind a bridge like this one's; itself if there is none."""
+        return generator
+
+    def change(self, latents: Latents) -> dict[str, float]:
+        """Root mean squares, in [-1, 1] units, of what refinement changed in the images; empty if it is not recorded."""
+        return {}
 
 
-@runtime_checkable
-class Denoiser(Protocol):
-    """E[x | noisy] at a noise level: every teacher, and every score model copied from one."""
+class Denoiser(nn.Module, ABC):
+    """An estimate of E[x | x + sigma n]: every teacher, and every score model copied from one."""
 
     spec: ImageSpec
     sigma_range: tuple[float, float]
 
-    def __call__(self, noisy: Images, sigma: Sigma, labels: Labels) -> Images: ...
+    @abstractmethod
+    def forward(self, noisy: Images, sigma: Sigma, labels: Labels) -> Images:
+        """The denoised images."""
 
-    def trainable_copy(self) -> "Denoiser": ...
+    @abstractmethod
+    def trainable_copy(self) -> "Denoiser":
+        """An equal denoiser whose parameters require gradients."""
 
-    def parameters(self) -> Iterator[torch.nn.Parameter]: ...
-
-
-@runtime_checkable
-class AugmentedDenoiser(Protocol):
-    """A denoiser that was trained on moved images and can be told how they were moved; `augment_dim` 0 if it was not."""
-
-    augment_dim: int
-
-    def denoise_augmented(
-        self, noisy: Images, sigma: Sigma, labels: Labels, augment_labels: AugmentLabels
-    ) -> Images: ...
+    def __call__(self, noisy: Images, sigma: Sigma, labels: Labels) -> Images:
+        return super().__call__(noisy, sigma, labels)
 
 
-@runtime_checkable
-class Objective(Protocol):
-    """Where the generator's gradient comes from. Owns its helper networks: a score model, or none."""
+class Objective(nn.Module, ABC):
+    """Where the generator's gradient comes from. Owns the auxiliary networks that it trains, such as the score model.
 
-    helper_steps: int  # steps of the helpers for each step of the generator
+    The class attributes are the defaults that a run takes from its objective.
+    """
 
-    def helper_terms(self, fake: Images, labels: Labels, rng: torch.Generator) -> Terms | None: ...
+    default_pool_images: ClassVar[int] = 0  # size of a target pool; 0 alternates on fresh batches
+    default_lr: ClassVar[float] = 1e-4  # of the generator on fresh batches
+    default_pool_lr: ClassVar[float] = 4e-3  # of the generator on target pools
+    auxiliary_steps: int = 0  # steps of the auxiliary networks before each step of the generator on a fresh batch
 
-    def generator_terms(self, fake: Images, labels: Labels, rng: torch.Generator) -> Terms: ...
+    @abstractmethod
+    def generator_loss(self, fake: Images, labels: Labels, rng: torch.Generator) -> Loss:
+        """The loss whose gradient at `fake`, which carries its graph, is the generator's."""
 
-    def helper_groups(self) -> list[HelperGroup]: ...
+    def auxiliary_loss(self, fake: Images, labels: Labels, rng: torch.Generator) -> Loss:
+        """The loss of the auxiliary networks on detached images. Objectives with `auxiliary_groups` implement it."""
+        raise NotImplementedError(f"{type(self).__name__} trains no auxiliary network")
 
-    def prepare(self, rng: torch.Generator) -> Iterator[tuple[int, int]]: ...
+    def auxiliary_groups(self) -> list[ParameterGroup]:
+        """Parameters of the auxiliary networks; empty if there are none."""
+        return []
 
+    def auxiliary_stepped(self, images: int) -> None:
+        """Called after each optimizer step of the auxiliary networks, which learned from so many images."""
 
-@runtime_checkable
-class PairedObjective(Objective, Protocol):
-    """An objective with a critic for pools, which tells each fake from the same fake carried to the teacher."""
+    def pool_distance(self, fake: Images, target: Images) -> PerSample:
+        """The distance that the generator minimizes over a target pool: the squared error, summed over pixel values."""
+        return (fake - target).square().flatten(1).sum(1)
 
-    def carry(self, fake: Images, labels: Labels) -> Images: ...
+    def frozen_modules(self) -> list[nn.Module]:
+        """Networks that come from files and never change; checkpoints leave them out."""
+        return []
 
-    def critic_group(self) -> HelperGroup: ...
-
-    def critic_terms(self, fake: Images, carried: Images, labels: Labels, penalise: bool) -> Terms: ...
-
-    def fooling_terms(self, fake: Images, labels: Labels) -> Terms: ...
-
-
-@runtime_checkable
-class PerceivingObjective(Objective, Protocol):
-    """An objective with a distance of its own between images and those of a pool, for each sample, 0 where they are equal."""
-
-    def difference(self, fake: Images, target: Images) -> PerSample: ...
-
-
-@runtime_checkable
-class Metric(Protocol):
-    """A figure of merit over a stream of images. `first` is the first image's number in the stream, by default the next."""
-
-    name: str
-
-    def update(self, images_uint8: PixelBytes, first: int | None = None) -> None: ...
-
-    def result(self) -> dict[str, float]: ...
+    def notices(self) -> list[str]:
+        """What the user should know about this objective before the run, one sentence each."""
+        return []

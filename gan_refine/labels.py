@@ -1,4 +1,4 @@
-"""Label priors: how often each class is drawn, in training, in figures and in samples of a teacher."""
+"""The distribution of class labels in training, evaluation and samples of a teacher."""
 
 import math
 
@@ -9,18 +9,18 @@ from gan_refine.interfaces import ImageSpec, Labels
 
 UNIFORM = "uniform"
 
-Frequencies = tuple[float, ...]  # one of each class, their sum is 1
+Frequencies = tuple[float, ...]  # of the classes, summing to 1
 
 
 def draw_labels(n: int, classes: int, rng: torch.Generator, frequencies: Frequencies | None = None) -> Labels:
-    """One-hot labels [n, classes], all classes alike often unless frequencies are given; `rng` is on the CPU."""
+    """Random one-hot labels [n, classes], uniform if `frequencies` is None; [n, 0] without classes. All on the CPU, as `rng`."""
     labels = torch.zeros([n, classes])
     if not classes:
         return labels
     if frequencies is None:
         drawn = torch.randint(classes, [n], generator=rng)
     else:
-        assert len(frequencies) == classes, "parse_frequencies checks that"
+        assert len(frequencies) == classes, "checked by parse_frequencies"
         weights = torch.tensor(frequencies, dtype=torch.float64)
         drawn = torch.multinomial(weights, n, replacement=True, generator=rng)
     labels[torch.arange(n), drawn] = 1
@@ -28,15 +28,16 @@ def draw_labels(n: int, classes: int, rng: torch.Generator, frequencies: Frequen
 
 
 def parse_frequencies(text: str, spec: ImageSpec) -> Frequencies | None:
-    """What --labels asks for: `uniform`, or a number of at least 0 for each class of a generator of such images.
+    """The frequencies of the --labels text: `uniform`, or a non-negative number for each class of `spec`, as 0.1,0.2,...
 
-    They need not sum to 1; equal ones are uniform, which is None. Raises OptionError.
+    The numbers need not sum to 1. None means uniform, which equal numbers are too. Raises OptionError if the text is
+    malformed or does not fit the number of classes.
     """
     if text == UNIFORM:
         return None
     if not spec.num_classes:
         raise OptionError(
-            f"--labels={_short(text)} is given, but the generator makes {spec} images without classes; leave it out"
+            f"--labels={_short(text)} needs a conditional generator, but this one makes {spec} images without classes; leave it out"
         )
     numbers = [_number(entry, text) for entry in text.split(",")]
     if len(numbers) != spec.num_classes:

@@ -1,4 +1,4 @@
-"""Noise: laws of sigma, loss weights, and adding noise to images. Random numbers come from a CPU generator on every device."""
+"""Distributions of sigma, loss weights, and noise on images. Random numbers come from a CPU generator on every device."""
 
 import math
 from dataclasses import dataclass
@@ -11,15 +11,16 @@ from gan_refine.interfaces import Images, Sigma
 
 
 @runtime_checkable
-class SigmaLaw(Protocol):
-    """A distribution of noise levels."""
+class SigmaDistribution(Protocol):
+    """A distribution of sigma, the standard deviation of the noise for pixels in [-1, 1]."""
 
-    def sample(self, n: int, rng: torch.Generator, device: torch.device | str = "cpu") -> Sigma: ...
+    def sample(self, n: int, rng: torch.Generator, device: torch.device | str = "cpu") -> Sigma:
+        """`n` values [n, 1, 1, 1] in float32 on `device`; `rng` is on the CPU."""
 
 
 @dataclass(frozen=True)
 class LogNormal:
-    """ln sigma ~ N(mean, std^2); the defaults are EDM's training law (Table 1 of arXiv:2206.00364)."""
+    """ln sigma ~ N(mean, std^2); the defaults are EDM's training distribution (Table 1 of arXiv:2206.00364)."""
 
     mean: float = -1.2
     std: float = 1.2
@@ -30,9 +31,9 @@ class LogNormal:
 
 @dataclass(frozen=True)
 class Karras:
-    """Uniform on the sampler's grid between two shares of it: (max^(1/rho) + t (min^(1/rho) - max^(1/rho)))^rho, eq. 5 of EDM.
+    """(min^(1/rho) + t (max^(1/rho) - min^(1/rho)))^rho, eq. 5 of EDM (arXiv:2206.00364), with t uniform in [lower, upper].
 
-    The share counts from sigma_min; 2 % to 98 % is DMD's choice (arXiv:2311.18828), 0 to 80 % SiD's (arXiv:2404.04057).
+    t = 0 is sigma_min and t = 1 sigma_max. DMD uses 0.02 to 0.98 (arXiv:2311.18828), SiD 0 to 0.8 (arXiv:2404.04057).
     """
 
     sigma_min: float = 0.002
@@ -42,27 +43,24 @@ class Karras:
     upper: float = 0.98
 
     def sample(self, n: int, rng: torch.Generator, device: torch.device | str = "cpu") -> Sigma:
-        share = self.lower + (self.upper - self.lower) * torch.rand([n, 1, 1, 1], generator=rng)
+        t = self.lower + (self.upper - self.lower) * torch.rand([n, 1, 1, 1], generator=rng)
         low, high = self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
-        return ((low + share * (high - low)) ** self.rho).to(device)
-
-
-SIGMA_LAWS: dict[str, type[LogNormal] | type[Karras]] = {"lognormal": LogNormal, "karras": Karras}
+        return ((low + t * (high - low)) ** self.rho).to(device)
 
 
 def add_noise(images: Images, sigma: Sigma, rng: torch.Generator) -> Images:
-    """x + sigma n with n ~ N(0, I)."""
+    """x + sigma n with n ~ N(0, I), drawn on the CPU."""
     noise = torch.randn(images.shape, generator=rng, dtype=images.dtype).to(images.device)
     return images + sigma * noise
 
 
 def edm_weight(sigma: Sigma, sigma_data: float = 0.5) -> Sigma:
-    """(sigma^2 + sigma_data^2) / (sigma sigma_data)^2: equal effective weight at every level (Table 1 of arXiv:2206.00364)."""
+    """(sigma^2 + sigma_data^2) / (sigma sigma_data)^2, EDM's loss weight lambda(sigma) (Table 1 of arXiv:2206.00364)."""
     return (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
 
 
 def karras_grid(steps: int, sigma_min: float, sigma_max: float, rho: float) -> list[float]:
-    """`steps` levels from sigma_max down to sigma_min, then 0 (eq. 5 of arXiv:2206.00364)."""
+    """`steps` values of sigma from sigma_max down to sigma_min, and then 0: eq. 5 of EDM (arXiv:2206.00364)."""
     low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
     levels = [(high + i / max(steps - 1, 1) * (low - high)) ** rho for i in range(steps)]
     assert all(math.isfinite(level) for level in levels), "finite limits give finite levels"
@@ -70,6 +68,9 @@ def karras_grid(steps: int, sigma_min: float, sigma_max: float, rho: float) -> l
 
 
 def rng_for(seed: int, rank: int, images: int, stream: int) -> torch.Generator:
-    """A CPU generator that depends on nothing else: a resumed run replays the same noise. `stream` tells uses apart."""
+    """A CPU generator seeded by these four numbers, so that a resumed run draws the same noise.
+
+    `images` is the number of images so far; `stream` is a constant of each use, so that no two uses share random numbers.
+    """
     state = np.random.SeedSequence([seed, rank, images, stream]).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state >> np.uint64(1)))

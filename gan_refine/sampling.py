@@ -1,4 +1,4 @@
-"""The teacher's own multi-step sampler: deterministic, second order (Algorithm 1 of arXiv:2206.00364 without churn)."""
+"""Deterministic samplers of the teacher along the probability-flow ODE: EDM's Heun sampler and a multistep solver."""
 
 import itertools
 import math
@@ -12,9 +12,6 @@ from gan_refine.interfaces import Denoiser, Images, Labels
 from gan_refine.labels import Frequencies, draw_labels
 from gan_refine.noise import karras_grid
 
-# In image units 2.5 of 255 grey levels: the ODE moves nothing that the eye sees below.
-CARRY_SIGMA_MIN = 0.02
-
 
 @torch.no_grad()
 def heun(
@@ -26,9 +23,10 @@ def heun(
     sigma_max: float = 80.0,
     rho: float = 7.0,
 ) -> Float64[Tensor, "n c h w"]:
-    """Unit-variance latents -> samples, with 2 steps - 1 calls of the denoiser and a float64 state.
+    """EDM's second-order sampler (Algorithm 1 of arXiv:2206.00364 without churn), with 2 steps - 1 calls of the denoiser.
 
-    Limits beyond the denoiser's own range are brought into it.
+    Maps unit-variance latents to samples in about [-1, 1]; the state is float64. `sigma_min` and `sigma_max` are clamped
+    to the denoiser's range.
     """
     assert steps >= 1, "a sampler takes at least one step"
     low, high = denoiser.sigma_range
@@ -44,19 +42,21 @@ def heun(
 
 
 def _slope(denoiser: Denoiser, x: Tensor, sigma: float, labels: Labels) -> Tensor:
-    """dx/dsigma of the probability-flow ODE, eq. 3: (x - D(x; sigma)) / sigma."""
+    """dx/dsigma = (x - D(x; sigma)) / sigma: the probability-flow ODE for sigma(t) = t, eq. 3 with eq. 1 of arXiv:2206.00364."""
     level = torch.full([len(x), 1, 1, 1], sigma, dtype=torch.float32, device=x.device)
     denoised = denoiser(x.to(torch.float32), level, labels)
     return (x - denoised.to(torch.float64)) / sigma
 
 
-def from_noise(denoiser: Denoiser, latents: Float[Tensor, "n c h w"], labels: Labels, steps: int = 20) -> Images:
-    """Unit-variance latents -> samples with `steps` calls of the denoiser, by `multistep` over the grid of `heun`."""
+def multistep_from_noise(
+    denoiser: Denoiser, latents: Float[Tensor, "n c h w"], labels: Labels, steps: int = 20
+) -> Images:
+    """Unit-variance latents -> samples with `steps` calls of the denoiser, by `multistep` on the sigmas of `heun`."""
     levels = karras_grid(steps, *denoiser.sigma_range, rho=7.0)
     return multistep(denoiser, latents * levels[0], labels, levels)
 
 
-SAMPLERS: dict[str, Callable[..., Tensor]] = {"heun": heun, "multistep": from_noise}
+SAMPLERS: dict[str, Callable[..., Tensor]] = {"heun": heun, "multistep": multistep_from_noise}
 
 
 def sample_images(
@@ -69,14 +69,14 @@ def sample_images(
     frequencies: Frequencies | None = None,
     sampler: str = "heun",
 ) -> Iterator[tuple[Images, Labels]]:
-    """Batches of float32 samples, `num_images` in all, with labels by their frequencies where there are classes.
+    """Batches of float32 samples [batch, C, R, R] and their one-hot labels, `num_images` images in all.
 
-    `part` (r, n) gives batches r, r + n, r + 2 n ... alone: n of them are together the same images as one whole. `rng` is
-    on the CPU.
+    `part` (r, n) gives only the batches r, r + n, r + 2 n ...: the n parts together are the images of (0, 1). `rng` is on
+    the CPU; `sampler` is a name in SAMPLERS; `frequencies` of None are uniform.
     """
     spec = denoiser.spec
     device = next(denoiser.parameters()).device
-    # All at once, so that the samples do not depend on the size of the batches.
+    # All labels at once, so that they do not depend on the batch size.
     all_labels = draw_labels(num_images, spec.num_classes, rng, frequencies)
     for number, labels in enumerate(all_labels.split(batch)):
         latents = torch.randn([len(labels), spec.channels, spec.resolution, spec.resolution], generator=rng)
@@ -88,12 +88,13 @@ def sample_images(
 
 @torch.no_grad()
 def multistep(denoiser: Denoiser, x: Images, labels: Labels, levels: Sequence[float]) -> Images:
-    """Images at noise level levels[0] -> at levels[-1] along the probability-flow ODE, one call of the denoiser a step.
+    """Moves images with noise of standard deviation levels[0] to levels[-1] along the probability-flow ODE.
 
-    Levels rise or fall; a last one of 0 gives the denoised image. In u = -ln sigma the ODE is dx/du = D - x: the linear part is
-    solved exactly and D is a polynomial through its last three values (third-order multistep, after arXiv:2211.01095, section 4).
+    Each step calls the denoiser once. The levels rise or fall; a last level of 0 gives the denoised image. In u = -ln sigma
+    the ODE is dx/du = D - x. Its linear part is solved exactly, and D is extrapolated by the polynomial through its last
+    three values (a third-order multistep method, after section 4 of arXiv:2211.01095).
     """
-    known: list[tuple[float, Images]] = []  # (u, D) of the last two steps, the newest first
+    known: list[tuple[float, Images]] = []  # (u, D) of the last two steps, latest first
     for sigma, following in itertools.pairwise(levels):
         denoised = denoiser(x, torch.full([len(x), 1, 1, 1], sigma, device=x.device), labels)
         if following == 0:
@@ -113,15 +114,3 @@ def multistep(denoiser: Denoiser, x: Images, labels: Labels, levels: Sequence[fl
                 x = x + (step**2 - 2 * linear + gap * linear) * bend
         known = [(u, denoised), *known[:1]]
     return x
-
-
-def carry(source: Denoiser, target: Denoiser, images: Images, labels: Labels, sigma_max: float, steps: int) -> Images:
-    """Images of `source`'s distribution as images of `target`'s: up to `sigma_max` along one's ODE and down along the other's.
-
-    Deterministic, 2 `steps` calls (dual diffusion implicit bridges, arXiv:2203.08382). The result is distributed as `target`'s
-    samples as far as both distributions agree at `sigma_max`; with equal denoisers nothing moves but by the step's error.
-    """
-    low = max(CARRY_SIGMA_MIN, source.sigma_range[0], target.sigma_range[0])
-    falling = karras_grid(steps, low, sigma_max, rho=7.0)
-    lifted = multistep(source, images, labels, falling[-2::-1])
-    return multistep(target, lifted, labels, falling)

@@ -23,14 +23,15 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from gan_refine.assets import KINDS, PRETRAINED, catalog, sha256
+from gan_refine.evaluation import Teacher, measure_teacher
+from gan_refine.evaluation.images import CHUNK, TEACHER_STREAM
+from gan_refine.files import atomic_file
 from gan_refine.interfaces import Denoiser, PixelBytes
-from gan_refine.metrics import Panel, load_detector, load_reference, to_uint8
+from gan_refine.metrics import MetricCollection, load_detector, load_reference, to_uint8
 from gan_refine.networks.edm_precond import EDMPrecond
 from gan_refine.networks.stylegan2 import Discriminator, Generator
 from gan_refine.noise import rng_for
 from gan_refine.pickles import write_networks
-from gan_refine.report import distance_of_teacher
-from gan_refine.report.evaluation import CHUNK, TEACHER_STREAM
 from gan_refine.sampling import sample_images
 from gan_refine.teachers import load_edm
 from recipes import train_gan, train_teacher
@@ -133,11 +134,11 @@ def measure(name: str, images: int, steps: int, seed: int, threads: int, keep: P
     reference = load_reference(PRETRAINED / pair.files["reference"])
     net = load_edm(PRETRAINED / pair.files["teacher"])
 
-    metric = Panel(detector, reference, images)
+    metric = MetricCollection(detector, reference, images)
     started = time.time()
     with tqdm(total=images) as bar:
         if keep is None:
-            value = distance_of_teacher(net, metric.fresh, images, steps, seed, bar.update)
+            value = measure_teacher(Teacher(None, net), metric, steps, seed, bar.update)[0].value
         else:
             for batch in kept_samples(net, keep, images, steps, seed):
                 metric.update(batch)
@@ -154,7 +155,7 @@ def measure(name: str, images: int, steps: int, seed: int, threads: int, keep: P
 
 
 def kept_samples(net: Denoiser, folder: Path, images: int, steps: int, seed: int) -> Iterator[PixelBytes]:
-    """The samples of `distance_of_teacher`, batch by batch; those in `folder` are read, the others made and put there."""
+    """The samples of `measure_teacher`, batch by batch; those in `folder` are read, the others made and put there."""
     folder.mkdir(parents=True, exist_ok=True)
     batches = math.ceil(images / CHUNK)
     for number in range(batches):
@@ -162,8 +163,8 @@ def kept_samples(net: Denoiser, folder: Path, images: int, steps: int, seed: int
         if not path.exists():
             rng = rng_for(seed, 0, 0, TEACHER_STREAM)
             ((made, _),) = sample_images(net, images, steps=steps, batch=CHUNK, rng=rng, part=(number, batches))
-            np.save(path.with_suffix(".tmp.npy"), to_uint8(made).numpy())
-            path.with_suffix(".tmp.npy").replace(path)
+            with atomic_file(path) as stream:
+                np.save(stream, to_uint8(made).numpy())
         yield torch.from_numpy(np.load(path))
 
 

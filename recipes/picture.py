@@ -13,9 +13,9 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from gan_refine import assets
-from gan_refine.generators import load_stylegan2
-from gan_refine.report import grid_latents, render
-from gan_refine.runlog import save_png, tile
+from gan_refine.evaluation import grid_latents, render
+from gan_refine.generators import StyleGan2
+from gan_refine.run.folder import save_png, tile
 
 SCALE, COLUMNS, ROWS, GAP = 3, 8, 4, 12
 
@@ -28,7 +28,7 @@ def main(run_folder: Path, out: Path) -> None:
     paths = (assets.resolve("gan", options["gan"]), run_folder / "network-refined-best.pkl")
     halves = []
     for path in paths:
-        generator = load_stylegan2(path)
+        generator = StyleGan2.load(path)
         images = render(generator, grid_latents(generator, options["refine"]["seed"]))[: COLUMNS * ROWS]
         halves.append(tile(images, COLUMNS).repeat(SCALE, axis=0).repeat(SCALE, axis=1))
     before, after = halves

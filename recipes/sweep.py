@@ -1,9 +1,9 @@
 """Refinements of an embedded pair under several settings, one JSON line each.
 
-    python recipes/sweep.py fashion16 --kimg=8 --out=sweep.jsonl "glr=1e-4" "glr=3e-4 objective=diff-instruct,weight=dmd"
+    python recipes/sweep.py fashion16 --kimg=8 --out=sweep.jsonl "glr=1e-4" "glr=3e-4 objective=diff-instruct,weighting=dmd"
 
-Settings are fields of RefineOptions and `objective` (`best` where none is named); seeds and evaluation latents are the same for
-all, so that runs are paired.
+Settings are fields of RefineOptions and `objective` (`di-perceptual` if none is named); seeds and evaluation latents are the
+same for all, so that runs are paired.
 """
 
 import copy
@@ -18,12 +18,12 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from gan_refine import assets
-from gan_refine.cli.gans import find_gan
 from gan_refine.config import RefineOptions, build_options
-from gan_refine.metrics import Panel, load_detector, load_reference
-from gan_refine.objectives import Adversarial, build_objective
+from gan_refine.evaluation import measure
+from gan_refine.metrics import MetricCollection, load_detector, load_reference
+from gan_refine.objectives import GanFile, build_objective
 from gan_refine.refine import refine
-from gan_refine.report import distance_of_generator
+from gan_refine.run.networks import open_gan
 from gan_refine.teachers import load_edm
 
 
@@ -57,30 +57,21 @@ def main(
     out: Path,
 ) -> None:
     torch.set_num_threads(threads)
-    original = find_gan(gan or name).load().to(device)
-    critic = getattr(original, "critic", lambda: None)  # a one-step generator has none
+    original = open_gan(gan or name).generator.to(device)
     teacher = load_edm(assets.resolve("teacher", name)).to(torch.device(device))
     detector = load_detector(assets.resolve("detector", name), device=device)
     reference = load_reference(assets.resolve("reference", name))
 
     def distance(generator) -> float:
-        value = distance_of_generator(generator, lambda: Panel(detector, reference, eval_images), eval_images, seed)
-        return round(value, 3)
+        return round(measure(generator, MetricCollection(detector, reference, eval_images), seed)[0].value, 3)
 
     before = distance(original)
-    samples: dict[
-        tuple[int, int], tuple[torch.Tensor, torch.Tensor]
-    ] = {}  # of the teacher with labels, shared by the runs
     for setting in settings:
         fields = dict(pair.split("=", 1) for pair in setting.split())
-        objective = build_objective(fields.pop("objective", "best"), teacher, critic)
+        objective = build_objective(fields.pop("objective", "di-perceptual"), teacher, GanFile(original.discriminator))
         total = int(kimg * 1000)
         fields = {"total_images": str(total), "tick_images": str(total // evaluations), "seed": str(seed), **fields}
         options = build_options(RefineOptions, fields, "RefineOptions")
-        if isinstance(objective, Adversarial):
-            key = (objective.options.samples, objective.options.steps)
-            own = objective.samples, objective.sample_labels
-            objective.samples, objective.sample_labels = samples.get(key, own)
         started, curve, nats = time.time(), [], []
         for progress in refine(copy.deepcopy(original), objective, options):
             curve.append([progress.images, distance(progress.average)])
@@ -93,8 +84,6 @@ def main(
             file_of_run = save / f"{len(list(save.iterdir())):03d}.pkl"
             progress.average.export(file_of_run)
             record["saved"] = file_of_run.name
-        if isinstance(objective, Adversarial):
-            samples[key] = objective.samples, objective.sample_labels
         record["seconds"] = round(time.time() - started, 1)
         with open(out, "a") as file:
             file.write(json.dumps(record) + "\n")

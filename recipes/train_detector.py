@@ -15,6 +15,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from gan_refine.files import atomic_file
 from gan_refine.metrics.detectors import Detector, FashionClassifier, load_detector, save_detector
 from gan_refine.metrics.frechet import frechet_distance
 from gan_refine.metrics.moments import Moments
@@ -88,9 +89,9 @@ def write_all(name: str, out: Path, network: FashionClassifier, folder: Path, or
     digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (weights, reference)}
     facts = {"test_accuracy": accuracy(network, fashion.load(folder, name, "t10k")), "distance_of_test_images": floor}
     licence = "Apache-2.0; trained on Fashion-MNIST (Zalando SE, MIT licence)"
-    temporary = record.with_suffix(".tmp")
-    temporary.write_text(json.dumps({**origin, **facts, "licence": licence, "sha256": digests}, indent=2) + "\n")
-    temporary.replace(record)
+    text = json.dumps({**origin, **facts, "licence": licence, "sha256": digests}, indent=2) + "\n"
+    with atomic_file(record) as stream:
+        stream.write(text.encode())
     print(f"test accuracy {facts['test_accuracy']:.4f}, distance of the test images {floor:.4f}", flush=True)
 
 

@@ -1,7 +1,6 @@
 """What the recipes share: a checkpoint that survives interruption and the origin record of what was made."""
 
 import json
-import os
 import platform
 import subprocess
 import sys
@@ -9,6 +8,8 @@ import time
 from pathlib import Path
 
 import torch
+
+from gan_refine.files import atomic_file
 
 
 def hardware() -> str:
@@ -63,9 +64,8 @@ class Checkpoint:
 
     def save(self, state: dict, images: int) -> None:
         self.origin.update(seconds=round(self.seconds_before + time.time() - self.started, 1), images=images)
-        temporary = self.path.with_suffix(".tmp")
-        torch.save({"state": state, "origin": json.dumps(self.origin)}, temporary)
-        os.replace(temporary, self.path)
+        with atomic_file(self.path) as stream:
+            torch.save({"state": state, "origin": json.dumps(self.origin)}, stream)
 
 
 def _command() -> str:

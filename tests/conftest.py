@@ -18,7 +18,7 @@ PACKAGE = Path(__file__).parent.parent / "gan_refine"
 
 # Sources of networks are embedded in pickles and run in other tools too: they are tested as they are. pickles handles
 # bytes, not shapes, and its tests measure time, which checking every call of its inner loop would spoil.
-UNCHECKED = {"networks", "pickles"}
+UNCHECKED = {"networks", "pickles", "foundation"}
 MODULES = {found.name for found in pkgutil.iter_modules([str(PACKAGE)])}
 
 jaxtyping.install_import_hook([f"gan_refine.{name}" for name in sorted(MODULES - UNCHECKED)], "typechecking.check")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -10,13 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from toys import small_unet
 
-from gan_refine.networks.edm_precond import EDMPrecond
 from gan_refine.networks.stylegan2 import Discriminator, Generator
 from gan_refine.pickles import write_networks
 
 ROOT = Path(__file__).parent.parent
-UNET = {"model_type": "SongUNet", "model_channels": 8, "channel_mult": [1, 2], "num_blocks": 1, "attn_resolutions": []}
 
 # 30 steps of the generator in three rounds, with 4 steps of warm-up and 2 batches of a pool in each.
 SMALL = ["--kimg=0.24", "--batch=8", "--batch-gpu=4", "--warmup-kimg=0.032", "--pool-kimg=0.016", "--tick=0.016"]
@@ -26,7 +26,7 @@ SERVER = """
 import json, os, signal, sys, traceback
 import torch, torch._dynamo  # the second takes seconds, which forks need not spend
 import run_refine
-from gan_refine.cli.running import run_command
+from gan_refine.cli.main import run_command
 torch.set_num_threads(1)
 
 def work(job, rank):
@@ -63,7 +63,7 @@ for line in sys.stdin:
 
 @dataclass
 class Ended:
-    """How the processes of a command ended, in order of rank; a signal's number is negative. Texts are the first's."""
+    """How the processes of a command ended, in order of rank; a signal's number is negative. Texts are those of rank 0."""
 
     codes: list[int]
     cpu_seconds: float
@@ -104,6 +104,18 @@ class Commands:
         self.start(*arguments, before=before, processes=processes)
         return self.end()
 
+    def stop(
+        self, folder: Path, *arguments: str, number: int = signal.SIGKILL, after: int = 2, processes: int = 1
+    ) -> Ended:
+        """Sends a signal to the run of these arguments once so many checkpoints are in `folder`, where it works."""
+        pid = self.start(*arguments, processes=processes)
+        wait_for(lambda: len(list(folder.glob("checkpoint-*.pt"))) >= after, lambda: Path(f"/proc/{pid}").exists())
+        os.kill(pid, number)
+        ended = self.end()
+        if number == signal.SIGKILL:
+            assert ended.code == -signal.SIGKILL, "it ended before it was killed"
+        return ended
+
     def said(self, name: str, rank: int = 0) -> str:
         return (self.folder / f"{name}{rank}").read_text()
 
@@ -125,10 +137,7 @@ def write_pair(folder: Path, seed: int = 0, resolution: int = 16) -> list[str]:
     make = lambda: Generator(8, 0, 8, resolution, 1, mapping_kwargs={"num_layers": 2}, synthesis_kwargs=widths)  # noqa: E731
     networks = {"G": make(), "D": Discriminator(0, resolution, 1, architecture="orig", **widths), "G_ema": make()}
     write_networks(folder / "gan.pkl", {**networks, "training_set_kwargs": None, "augment_pipe": None})
-    teacher = EDMPrecond(16, 1, **UNET)
-    for parameter in teacher.parameters():
-        parameter.data.add_(0.05 * torch.randn_like(parameter))
-    write_networks(folder / "teacher.pkl", {"ema": teacher})
+    write_networks(folder / "teacher.pkl", {"ema": small_unet(16)})
     return [f"--gan={folder / 'gan.pkl'}", f"--teacher={folder / 'teacher.pkl'}"]
 
 

@@ -2,26 +2,26 @@
 
 import copy
 import json
-import os
-import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from runs import SMALL, assert_same_run, last_checkpoint, wait_for, write_pair
+from toys import SingleImage
 
 from gan_refine import assets
-from gan_refine.cli.wiring import bridge_options
 from gan_refine.config import RefineOptions
 from gan_refine.errors import MismatchError, OptionError
-from gan_refine.generators import Bridged, BridgeOptions, DiracImage, bridge, load_stylegan2
+from gan_refine.generators import Bridged, BridgeOptions, StyleGan2, bridge
 from gan_refine.generators.resizing import Resize, axis_weights
-from gan_refine.interfaces import AnchoredGenerator, Generator, ImageSpec
-from gan_refine.objectives import Carried, build_objective
+from gan_refine.interfaces import Generator, ImageSpec
+from gan_refine.objectives import Adversarial, GanFile, build_objective
 from gan_refine.refine import refine
+from gan_refine.run.build import bridge_options
 from gan_refine.teachers import load_edm
+from runs import SMALL, assert_same_run, last_checkpoint, write_pair
 
 TEACHER = ImageSpec(channels=1, resolution=16)
 BRIDGE = "--bridge=resize,anchor=2"
@@ -63,7 +63,7 @@ def test_the_way_back_is_a_projection(name):
 def test_the_embedded_large_and_small_images_are_the_same_after_the_box():
     """fashion16 is fashion32 averaged down, so its teacher knows the bridged images best at their own place."""
     teacher = load_edm(assets.resolve("teacher", "fashion16"))
-    generator = bridge(load_stylegan2(assets.resolve("gan", "fashion32")), TEACHER, BridgeOptions(filter="box"))
+    generator = bridge(StyleGan2.load(assets.resolve("gan", "fashion32")), TEACHER, BridgeOptions(filter="box"))
     latents = latents_of(generator, 64)
     with torch.no_grad():
         images = generator(latents)
@@ -83,11 +83,11 @@ def test_the_embedded_large_and_small_images_are_the_same_after_the_box():
 
 
 def test_gradients_reach_all_weights_and_no_frozen_one(pair):
-    whole = load_stylegan2(files(pair)[0])
+    whole = StyleGan2.load(files(pair)[0])
     generator = bridge(whole, TEACHER, BridgeOptions())
-    assert isinstance(generator, AnchoredGenerator) and generator.spec == TEACHER
+    assert generator.spec == TEACHER
     assert {id(p) for p in generator.parameters()} == {id(p) for p in whole.parameters()}
-    images, anchor = generator.anchored(latents_of(generator))
+    images, anchor = generator.forward_regularized(latents_of(generator))
     assert images.shape == (4, 1, 16, 16) and anchor.tolist() == [0, 0, 0, 0]
     (images * torch.randn(images.shape)).sum().backward()
     names = [name for name, parameter in whole.named_parameters() if parameter.grad is None or not parameter.grad.any()]
@@ -100,13 +100,13 @@ def test_gradients_reach_all_weights_and_no_frozen_one(pair):
 
 def test_the_anchor_is_blind_to_what_the_teacher_sees_and_pulls_back_the_rest():
     pixels, change = 0.3 * torch.randn([2, 1, 1, 64, 64])
-    plain = bridge(DiracImage(pixels), TEACHER, BridgeOptions(anchor=2))
+    plain = bridge(SingleImage(pixels), TEACHER, BridgeOptions(anchor=2))
     latents, unseen = latents_of(plain), plain.resize.removed(change)
     shown = []
     for moved, strayed in [(change - unseen, torch.zeros_like(unseen)), (change, unseen)]:
-        image = DiracImage(pixels + moved)
-        generator = plain.around(image)
-        images, anchor = generator.anchored(latents)
+        image = SingleImage(pixels + moved)
+        generator = plain.with_full_size(image)
+        images, anchor = generator.forward_regularized(latents)
         expected = 2 * strayed.square().sum() / 16
         torch.testing.assert_close(anchor, expected.expand(4), atol=1e-5, rtol=1e-4)
         (gradient,) = torch.autograd.grad(anchor[0], image.pixels)
@@ -117,8 +117,8 @@ def test_the_anchor_is_blind_to_what_the_teacher_sees_and_pulls_back_the_rest():
         assert torch.equal(images, generator(latents))
         shown.append(images)
     torch.testing.assert_close(*shown, atol=1e-5, rtol=0)
-    free = bridge(DiracImage(pixels), TEACHER, BridgeOptions(anchor=0)).around(DiracImage(pixels + change))
-    assert free.anchored(latents)[1].tolist() == [0, 0, 0, 0]
+    free = bridge(SingleImage(pixels), TEACHER, BridgeOptions(anchor=0)).with_full_size(SingleImage(pixels + change))
+    assert free.forward_regularized(latents)[1].tolist() == [0, 0, 0, 0]
 
 
 @pytest.mark.parametrize("pool", [0, 8])
@@ -127,9 +127,9 @@ def test_the_anchor_keeps_the_unseen_band_and_lets_the_seen_one_move(pool, pair)
     changes = []
     for anchor in (0.0, 100.0):
         torch.manual_seed(0)
-        whole = load_stylegan2(files(pair)[0])
+        whole = StyleGan2.load(files(pair)[0])
         generator = bridge(whole, TEACHER, BridgeOptions(anchor=anchor))
-        options = RefineOptions(**{**vars(ONE), "total_images": 160, "glr": 1e-3, "pool_images": pool})
+        options = replace(ONE, total_images=160, glr=1e-3, pool_images=pool)
         for _ in refine(generator, build_objective("sds", load_edm(files(pair)[1])), options):
             pass
         changes.append(generator.change(latents_of(generator)))
@@ -139,14 +139,16 @@ def test_the_anchor_keeps_the_unseen_band_and_lets_the_seen_one_move(pool, pair)
 
 
 def test_objectives_across_the_bridge(pair):
-    gan, teacher = load_stylegan2(files(pair)[0]), load_edm(files(pair)[1])
+    gan, teacher = StyleGan2.load(files(pair)[0]), load_edm(files(pair)[1])
     generator = bridge(gan, TEACHER, BridgeOptions())
+    file = GanFile(generator.discriminator)
     with pytest.raises(
-        OptionError, match="its full size but the teacher denoises 16x16 grey; give --objective=carried,start=fresh"
+        OptionError, match="full size, the teacher's are 16x16 grey; give --objective=adversarial,start"
     ):
-        build_objective("carried", teacher, generator.critic)
-    fresh = build_objective("carried,start=fresh,critic_width=4", teacher, generator.critic)
-    assert isinstance(fresh, Carried) and fresh.critic.img_resolution == 16
+        build_objective("adversarial", teacher, file)
+    fresh = build_objective("adversarial,start=fresh,discriminator_width=4", teacher, file)
+    assert isinstance(fresh, Adversarial) and fresh.discriminator.img_resolution == 16
+    assert "has no discriminator of the teacher's size" in build_objective("di-perceptual", teacher, file).notices()[0]
 
 
 @pytest.mark.parametrize(
@@ -167,7 +169,7 @@ def test_bad_options_are_one_line(text, message):
 @pytest.mark.parametrize("teacher", [ImageSpec(1, 64), ImageSpec(1, 128), ImageSpec(3, 16), ImageSpec(1, 24)])
 def test_sizes_that_a_bridge_cannot_span(teacher, pair):
     with pytest.raises(MismatchError, match=r"2, 4, 8 ... times as large"):
-        bridge(load_stylegan2(files(pair)[0]), teacher, BridgeOptions())
+        bridge(StyleGan2.load(files(pair)[0]), teacher, BridgeOptions())
 
 
 def test_without_the_option_the_mismatch_is_an_error_that_names_it(pair, commands, tmp_path):
@@ -177,30 +179,25 @@ def test_without_the_option_the_mismatch_is_an_error_that_names_it(pair, command
     assert "--bridge=resize" in ended.stderr and len(ended.stderr.splitlines()) == 1
 
 
-@pytest.mark.parametrize("objective", ["auto", "carried,start=fresh,critic_width=4,steps=2"])
+@pytest.mark.parametrize("objective", ["auto", "adversarial,start=fresh,discriminator_width=4,samples=64,steps=2"])
 def test_a_killed_run_across_the_bridge_ends_in_the_same_bits_and_its_pickle_is_full_size(
     objective, pair, commands, tmp_path
 ):
-    arguments = [*pair, *SMALL, BRIDGE, f"--objective={objective}"]
+    arguments = [*pair, *SMALL, BRIDGE, f"--objective={objective}", "--pool-kimg=0.016"]
     ended = commands.run(*arguments, f"--outdir={tmp_path / 'whole'}")
     assert ended.code == 0, ended.stderr
     whole = tmp_path / "whole" / "00000-tiny"
-    pid = commands.start(*arguments, f"--outdir={tmp_path}")
     folder = tmp_path / "00000-tiny"
-    wait_for(lambda: len(list(folder.glob("checkpoint-*.pt"))) > 1, lambda: Path(f"/proc/{pid}").exists())
-    os.kill(pid, signal.SIGKILL)
-    assert commands.end().code == -signal.SIGKILL
+    commands.stop(folder, *arguments, f"--outdir={tmp_path}")
     assert last_checkpoint(folder)["state"]["counters"]["images"] < 240
     ended = commands.run(f"--resume={folder}")
     assert ended.code == 0, ended.stderr
     assert_same_run(folder, whole)
     said = (whole / "log.txt").read_text()
-    assert ("pools are learnt in pixels alone" in said) == (objective == "auto"), (
-        "the discriminator is of the full size"
-    )
-    refined = load_stylegan2(whole / "network-refined-last.pkl")
+    assert ("target pools are learned in pixels alone" in said) == (objective == "auto")
+    refined = StyleGan2.load(whole / "network-refined-last.pkl")
     assert refined.spec == ImageSpec(1, 64)
-    original = load_stylegan2(files(pair)[0])
+    original = StyleGan2.load(files(pair)[0])
     assert not torch.equal(refined.net.synthesis.b64.conv1.weight, original.net.synthesis.b64.conv1.weight)
     assert Image.open(whole / "fakes_init.png").size == (512, 512)
     lines = [json.loads(line) for line in (whole / "bridge.jsonl").read_text().splitlines()]
@@ -212,16 +209,16 @@ def test_a_killed_run_across_the_bridge_ends_in_the_same_bits_and_its_pickle_is_
 @pytest.mark.parametrize(
     "measure, metric, images", [("auto", "fd32-fashion32", "32x32 grey"), ("teacher", "fd32-fashion16", "16x16 grey")]
 )
-def test_the_metric_looks_at_the_full_size_where_a_detector_does(measure, metric, images, commands, tmp_path):
+def test_the_metric_measures_the_full_size_where_a_detector_exists(measure, metric, images, commands, tmp_path):
     arguments = ["--gan=fashion32", "--teacher=fashion16", f"--bridge=resize,filter=box,measure={measure}", *SMALL]
     short = ["--kimg=0.016", "--warmup-kimg=0.008", "--teacher-steps=2", "--fid-seeds=2", f"--outdir={tmp_path}"]
     ended = commands.run(*arguments, *short)
     assert ended.code == 0, ended.stderr
     summary = json.loads((tmp_path / "00000-tiny" / "summary.json").read_text())
     assert summary["metric"] == metric
-    assert f"{metric} looks at {images} images." in ended.stderr
+    assert f"{metric} measures {images} images." in ended.stderr
     assert (summary["teacher_value"] is None) == (measure == "auto")
-    assert isinstance(bridge(load_stylegan2(Path(summary["refined"])), TEACHER, BridgeOptions()), Bridged)
+    assert isinstance(bridge(StyleGan2.load(Path(summary["refined"])), TEACHER, BridgeOptions()), Bridged)
 
 
 def test_a_size_that_no_detector_knows_is_refused_when_it_is_asked_for(pair, commands, tmp_path):

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from gan_refine.checkpoint import Checkpoints, damage, parse
 from gan_refine.errors import FileFormatError, UserError
 from gan_refine.files import atomic_file, require_space
+from gan_refine.run.checkpoint import Checkpoints, damage, parse
 
 CONTENT = {"weights": torch.arange(100.0), "count": 3, "text": "a", "nothing": None}
 

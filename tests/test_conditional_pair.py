@@ -1,20 +1,20 @@
-"""The embedded pair with classes: what each network makes of a class, judged by the embedded classifier and by the other."""
+"""The embedded pair with classes: what each network makes of a class, measured by the classifier and by the other network."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 from click.testing import CliRunner
-from runs import SMALL, last_checkpoint
 
 import run_refine
 from gan_refine import assets
-from gan_refine.generators import StyleGan2, load_stylegan2
+from gan_refine.generators import StyleGan2
 from gan_refine.interfaces import Latents
 from gan_refine.metrics import Detector, open_detector, to_uint8
 from gan_refine.noise import add_noise
 from gan_refine.objectives.score_model import denoising_loss
 from gan_refine.sampling import sample_images
 from gan_refine.teachers import EdmTeacher, load_edm
+from runs import SMALL, last_checkpoint
 
 PAIR = "fashion16-cond"
 PER_CLASS = 20
@@ -22,7 +22,7 @@ PER_CLASS = 20
 
 @pytest.fixture(scope="module")
 def gan() -> StyleGan2:
-    return load_stylegan2(assets.resolve("gan", PAIR))
+    return StyleGan2.load(assets.resolve("gan", PAIR))
 
 
 @pytest.fixture(scope="module")
@@ -80,12 +80,12 @@ def test_a_run_by_name_is_measured_against_the_reference_that_both_pairs_share(t
     assert result.exception is None, result.exception
     folder = tmp_path / "00000-tiny"
     assert (folder / "metric-fd100-fashion16.jsonl").is_file()
-    assert load_stylegan2(folder / "network-refined-last.pkl").spec.num_classes == 10
+    assert StyleGan2.load(folder / "network-refined-last.pkl").spec.num_classes == 10
     kept = last_checkpoint(folder)["state"]["objective"]
     assert kept and not any(name.startswith(("features", "teacher")) for name in kept), "these come from the files"
 
 
 def test_its_teacher_without_the_labels_is_refused(tmp_path):
     result = CliRunner().invoke(run_refine.cli, [f"--teacher={PAIR}", f"--outdir={tmp_path}"])
-    assert "must be told which" in str(result.exception)
+    assert "needs the class of each" in str(result.exception)
     assert not list(tmp_path.iterdir())

@@ -13,7 +13,7 @@ from test_tensorflow_pickles import write as write_tensorflow
 import run_refine
 from gan_refine import assets
 from gan_refine.cli import cli
-from gan_refine.cli.running import run_command
+from gan_refine.cli.main import run_command
 from gan_refine.pickles import (
     build_discriminator,
     build_generator,
@@ -91,7 +91,7 @@ def test_mistakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
         ("gan.pkl", "out.onnx"): "does not end in .pkl or .safetensors",
         ("gan.pkl", "folder.pkl"): "is a folder",
         ("gan.pkl", "out.pkl"): "is a PyTorch pickle already",
-        ("gan.pkl", "b.safetensors"): "b.json is there and says something else",
+        ("gan.pkl", "b.safetensors"): "b.json already exists with another description",
         ("gan.pkl", "absent/b.safetensors"): "cannot be written",
         ("none.pkl", "out.safetensors"): "does not exist",
         ("none.safetensors", "out.pkl"): "does not exist",

@@ -147,7 +147,7 @@ def test_asking_for_kernels_that_cannot_be_had_is_an_error(tmp_path: Path) -> No
     compiler = fake_compiler(tmp_path, "echo error: broken; exit 1")
     process = start(environment(tmp_path / "cache", CXX=compiler, TORCH_UTILS_OPS="cpu"))
     _, err = process.communicate(timeout=240)
-    assert process.returncode == 1 and "impl='cpu' was asked for" in err and "error: broken" in err
+    assert process.returncode == 1 and "impl='cpu' was requested" in err and "error: broken" in err
 
 
 @needs_compiler
@@ -226,13 +226,13 @@ def nvcc() -> str | None:
 @pytest.mark.skipif(nvcc() is None, reason="no nvcc on this machine")
 @pytest.mark.parametrize("source", kernel_build.CUDA_SOURCES)
 def test_cuda_sources_compile_without_a_warning(source: str, tmp_path: Path) -> None:
-    """For every architecture at once; nvcc alone, without any header of PyTorch."""
+    """For the oldest and the newest architecture at once; nvcc alone, without any header of PyTorch."""
     compiler = nvcc()
     assert compiler is not None
     listed = subprocess.run([compiler, "--list-gpu-arch"], capture_output=True, text=True, check=True).stdout
     known = [arch for arch in ("75", "80", "90", "100") if f"compute_{arch}\n" in listed]
     assert len(known) >= 3, f"nvcc knows {listed.split()}"
-    targets = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in known]
+    targets = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in (known[0], known[-1])]
     strict = ["-Werror", "all-warnings", "-Xcompiler=-Wall,-Wextra,-Werror"]
     command = [compiler, *kernel_build.CUDA_FLAGS, *targets, *strict, "-c", str(kernel_build.SOURCES / source)]
     done = subprocess.run([*command, "-o", str(tmp_path / "out.o")], capture_output=True, text=True, check=False)

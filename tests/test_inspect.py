@@ -14,7 +14,7 @@ import torch
 
 from gan_refine import assets
 from gan_refine.cli import cli
-from gan_refine.cli.running import run_command
+from gan_refine.cli.main import run_command
 from gan_refine.networks.edm_precond import EDMPrecond
 from gan_refine.networks.stylegan2 import Discriminator, Generator
 from gan_refine.pickles import describe, write_gan, write_networks, write_one_step, write_state_dict
@@ -84,7 +84,7 @@ def test_one_step_generator(tmp_path: Path) -> None:
     write_networks(tmp_path / "odd.pkl", {"ema": net, "one_step": {"sigma": -1.0}})
     found = describe(tmp_path / "odd.pkl")
     assert found.networks[0].option == "--teacher"
-    assert "holds no level of noise" in str(found.problem)
+    assert "holds no noise level" in str(found.problem)
 
 
 def test_tensorflow(tmp_path: Path) -> None:
@@ -178,7 +178,7 @@ def test_embedded_models(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     for kind in ("gan", "teacher"):
         text = shown(monkeypatch, capsys, assets.resolve(kind, "fashion16"))
         assert "opens safely       yes" in text
-        assert "embedded sources, none of which was run" in text
+        assert "embedded sources (not run)" in text
 
 
 def test_what_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:

@@ -10,43 +10,29 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
-from runs import SMALL, UNET, assert_same_run, last_checkpoint
 from torch import nn
-from toys import small_stylegan2
+from toys import rng, small_stylegan2, small_unet
 
 import run_refine
 from gan_refine.cli import cli
-from gan_refine.cli.drawing_options import set_drawing, spell_out
+from gan_refine.cli.options import spell_out
 from gan_refine.errors import FileFormatError, MismatchError, OptionError
-from gan_refine.generators import (
-    AnyGenerator,
-    BridgeOptions,
-    Drawing,
-    OneStep,
-    StyleGan2,
-    bridge,
-    load_any_generator,
-    load_stylegan2,
-)
+from gan_refine.evaluation.images import teacher_images
+from gan_refine.evaluation.references import SamplingOptions, Teacher, cache_key
+from gan_refine.generators import AnyGenerator, BridgeOptions, LatentOptions, OneStep, StyleGan2, bridge
 from gan_refine.generators.mean_w import mean_w
 from gan_refine.interfaces import ImageSpec
 from gan_refine.labels import draw_labels, parse_frequencies
 from gan_refine.metrics import open_detector
-from gan_refine.networks.edm_precond import EDMPrecond
 from gan_refine.networks.stylegan2 import Discriminator
-from gan_refine.objectives import Adversarial, AdversarialOptions
+from gan_refine.objectives import Adversarial, AdversarialOptions, GanFile
 from gan_refine.pickles import write_networks
-from gan_refine.report.evaluation import teacher_images
-from gan_refine.report.reference import TeacherFile, TeacherReference, cache_key
 from gan_refine.teachers import GaussianTeacher
+from runs import SMALL, assert_same_run, last_checkpoint
 
 THREE = ImageSpec(1, 16, 3)
 WIDTHS = {"channel_base": 64, "channel_max": 8}
 PRIOR = (0.25, 0.0, 0.75)
-
-
-def rng(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def assert_follows(labels: torch.Tensor, prior: tuple[float, ...]) -> None:
@@ -140,19 +126,20 @@ def trusted() -> AnyGenerator:
     with tempfile.NamedTemporaryFile(suffix=".pkl") as file:
         file.write(pickle.dumps({"G_ema": Foreign()}))
         file.flush()
-        return load_any_generator(Path(file.name))
+        return AnyGenerator.load(Path(file.name))
 
 
 FAMILIES = {
     "stylegan2": stylegan,
-    "one-step": lambda: OneStep(EDMPrecond(16, 1, 3, **UNET), 2.5),
+    "one-step": lambda: OneStep(small_unet(16, classes=3), 2.5),
     "trusted": trusted,
 }
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_generators_draw_so_and_their_copies_too(family):
-    generator = set_drawing(FAMILIES[family](), "1,0,3", "random")
+    generator = FAMILIES[family]()
+    generator.set_latent_options("1,0,3", "random")
     plain = FAMILIES[family]().draw(1000, rng())
     shown = [generator, copy.deepcopy(generator), bridge(generator, ImageSpec(1, 8, 3), BridgeOptions())]
     shown += [] if family == "one-step" else [generator.truncated(0.5)]
@@ -166,7 +153,7 @@ def test_generators_draw_so_and_their_copies_too(family):
 def test_constant_noise_leaves_latents_as_they_are_and_fixes_images():
     generator = stylegan()
     random = generator.draw(4, rng())
-    set_drawing(generator, "uniform", "const")
+    generator.set_latent_options("uniform", "const")
     constant = generator.draw(4, rng())
     assert constant.noise_seed is None and random.noise_seed is not None
     assert torch.equal(constant.z, random.z) and torch.equal(constant.labels, random.labels)
@@ -178,18 +165,18 @@ def test_constant_noise_leaves_latents_as_they_are_and_fixes_images():
 
 @pytest.mark.parametrize("family", ["one-step", "trusted"])
 def test_constant_noise_is_for_stylegans(family):
-    with pytest.raises(OptionError, match="--noise-mode=const is for StyleGAN2s"):
-        set_drawing(FAMILIES[family](), "uniform", "const")
+    with pytest.raises(OptionError, match="--noise-mode=const is for StyleGAN2 generators"):
+        FAMILIES[family]().set_latent_options("uniform", "const")
 
 
 def test_the_mean_w_is_that_of_the_prior():
     generator = stylegan()
-    generator.drawing = Drawing((0.0, 1.0, 0.0))
+    generator.latent_options = LatentOptions((0.0, 1.0, 0.0))
     z = torch.randn([40_000, 8], generator=rng(5))
     w = generator.net.mapping(z, torch.eye(3)[1].expand(len(z), 3))[:, 0].detach()
     found = mean_w(generator.net.mapping, generator.draw)
     error = ((found - w.mean(0)) / w.std(0)).abs().max()
-    generator.drawing = Drawing()
+    generator.latent_options = LatentOptions()
     uniform = mean_w(generator.net.mapping, generator.draw)
     assert float(error) < 5 * (1 / 16_384 + 1 / 40_000) ** 0.5
     assert float(((uniform - w.mean(0)) / w.std(0)).abs().max()) > 0.1, "the classes differ"
@@ -221,31 +208,24 @@ def test_references_of_other_priors_are_other_files(tmp_path):
     path.write_bytes(b"weights")
     detector = open_detector("fashion16")
     key = lambda classes, prior: cache_key(  # noqa: E731
-        TeacherFile(path, Listening(classes), prior), detector, TeacherReference()
+        Teacher(path, Listening(classes), prior), detector, SamplingOptions()
     )
     assert key(3, PRIOR) != key(3, None) != key(3, (0.5, 0.25, 0.25))
     assert key(0, PRIOR) == key(0, None), "no classes, no difference"
 
 
-def test_an_adversarys_samples_follow_the_prior_and_are_judged_as_their_own_class():
+def test_the_adversarial_objectives_samples_follow_the_frequencies_and_keep_their_own_classes():
     options = AdversarialOptions(start="fresh", samples=500, steps=2, discriminator_width=8)
-    objective = Adversarial(Listening(resolution=8), options, frequencies=PRIOR)
-    list(objective.prepare(rng()))
-    assert_follows(objective.sample_labels, PRIOR)
-    judged: list[tuple[torch.Tensor, torch.Tensor]] = []
-    objective.discriminator.register_forward_pre_hook(lambda module, given: judged.append(given))
+    objective = Adversarial(Listening(resolution=8), options, GanFile(frequencies=PRIOR))
+    shown: list[tuple[torch.Tensor, torch.Tensor]] = []
+    objective.discriminator.register_forward_pre_hook(lambda module, given: shown.append(given))
     fake, labels = torch.zeros([8, 1, 8, 8]), torch.eye(3)[[1] * 8]
-    objective.helper_terms(fake, labels, rng())
-    (real, real_labels), (_, fake_labels) = judged
+    objective.auxiliary_loss(fake, labels, rng())
+    assert_follows(objective.sample_labels, PRIOR)
+    (real, real_labels), (_, fake_labels) = shown
     matches = [(objective.samples == image).flatten(1).all(1).nonzero()[0, 0] for image in real.detach()]
     assert torch.equal(real_labels, objective.sample_labels[torch.stack(matches)])
     assert torch.equal(fake_labels, labels)
-
-
-def test_a_conditional_critic_of_samples_without_classes_is_refused():
-    critic = Discriminator(3, 8, 1, architecture="orig", channel_base=64, channel_max=8)
-    with pytest.raises(OptionError, match="judges images by their class"):
-        Adversarial(Listening(classes=0, resolution=8), AdversarialOptions(samples=8, steps=2), critic)
 
 
 def write(folder: Path, gan_classes: int, teacher_classes: int) -> list[str]:
@@ -253,10 +233,7 @@ def write(folder: Path, gan_classes: int, teacher_classes: int) -> list[str]:
     discriminator = Discriminator(gan_classes, 16, 1, architecture="orig", **WIDTHS)
     networks = {"G": stylegan(gan_classes).net, "D": discriminator, "G_ema": stylegan(gan_classes).net}
     write_networks(folder / "gan.pkl", {**networks, "training_set_kwargs": None, "augment_pipe": None})
-    teacher = EDMPrecond(16, 1, teacher_classes, **UNET)
-    for parameter in teacher.parameters():
-        parameter.data.add_(0.05 * torch.randn_like(parameter))
-    write_networks(folder / "teacher.pkl", {"ema": teacher})
+    write_networks(folder / "teacher.pkl", {"ema": small_unet(16, classes=teacher_classes)})
     return [f"--gan={folder / 'gan.pkl'}", f"--teacher={folder / 'teacher.pkl'}"]
 
 
@@ -280,7 +257,7 @@ def test_a_run_draws_its_classes_so_and_needs_the_file_no_more(noise, tmp_path):
     assert_same_run(*folders)
     options = json.loads((folders[0] / "options.json").read_text())
     assert (options["labels"], options["noise_mode"]) == ("1,0,3", noise)
-    assert "knows no classes" not in (folders[0] / "log.txt").read_text()
+    assert "The teacher is unconditional" not in (folders[0] / "log.txt").read_text()
     targets = [part for batch in last_checkpoint(folders[0])["state"]["pool"] for part in batch]
     labels = torch.cat([part["labels"] for part in targets])
     assert len(labels) and not labels[:, 1].any()
@@ -294,18 +271,18 @@ def test_a_run_draws_its_classes_so_and_needs_the_file_no_more(noise, tmp_path):
 @pytest.mark.parametrize(
     "labels, said", [("uniform", "drawn uniformly"), ("1,0,3", "with the frequencies of --labels")]
 )
-def test_a_teacher_without_classes_is_told_of_in_one_line(labels, said, tmp_path):
+def test_an_unconditional_teacher_of_a_conditional_gan_is_announced_in_one_line(labels, said, tmp_path):
     pair = write(tmp_path, 3, 0)
     result = run(*pair, *QUICK, f"--labels={labels}", f"--outdir={tmp_path}")
     assert result.exception is None, result.exception
     lines = (tmp_path / "00000-tiny" / "log.txt").read_text().splitlines()
-    (line,) = [line for line in lines if "knows no classes" in line]
+    (line,) = [line for line in lines if "The teacher is unconditional" in line]
     assert "the mixture of the GAN's 3 classes" in line and said in line
-    assert load_stylegan2(tmp_path / "00000-tiny" / "network-refined-best.pkl").spec.num_classes == 3
+    assert StyleGan2.load(tmp_path / "00000-tiny" / "network-refined-best.pkl").spec.num_classes == 3
 
 
 REFUSED = [
-    (0, 3, [], MismatchError, "must be told which, but the GAN makes 16x16 grey images without classes"),
+    (0, 3, [], MismatchError, "needs the class of each, but the GAN makes 16x16 grey images without classes"),
     (3, 2, [], MismatchError, "3 classes but the teacher knows 2 classes; choose a teacher of the same classes"),
     (0, 0, ["--labels=1,2,3"], OptionError, "images without classes; leave it out"),
     (3, 3, ["--labels=1,2"], OptionError, "give one for each class"),
@@ -346,8 +323,8 @@ def test_evaluate_measures_under_a_prior(tmp_path, monkeypatch):
     first, second, third = (next(iter(line["results"].values())) for line in found)
     assert first != second != third
     (cached,) = (tmp_path / "cache" / "references").iterdir()
-    file = TeacherFile(tmp_path / "teacher.pkl", Listening(3, 16), (0.0, 0.0, 1.0))
-    options = TeacherReference(steps=2, images=20)
+    file = Teacher(tmp_path / "teacher.pkl", Listening(3, 16), (0.0, 0.0, 1.0))
+    options = SamplingOptions(steps=2, images=20)
     assert cached.stem == cache_key(file, open_detector("fashion16"), options)
     assert cached.stem != cache_key(replace(file, frequencies=None), open_detector("fashion16"), options)
     (tmp_path / "two").mkdir()

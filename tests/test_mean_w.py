@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from toys import bits
 
-from gan_refine.generators import StyleGan2, load_stylegan2
+from gan_refine.generators import StyleGan2
 from gan_refine.generators.mean_w import NUM_LATENTS
 from gan_refine.interfaces import Latents
 from gan_refine.networks.stylegan2 import Generator
@@ -25,14 +26,10 @@ def write(folder: Path, classes: int = 0, suffix: str = ".pkl", **mapping: objec
     return path
 
 
-def bits(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.contiguous().view(-1).view(torch.uint8)
-
-
 @torch.no_grad()
 def moved(path: Path, part: str) -> StyleGan2:
     """A copy of the file's generator, as the average of a run is one, with one part shifted."""
-    generator = copy.deepcopy(load_stylegan2(path))
+    generator = copy.deepcopy(StyleGan2.load(path))
     for name, parameter in generator.net.named_parameters():
         if name.startswith(part):
             parameter.add_(0.3 * parameter.std() * torch.randn_like(parameter) if parameter.numel() > 1 else 0.1)
@@ -41,7 +38,7 @@ def moved(path: Path, part: str) -> StyleGan2:
 
 def exported(generator: StyleGan2, folder: Path) -> StyleGan2:
     generator.export(folder / "refined.pkl")
-    return load_stylegan2(folder / "refined.pkl")
+    return StyleGan2.load(folder / "refined.pkl")
 
 
 @torch.no_grad()
@@ -72,7 +69,7 @@ def test_the_image_at_psi_0_is_that_of_the_mean_w(tmp_path):
     expected = refined.net.synthesis(ws, noise_mode="const").clamp(-1, 1)
     latents = Latents(torch.randn([1, 8]), torch.zeros([1, 0]))
     found = refined.truncated(0)(latents)
-    stale = load_stylegan2(tmp_path / "gan.pkl").truncated(0)(latents)
+    stale = StyleGan2.load(tmp_path / "gan.pkl").truncated(0)(latents)
     spread = (refined(Latents(torch.randn([64, 8]), torch.zeros([64, 0]))) - expected).std()
     assert float((found - expected).abs().max()) < 0.1 * float(spread)
     assert float((stale - expected).abs().max()) > float(spread), "the test tells w_avg from the mean"
@@ -83,7 +80,7 @@ def test_the_image_at_psi_0_is_that_of_the_mean_w(tmp_path):
 def test_a_mapping_that_did_not_change_keeps_the_bits(part, tmp_path):
     path = write(tmp_path)
     refined = exported(moved(path, part), tmp_path)
-    assert torch.equal(bits(refined.net.mapping.w_avg), bits(load_stylegan2(path).net.mapping.w_avg))
+    assert torch.equal(bits(refined.net.mapping.w_avg), bits(StyleGan2.load(path).net.mapping.w_avg))
     assert ((tmp_path / "refined.pkl").read_bytes() == path.read_bytes()) == (part == "nothing")
 
 
@@ -95,7 +92,7 @@ def test_writing_changes_nothing_in_memory_and_equal_weights_write_equal_bytes(t
     torch.randn(100)  # whatever happened between
     copy.deepcopy(generator).export(tmp_path / "two.pkl")
     assert (tmp_path / "one.pkl").read_bytes() == (tmp_path / "two.pkl").read_bytes()
-    again = load_stylegan2(tmp_path / "one.pkl")
+    again = StyleGan2.load(tmp_path / "one.pkl")
     again.export(tmp_path / "three.pkl")
     assert (tmp_path / "three.pkl").read_bytes() == (tmp_path / "one.pkl").read_bytes()
 
@@ -103,7 +100,7 @@ def test_writing_changes_nothing_in_memory_and_equal_weights_write_equal_bytes(t
 def test_both_networks_of_the_file_get_it(tmp_path):
     generator = moved(write(tmp_path), "mapping")
     generator.export(tmp_path / "refined.pkl")
-    both = [load_stylegan2(tmp_path / "refined.pkl", which).net.mapping.w_avg for which in ("G_ema", "G")]
+    both = [StyleGan2.load(tmp_path / "refined.pkl", which).net.mapping.w_avg for which in ("G_ema", "G")]
     assert torch.equal(*both)
 
 

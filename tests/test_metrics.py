@@ -13,10 +13,10 @@ from golden_file import Golden
 from safetensors.torch import save_file
 
 from gan_refine.errors import FileFormatError, MismatchError
-from gan_refine.interfaces import ImageSpec, Metric
+from gan_refine.interfaces import ImageSpec
 from gan_refine.metrics import (
+    MetricCollection,
     Moments,
-    Panel,
     frechet_distance,
     load_detector,
     load_reference,
@@ -77,7 +77,7 @@ class TestMoments:
         small = self.features.double() * 1e-3
         shifted = moments_of(small + 1e6, 10).covariance()
         torch.testing.assert_close(shifted, moments_of(small).covariance(), rtol=1e-5, atol=1e-11)
-        far = small + 1e6  # the difference of raw sums, which this must not be, is off by more than the figure itself
+        far = small + 1e6  # the difference of raw sums is off by more than the value itself
         naive = far.T @ far / 500 - torch.outer(far.mean(0), far.mean(0))
         assert (naive - shifted).abs().max() > shifted.abs().max()
 
@@ -87,10 +87,10 @@ class TestMoments:
 
 
 class TestFrechet:
-    def test_published_figure(self) -> None:
+    def test_published_value(self) -> None:
         golden = Golden("distances")
-        figure = golden.meta["frechet_distance"]["frechet_inception_distance"]
-        assert distance(moments_of(golden["in/a"]), moments_of(golden["in/b"])) == pytest.approx(figure, rel=1e-6)
+        value = golden.meta["frechet_distance"]["frechet_inception_distance"]
+        assert distance(moments_of(golden["in/a"]), moments_of(golden["in/b"])) == pytest.approx(value, rel=1e-6)
 
     def test_commuting_covariances_have_a_closed_form(self) -> None:
         rotation = torch.linalg.qr(torch.randn(5, 5, dtype=torch.float64))[0]
@@ -290,12 +290,12 @@ class TestReferences:
             self.reference.check(detector)
 
 
-class TestPanelOfOne:
+class TestCollectionOfOneMetric:
     def test_is_the_distance_of_the_first_images(self, detector: ClassifierDetector) -> None:
         real, fake = random_bytes(300), random_bytes(200) // 2
         reference = moments_of(detector(real))
-        metric = Panel(detector, Reference(reference.mean, reference.covariance(), 300, 1, "fashion16"), 150)
-        assert isinstance(metric, Metric) and metric.name == "fd150-fashion16"
+        metric = MetricCollection(detector, Reference(reference.mean, reference.covariance(), 300, 1, "fashion16"), 150)
+        assert metric.name == "fd150-fashion16"
         for part in fake.split(40):
             metric.update(part)
         expected = distance(moments_of(detector(fake[:150])), reference)
@@ -307,13 +307,13 @@ class TestPanelOfOne:
         moments = moments_of(detector(images))
         mixed = frechet_distance(moments.mean, moments.covariance(0), moments.mean, moments.covariance(1))
         for ddof in (0, 1):
-            metric = Panel(detector, Reference(moments.mean, moments.covariance(ddof), 4, ddof, None), 4)
+            metric = MetricCollection(detector, Reference(moments.mean, moments.covariance(ddof), 4, ddof, None), 4)
             metric.update(images)
             assert metric.result()[metric.name] < 1e-9 * mixed
 
-    def test_too_few_images_are_an_error_not_a_figure(self, detector: ClassifierDetector) -> None:
+    def test_too_few_images_are_an_error_not_a_value(self, detector: ClassifierDetector) -> None:
         moments = moments_of(detector(random_bytes(50)))
-        metric = Panel(detector, Reference(moments.mean, moments.covariance()), 100)
+        metric = MetricCollection(detector, Reference(moments.mean, moments.covariance()), 100)
         metric.update(random_bytes(99))
         with pytest.raises(MismatchError, match="needs 100 images and has seen 99"):
             metric.result()
@@ -326,7 +326,7 @@ class TestPanelOfOne:
     ) -> None:
         detector.name = name
         reference = Reference(torch.zeros(128, dtype=torch.float64), torch.eye(128, dtype=torch.float64))
-        assert Panel(detector, reference, 10_000).name == expected
+        assert MetricCollection(detector, reference, 10_000).name == expected
 
 
 def test_to_uint8_truncates_as_stylegan_does() -> None:

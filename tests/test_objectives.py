@@ -1,129 +1,151 @@
-"""The truths of the method: closed forms, exact zeros, fixed points."""
+"""The table of objectives: their options, defaults and distributions of sigma, and how one is added."""
 
-import math
+from dataclasses import dataclass
 
 import pytest
 import torch
+from torch import nn
+from toys import gradient_at
 
-from gan_refine.config import RefineOptions
+from gan_refine import objectives
+from gan_refine.config import RefineOptions, require
+from gan_refine.errors import OptionError
 from gan_refine.generators import AffineGenerator
-from gan_refine.interfaces import ImageSpec, Terms
-from gan_refine.networks.edm_precond import EDMPrecond
-from gan_refine.objectives import DiffInstruct, DiffInstructOptions, Sds
-from gan_refine.refine import Health, refine
-from gan_refine.teachers import EdmTeacher, GaussianTeacher
+from gan_refine.interfaces import ImageSpec, Loss, Objective, ParameterGroup
+from gan_refine.noise import Karras, LogNormal
+from gan_refine.objectives import GanFile, Sid, SidOptions, Sim, SimOptions, build_objective, objective_class
+from gan_refine.refine import RefineState, advance, fit_batch, load_state, record_state, refine
+from gan_refine.teachers import GaussianTeacher
 
 PIXEL = ImageSpec(channels=1, resolution=1)
-NO_LABELS = torch.zeros([64, 0])
+TEACHER = GaussianTeacher(0.0, 1.0, PIXEL)
 
 
-def gradient_at(objective, fake: torch.Tensor, seed: int = 0) -> tuple[torch.Tensor, Terms]:
-    fake = fake.clone().requires_grad_()
-    labels = torch.zeros([len(fake), 0])
-    terms = objective.generator_terms(fake, labels, torch.Generator().manual_seed(seed))
-    (gradient,) = torch.autograd.grad(terms.loss.sum(), fake)
-    return gradient, terms
+def test_diff_instruct_dmd_is_diff_instruct_with_the_choices_of_dmd():
+    preset = build_objective("diff-instruct-dmd", TEACHER)
+    spelled = build_objective("diff-instruct,weighting=dmd,sigma=karras,score_steps=5", TEACHER)
+    assert preset.auxiliary_steps == spelled.auxiliary_steps == 5
+    assert preset.law == spelled.law == Karras(lower=0.02, upper=0.98)
+    fake = torch.randn([32, 1, 1, 1])
+    for objective in (preset, spelled):
+        objective.score_model.mean.data.fill_(0.4)
+    gradient = gradient_at(preset, fake)[0]
+    assert torch.equal(gradient, gradient_at(spelled, fake)[0]) and gradient.abs().max() > 0
 
 
-@pytest.mark.parametrize("weight", ["sigma2", "dmd"])
-def test_gradient_is_exactly_zero_while_score_model_equals_teacher(weight):
-    torch.manual_seed(0)
-    net = EDMPrecond(
-        8, 1, model_type="SongUNet", model_channels=8, channel_mult=[1, 2], num_blocks=1, attn_resolutions=[4]
-    )
-    for parameter in net.parameters():  # fresh networks end in near-zero layers, which would make any gradient small
-        parameter.data.add_(0.1 * torch.randn_like(parameter))
-    objective = DiffInstruct(EdmTeacher(net), DiffInstructOptions(weight=weight))
-    fake = torch.randn([16, 1, 8, 8])
-    gradient, _ = gradient_at(objective, fake)
-    assert torch.equal(gradient, torch.zeros_like(gradient))
-    next(objective.score_model.parameters()).data.add_(0.01)
-    gradient, _ = gradient_at(objective, fake)
-    assert gradient.abs().max() > 0
+@pytest.mark.parametrize("name", ["sid", "sim"])
+def test_sid_and_sim_draw_sigma_from_the_lower_80_percent_of_the_grid(name):
+    sigma = build_objective(name, TEACHER).law.sample(20_000, torch.Generator().manual_seed(0))
+    assert float(sigma.min()) == pytest.approx(0.002, rel=0.02)
+    assert float(sigma.max()) == pytest.approx(24.4, rel=0.01)
 
 
-def test_gradient_equals_the_closed_form_for_gaussians():
-    teacher = GaussianTeacher(1.0, 0.5, PIXEL)
-    objective = DiffInstruct(teacher)
-    objective.score_model.mean.data.fill_(-0.3)
-    objective.score_model.log_deviation.data.fill_(math.log(0.8))
-    fake = 0.8 * torch.randn([64, 1, 1, 1]) - 0.3
-    gradient, terms = gradient_at(objective, fake, seed=3)
-    rng = torch.Generator().manual_seed(3)
-    sigma = terms.sigma.reshape(-1, 1, 1, 1)
-    torch.randn([64, 1, 1, 1], generator=rng)  # the draw of sigma
-    noisy = fake + sigma * torch.randn([64, 1, 1, 1], generator=rng)
-    score_g = (-0.3 - noisy) / (0.8**2 + sigma**2)
-    score_d = (1.0 - noisy) / (0.5**2 + sigma**2)
-    torch.testing.assert_close(gradient, sigma**2 * (score_g - score_d), rtol=1e-4, atol=1e-6)  # eq. 3.2, w = sigma^2
+def test_diff_instruct_and_sds_draw_edms_sigma_by_default():
+    for name in ("diff-instruct", "sds"):
+        assert build_objective(name, TEACHER).law == LogNormal(-1.2, 1.2)
 
 
-def test_dmd_weight_divides_by_the_teachers_residual():
-    teacher = GaussianTeacher(1.0, 0.5, ImageSpec(1, 4))
-    plain, dmd = (DiffInstruct(teacher, DiffInstructOptions(weight=weight)) for weight in ("sigma2", "dmd"))
-    for objective in (plain, dmd):
-        objective.score_model.mean.data.fill_(0.0)
-    fake = torch.randn([8, 1, 4, 4])
-    gradient, terms = gradient_at(plain, fake)
-    normalised, _ = gradient_at(dmd, fake)
-    residual = gradient.abs().mean([1, 2, 3]) / terms.logs["ratio"]
-    torch.testing.assert_close(normalised, gradient / residual.reshape(-1, 1, 1, 1))
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("sid,sigma_from=0.8,sigma_to=0.5", "--sigma-to=0.5"),
+        ("sid,sigma_from=-0.1", "--sigma-from=-0.1"),
+        ("sid,alpha=nan", "--alpha=nan"),
+        ("sim,huber=0", "--huber=0.0"),
+        ("sds,sigma_std=0", "--sigma-std=0.0"),
+        ("sds,score_ema=1", "unknown option 'score_ema' of objective sds"),
+        ("diff-instruct-dmd,score_steps=0", "--score-steps=0"),
+        ("diff-instruct,score_ema=-1", "--score-ema=-1"),
+        ("di-perceptual,feature_weight=-1", "--feature-weight=-1"),
+        ("adversarial,samples=0", "--samples=0 is not allowed"),
+        ("sid,weighting=dmd", "unknown option 'weighting' of objective sid"),
+        ("diff-instruct,weighting=one", "choose one of sigma2, dmd, score"),
+        ("carried", "unknown objective 'carried'; choose one of adversarial, di-perceptual, diff-instruct"),
+    ],
+)
+def test_bad_options_are_named(spec, message):
+    with pytest.raises(OptionError, match=message):
+        build_objective(spec, TEACHER)
 
 
-def test_sds_is_diff_instruct_of_a_dirac():
-    """Cor. 3.4: the score model of a generator without spread returns that generator's image."""
-    teacher = GaussianTeacher(1.0, 0.5, PIXEL)
-    image = torch.full([32, 1, 1, 1], 0.2)
-    diff_instruct = DiffInstruct(teacher)
-    diff_instruct.score_model = GaussianTeacher(0.2, 1e-12, PIXEL)
-    expected, _ = gradient_at(Sds(teacher), image, seed=5)
-    found, _ = gradient_at(diff_instruct, image, seed=5)
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+def test_objectives_can_be_made_without_texts():
+    assert Sid(TEACHER, SidOptions(alpha=1.0)).options.alpha == 1.0
+    assert Sim(TEACHER, SimOptions(huber=0.1)).options.huber == 0.1
 
 
-def test_adversarial_gradient_is_the_difference_of_scores_without_noise():
-    """Cor. 3.5: with the optimal discriminator h, grad log((1 - h) / h) = s_g - s_d, which is (D_g - D_d) / sigma^2 at 0."""
-    x = torch.linspace(-2, 3, 11, dtype=torch.float64).requires_grad_()
-    log_p = lambda mean, deviation: -0.5 * ((x - mean) / deviation) ** 2 - math.log(deviation)  # noqa: E731
-    h = torch.sigmoid(log_p(1.0, 0.5) - log_p(-0.3, 0.8))
-    (adversarial,) = torch.autograd.grad(((1 - h) / h).log().sum(), x)
-    sigma = 1e-3
-    denoise = lambda mean, s: (s**2 * x + sigma**2 * mean) / (s**2 + sigma**2)  # noqa: E731
-    scores = (denoise(-0.3, 0.8) - denoise(1.0, 0.5)).detach() / sigma**2
-    torch.testing.assert_close(adversarial, scores, rtol=1e-4, atol=1e-4)
+@dataclass(frozen=True)
+class FollowOptions:
+    level: float = 1.0
+
+    def __post_init__(self) -> None:
+        require("level", self.level, self.level <= 2, "at most 2")
 
 
-def test_running_mean_of_squared_score_difference_integrates_to_the_kl_divergence():
-    """Truth 4: KL(N(0, 1) || N(m, 1)) = m^2 / 2, less what lies outside the bands of sigma."""
-    teacher = GaussianTeacher(1.5, 1.0, PIXEL)
-    objective = DiffInstruct(teacher, DiffInstructOptions(sigma_std=2.0))
-    objective.score_model.mean.data.fill_(0.0)
-    health = Health()
-    rng = torch.Generator().manual_seed(0)
-    for _ in range(20):
-        fake = torch.randn([1000, 1, 1, 1], generator=rng)
-        health.add(objective.generator_terms(fake, torch.zeros([1000, 0]), rng))
-    assert health.remaining_nats() == pytest.approx(1.5**2 / 2, rel=0.1)
+class Follow(Objective):
+    """The squared distance of the pixel values to `level`; its auxiliary parameter learns the mean of the generator's images."""
+
+    Options = FollowOptions
+    default_pool_images = 16
+    default_pool_lr = 0.02
+    auxiliary_steps = 2
+
+    def __init__(self, teacher, options: FollowOptions | None = None, gan: GanFile | None = None) -> None:
+        super().__init__()
+        self.teacher, self.options, self.given = teacher, options or FollowOptions(), gan
+        self.mean = nn.Parameter(torch.zeros([]))
+        self.told: list[int] = []
+        self.distances = 0
+
+    def generator_loss(self, fake, labels, rng) -> Loss:
+        return Loss((fake - self.options.level).square().flatten(1).sum(1), torch.zeros(len(fake)), {})
+
+    def auxiliary_loss(self, fake, labels, rng) -> Loss:
+        return Loss((fake - self.mean).square().flatten(1).mean(1), torch.zeros(len(fake)), {})
+
+    def auxiliary_groups(self) -> list[ParameterGroup]:
+        return [ParameterGroup([self.mean], lr=0.5)]
+
+    def auxiliary_stepped(self, images: int) -> None:
+        self.told.append(images)
+
+    def pool_distance(self, fake, target) -> torch.Tensor:
+        self.distances += 1
+        return super().pool_distance(fake, target)
+
+    def frozen_modules(self) -> list[nn.Module]:
+        return [self.teacher]
 
 
-@pytest.mark.parametrize(("weight", "glr"), [("sigma2", 0.01), ("dmd", 0.01)])
-def test_gaussian_generator_reaches_its_teacher(weight, glr):
-    """Truth 1: x = a z + b refined against N(1, 0.5^2) ends at that mean and deviation."""
-    spec = ImageSpec(channels=1, resolution=4)
-    generator = AffineGenerator(scale=0.8, shift=-0.5, spec=spec)
-    objective = DiffInstruct(GaussianTeacher(1.0, 0.5, spec), DiffInstructOptions(weight=weight))
-    sizes = {"total_images": 64 * 600, "batch": 64, "batch_gpu": 64, "tick_images": 64 * 600, "warmup_images": 0}
-    options = RefineOptions(pool_images=0, glr=glr, score_lr=0.03, beta1=0.0, beta2=0.99, **sizes)
+def test_an_objective_is_added_by_one_class_and_one_line_of_the_table(monkeypatch):
+    """What a run needs to know of it is read from the class and the object, by no other name."""
+    monkeypatch.setattr(objectives, "OBJECTIVES", {**objectives.OBJECTIVES, "follow": Follow})
+    cls = objective_class("follow,level=0.5")
+    assert (cls.default_pool_images, cls.default_pool_lr, cls.default_lr) == (16, 0.02, Objective.default_lr)
+    with pytest.raises(OptionError, match="unknown option 'speed' of objective follow; its options are: level"):
+        build_objective("follow,speed=1", TEACHER)
+    with pytest.raises(OptionError, match=r"--level=3\.0 is not allowed; give at most 2"):
+        build_objective("follow,level=3", TEACHER)
+    gan = GanFile()
+    objective = build_objective("follow,level=0.5", TEACHER, gan)
+    assert isinstance(objective, Follow) and objective.options.level == 0.5 and objective.given is gan
+    assert objective.notices() == []
+
+    pools = {"pool_images": cls.default_pool_images, "glr": cls.default_pool_lr, "pool_epochs": 1, "lr_decay": 0.0}
+    options = RefineOptions(total_images=320, batch=8, batch_gpu=4, warmup_images=24, tick_images=320, **pools)
+    assert fit_batch(AffineGenerator(0.8, -0.5, PIXEL), objective, options) == 8
+    assert not objective.told and not objective.distances, "trials use copies"
+    generator = AffineGenerator(0.8, -0.5, PIXEL)
     *_, last = refine(generator, objective, options)
-    assert float(last.average.shift) == pytest.approx(1.0, abs=0.05)
-    assert abs(float(last.average.scale)) == pytest.approx(0.5, abs=0.05)
+    assert last.images == 320 and float(generator.shift.detach()) > -0.4
+    assert objective.told == [8] * 3 * 20, "3 steps of warm-up in each of 20 rounds"
+    assert objective.distances == 2 * 40, "one for each micro-batch of each step on a pool"
 
-
-def test_sds_seeks_the_mode():
-    generator = AffineGenerator(scale=0.8, shift=-0.5, spec=PIXEL)
-    options = RefineOptions(
-        pool_images=0, total_images=64 * 600, batch=64, batch_gpu=64, glr=1e-2, tick_images=64 * 600
-    )
-    *_, last = refine(generator, Sds(GaussianTeacher(1.0, 0.5, PIXEL)), options)
-    assert float(last.average.shift) == pytest.approx(1.0, abs=0.03)
-    assert float(last.average.scale) == pytest.approx(0.0, abs=0.03)
+    state = RefineState(generator, objective, RefineOptions(**{**vars(options), "pool_images": 0, "total_images": 16}))
+    objective.told.clear()
+    assert [state.images for _ in advance(state)] == [0, 0, 0, 8, 16]
+    assert objective.told == [8] * (3 + 2 * cls.auxiliary_steps)
+    record = record_state(state)
+    assert set(record["objective"]) == {"mean"}, "the frozen teacher is in no checkpoint"
+    twin = RefineState(AffineGenerator(0, 0, PIXEL), build_objective("follow", TEACHER), state.options)
+    load_state(twin, record)
+    assert torch.equal(twin.objective.mean, objective.mean) and twin.images == 16

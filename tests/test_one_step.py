@@ -9,19 +9,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from toys import rng, small_unet
 
 import run_refine
 from gan_refine.cli import cli
-from gan_refine.cli.gans import find_gan
-from gan_refine.cli.running import run_command
-from gan_refine.errors import FileFormatError, OptionError
-from gan_refine.generators import OneStep, OneStepOptions, distil, load_one_step
-from gan_refine.interfaces import Generator
-from gan_refine.networks.edm_precond import EDMPrecond
-from gan_refine.pickles import write_networks
+from gan_refine.cli.main import run_command
+from gan_refine.errors import FileFormatError, MismatchError, OptionError
+from gan_refine.generators import OneStep, OneStepOptions, one_step_of
+from gan_refine.pickles import build_teacher, read_networks, write_networks
+from gan_refine.run.networks import open_gan
 from gan_refine.teachers import load_edm
-
-UNET = {"model_type": "SongUNet", "model_channels": 8, "channel_mult": [1, 2], "num_blocks": 1, "attn_resolutions": [4]}
 
 
 @pytest.fixture(scope="module")
@@ -30,22 +27,22 @@ def teachers(tmp_path_factory) -> dict[int, Path]:
     folder = tmp_path_factory.mktemp("teachers")
     paths = {}
     for classes in (0, 3):
-        net = EDMPrecond(8, 1, classes, **UNET)
-        for parameter in net.parameters():
-            parameter.data.add_(0.05 * torch.randn_like(parameter))
         paths[classes] = folder / f"teacher{classes}.pkl"
-        write_networks(paths[classes], {"ema": net, "augment_pipe": None})
+        write_networks(paths[classes], {"ema": small_unet(8, classes=classes, attn_resolutions=[4])})
     return paths
 
 
+def distil(teacher: Path, options: OneStepOptions) -> OneStep:
+    return one_step_of(build_teacher(read_networks(teacher)), teacher.name, options)
+
+
 def latents_of(generator: OneStep, n: int = 4):
-    return generator.draw(n, torch.Generator().manual_seed(0))
+    return generator.draw(n, rng())
 
 
 @pytest.mark.parametrize("classes", [0, 3])
 def test_an_image_is_the_teachers_estimate_at_the_fixed_level(teachers, classes):
     generator = distil(teachers[classes], OneStepOptions(sigma=1.7))
-    assert isinstance(generator, Generator)
     assert generator.spec.num_classes == classes
     latents = latents_of(generator, 16)
     assert latents.z.shape == (16, 1, 8, 8)
@@ -64,20 +61,20 @@ def test_an_exported_file_opens_as_generator_and_as_teacher(teachers, classes, t
     next(generator.parameters()).data.add_(0.1)
     path = tmp_path / "refined.pkl"
     generator.export(path)
-    again = load_one_step(path)
+    again = OneStep.load(path)
     assert again.sigma == 1.7
     assert torch.equal(again(latents_of(again)), generator(latents_of(generator)))
-    gan = find_gan(str(path))
-    assert gan.family == "one-step"
+    gan = open_gan(str(path))
+    assert gan.generator.family == "one-step"
     assert torch.equal(gan.load()(latents_of(again)), again(latents_of(again)))
-    gan.write_original(tmp_path / "copy.pkl")
-    assert torch.equal(load_one_step(tmp_path / "copy.pkl")(latents_of(again)), again(latents_of(again)))
+    gan.generator.write_original(tmp_path / "copy.pkl")
+    assert torch.equal(OneStep.load(tmp_path / "copy.pkl")(latents_of(again)), again(latents_of(again)))
     x, level, labels = torch.randn([2, 1, 8, 8]), torch.ones([2, 1, 1, 1]), torch.eye(3)[:2, :classes]
     torch.testing.assert_close(load_edm(path)(x, level, labels), generator.net(x, level, labels))
 
 
 class PublishedLoader(pickle.Unpickler):
-    """What the published tools do: every persistent object's embedded source is run as a module of its own."""
+    """As the published tools do: every persistent object's embedded source is run as a module of its own."""
 
     modules: dict[str, types.ModuleType] = {}
 
@@ -124,26 +121,26 @@ def test_the_command_distils_a_teacher(teachers, classes, tmp_path, monkeypatch)
     arguments += ["--glr=0.01", "--device=cpu", f"--outdir={tmp_path}"]
     assert command(monkeypatch, run_refine.cli, *arguments) == 0
     folder = tmp_path / f"00000-one-step-teacher{classes}-sid-batch8"
-    refined = load_one_step(folder / "network-refined-best.pkl")
+    refined = OneStep.load(folder / "network-refined-best.pkl")
     original = distil(teachers[classes], OneStepOptions(sigma=1.7))
     assert refined.sigma == 1.7
     assert not torch.equal(refined(latents_of(refined)), original(latents_of(original)))
 
 
-def test_a_u_net_learns_gently_by_default_named_or_from_a_file(teachers, tmp_path, monkeypatch):
+def test_a_u_net_has_a_lower_default_rate_named_or_from_a_file(teachers, tmp_path, monkeypatch):
     distil(teachers[0], OneStepOptions()).export(tmp_path / "one.pkl")
     short = [f"--teacher={teachers[0]}", "--metrics=none", "--kimg=0.016", "--batch=8", "--warmup-kimg=0.008"]
     short += ["--pool-kimg=0.008", "--device=cpu"]
     for number, gan in enumerate((f"one-step:{teachers[0]}", tmp_path / "one.pkl")):
         assert command(monkeypatch, run_refine.cli, *short, f"--gan={gan}", f"--outdir={tmp_path / str(number)}") == 0
         (folder,) = (tmp_path / str(number)).iterdir()
-        assert json.loads((folder / "options.json").read_text())["refine"]["glr"] == run_refine.SMALL_GLR
-        assert "pools are learnt in pixels alone" in (folder / "log.txt").read_text()
+        assert json.loads((folder / "options.json").read_text())["refine"]["glr"] == OneStep.max_default_lr == 1e-4
+        assert "target pools are learned in pixels alone" in (folder / "log.txt").read_text()
 
 
 def test_evaluate_measures_one_step_generators(tmp_path, monkeypatch, capsys):
-    gan = find_gan("one-step:fashion16,sigma=2.5")
-    gan.write_original(tmp_path / "one.pkl")
+    gan = open_gan("one-step:fashion16,sigma=2.5")
+    gan.generator.write_original(tmp_path / "one.pkl")
     capsys.readouterr()
     arguments = [f"--gan={tmp_path / 'one.pkl'}", "--gan=one-step:fashion16", "--images=50", "--device=cpu"]
     assert command(monkeypatch, cli, "evaluate", *arguments) == 0
@@ -165,22 +162,27 @@ def test_evaluate_measures_one_step_generators(tmp_path, monkeypatch, capsys):
 )
 def test_bad_specs_are_named(text, message):
     with pytest.raises((OptionError, FileFormatError), match=message):
-        find_gan(text)
+        open_gan(text)
 
 
 def test_other_files_are_refused(teachers, tmp_path):
     with pytest.raises(FileFormatError, match="--gan=one-step:FILE"):
-        find_gan(str(teachers[0])).load()
-    with pytest.raises(FileFormatError, match="is no one-step generator"):
-        load_one_step(teachers[0])
+        open_gan(str(teachers[0])).load()
+    with pytest.raises(FileFormatError, match="is not a one-step generator"):
+        OneStep.load(teachers[0])
     net = load_edm(teachers[0]).net
     for entry in ({"sigma": "2.5"}, {"sigma": -1.0}, {"sigma": float("inf")}, 2.5, {"sigma": [1] * 1000}):
         write_networks(tmp_path / "odd.pkl", {"ema": net, "one_step": entry})
         with pytest.raises(FileFormatError, match="one_step"):
-            load_one_step(tmp_path / "odd.pkl")
+            OneStep.load(tmp_path / "odd.pkl")
 
 
 def test_a_level_outside_of_the_teachers_range_is_refused(tmp_path):
-    write_networks(tmp_path / "narrow.pkl", {"ema": EDMPrecond(8, 1, sigma_max=1.0, **UNET)})
-    with pytest.raises(OptionError, match=r"sigma=2.5 of one-step is outside of narrow.pkl's 0 to 1"):
+    write_networks(tmp_path / "narrow.pkl", {"ema": small_unet(8, sigma_max=1.0)})
+    with pytest.raises(OptionError, match=r"sigma=2.5 of one-step is outside narrow.pkl's range, 0 to 1"):
         distil(tmp_path / "narrow.pkl", OneStepOptions())
+
+
+def test_truncation_is_refused(teachers):
+    with pytest.raises(MismatchError, match="one-step generators have no truncation; leave --trunc out"):
+        distil(teachers[0], OneStepOptions()).truncated(0.5)

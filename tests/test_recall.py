@@ -1,4 +1,4 @@
-"""Recall against the teacher's own samples: the quick sampler, the figure, its ceiling, and whole runs with --recall."""
+"""Recall against the teacher's own samples: the multistep sampler, the metric, its upper limit, and whole runs with --recall."""
 
 import hashlib
 import json
@@ -9,27 +9,29 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import SMALL, Commands, assert_same_run, wait_for, write_pair
+from toys import SingleImage
 
 from gan_refine import assets
-from gan_refine.generators import AffineGenerator, DiracImage
+from gan_refine.evaluation import SamplingOptions, Teacher, measure, open_recall
+from gan_refine.evaluation.references import VERSION, cache_key
+from gan_refine.generators import AffineGenerator
 from gan_refine.interfaces import ImageSpec
 from gan_refine.metrics import Recall, Reference, open_detector
-from gan_refine.metrics.neighbours import inside
-from gan_refine.report import RecallSummary, TeacherFile, TeacherReference, measure, open_recall
-from gan_refine.report.reference import VERSION, cache_key
-from gan_refine.sampling import from_noise, heun, sample_images
+from gan_refine.metrics.precision_recall import share_in_balls
+from gan_refine.run.summary import RecallSummary
+from gan_refine.sampling import heun, multistep_from_noise, sample_images
 from gan_refine.teachers import GaussianTeacher
+from runs import SMALL, Commands, assert_same_run, wait_for, write_pair
 
 SPEC = ImageSpec(channels=1, resolution=16)
 NAME = "recall32-fashion16-teacher"
 
 
 @pytest.fixture
-def teacher(tmp_path, monkeypatch) -> TeacherFile:
+def teacher(tmp_path, monkeypatch) -> Teacher:
     monkeypatch.setenv("GAN_REFINE_CACHE", str(tmp_path / "cache"))
     (tmp_path / "teacher").write_bytes(b"this teacher")
-    return TeacherFile(tmp_path / "teacher", GaussianTeacher(-0.2, 0.3, SPEC))
+    return Teacher(tmp_path / "teacher", GaussianTeacher(-0.2, 0.3, SPEC))
 
 
 def test_the_quick_sampler_follows_the_flow_of_gaussian_data():
@@ -37,8 +39,8 @@ def test_the_quick_sampler_follows_the_flow_of_gaussian_data():
     noise, labels = torch.randn(4, 1, 16, 16), torch.zeros(4, 0)
     exact = 0.1 + 0.5 * (80 * noise - 0.1) / (0.5**2 + 80**2) ** 0.5
     error = lambda samples: float((samples - exact).square().mean().sqrt())  # noqa: E731
-    assert error(from_noise(teacher, noise, labels)) < error(heun(teacher, noise, labels, steps=18)) < 0.05
-    torch.testing.assert_close(from_noise(teacher, noise, labels, steps=80), exact, atol=2e-3, rtol=0)
+    assert error(multistep_from_noise(teacher, noise, labels)) < error(heun(teacher, noise, labels, steps=18)) < 0.05
+    torch.testing.assert_close(multistep_from_noise(teacher, noise, labels, steps=80), exact, atol=2e-3, rtol=0)
     ((sampled, _),) = sample_images(teacher, 4, 80, 4, torch.Generator().manual_seed(0), sampler="multistep")
     ((slow, _),) = sample_images(teacher, 4, 80, 4, torch.Generator().manual_seed(0))
     torch.testing.assert_close(sampled, slow, atol=0.02, rtol=0)
@@ -46,7 +48,7 @@ def test_the_quick_sampler_follows_the_flow_of_gaussian_data():
 
 def test_the_cache_tells_samplers_apart_and_keeps_what_it_had(teacher):
     detector = open_detector("fashion16")
-    options = TeacherReference(steps=18, images=10)
+    options = SamplingOptions(steps=18, images=10)
     before = {"version": VERSION, "teacher": assets.sha256(teacher.path), "sampler": "heun", "steps": 18, "images": 10}
     before |= {"seed": options.seed, "detector": detector.digest()}
     digest = hashlib.sha256(json.dumps(before, sort_keys=True).encode()).hexdigest()[:32]
@@ -58,21 +60,21 @@ def test_of_samples_is_the_share_of_the_reference_inside_their_balls():
     one, other = torch.randn(60, 3), 0.3 * torch.randn(50, 3)
     references = [Reference(x.double().mean(0), x.double().T.cov(), features=x) for x in (one, other)]
     wide, narrow = references
-    assert Recall().of_samples(narrow, wide) == inside(one, other, 3) < 0.5
-    assert Recall().of_samples(wide, narrow) == inside(other, one, 3) > 0.9
+    assert Recall().of_samples(narrow, wide) == share_in_balls(one, other, 3) < 0.5
+    assert Recall().of_samples(wide, narrow) == share_in_balls(other, one, 3) > 0.9
 
 
 def test_an_equal_generator_reaches_the_teacher_and_one_image_covers_nothing(teacher):
     seen = []
-    meter = open_recall(300, "none", "auto", SPEC, teacher, tick=seen.append)
+    meter = open_recall(300, "none", "auto", SPEC, teacher, progress=seen.append)
     assert sum(seen) == 600, "the reference, and as many others for the ceiling"
-    equal, lost = AffineGenerator(0.3, -0.2, SPEC), DiracImage(torch.full([1, 1, 16, 16], -0.2))
-    (best,), (worst,) = (measure(generator, meter.panel, seed=0) for generator in (equal, lost))
+    equal, lost = AffineGenerator(0.3, -0.2, SPEC), SingleImage(torch.full([1, 1, 16, 16], -0.2))
+    (best,), (worst,) = (measure(generator, meter.metrics, seed=0) for generator in (equal, lost))
     assert best.metric == worst.metric == "recall300-fashion16-teacher" and best.higher_is_better
     assert 0.4 < meter.teacher_value < 1
     assert abs(best.values[best.metric] - meter.teacher_value) < 0.12
     assert worst.values[worst.metric] == 0
-    again = open_recall(300, "none", "auto", SPEC, teacher, tick=seen.append)
+    again = open_recall(300, "none", "auto", SPEC, teacher, progress=seen.append)
     assert sum(seen) == 600, "from the cache"
     assert again.teacher_value == meter.teacher_value
 

@@ -3,43 +3,34 @@
 import builtins
 import io
 import os
+from dataclasses import replace
+from itertools import islice
 
 import pytest
 import torch
-from toys import WithoutHelpers
+from toys import Quadratic, small_unet
 
 from gan_refine.config import RefineOptions
 from gan_refine.errors import OptionError
 from gan_refine.generators import AffineGenerator, StyleGan2
-from gan_refine.interfaces import ImageSpec, Terms
-from gan_refine.networks.edm_precond import EDMPrecond
+from gan_refine.interfaces import ImageSpec, Loss
 from gan_refine.networks.stylegan2 import Generator
 from gan_refine.noise import rng_for
 from gan_refine.objectives import DiffInstruct
-from gan_refine.refine import Health, RefineState, advance, lr_factor, pool_batch, refine
+from gan_refine.refine import Health, RefineState, advance, lr_factor, make_targets, refine
 from gan_refine.teachers import EdmTeacher, GaussianTeacher
 
 SHORT = RefineOptions(
     total_images=32, batch=8, batch_gpu=4, tick_images=16, ema_halflife_images=16, warmup_images=8, pool_images=0
 )
-SHORT_POOL = RefineOptions(**{**vars(SHORT), "pool_images": 16})
+SHORT_POOL = replace(SHORT, pool_images=16)
 
 
 def tiny_pair() -> tuple[StyleGan2, EdmTeacher]:
     torch.manual_seed(0)
     widths = {"channel_base": 128, "channel_max": 16}
     net = Generator(16, 0, 16, 8, 1, mapping_kwargs={"num_layers": 2}, synthesis_kwargs=widths)
-    unet = {
-        "model_type": "SongUNet",
-        "model_channels": 8,
-        "channel_mult": [1, 2],
-        "num_blocks": 1,
-        "attn_resolutions": [4],
-    }
-    teacher = EDMPrecond(8, 1, **unet)
-    for parameter in teacher.parameters():
-        parameter.data.add_(0.05 * torch.randn_like(parameter))
-    return StyleGan2(net), EdmTeacher(teacher)
+    return StyleGan2(net), EdmTeacher(small_unet(8, attn_resolutions=[4]))
 
 
 def run(options: RefineOptions) -> dict[str, torch.Tensor]:
@@ -53,14 +44,14 @@ def test_same_seed_gives_the_same_bits_and_another_seed_does_not():
     first, second = run(SHORT), run(SHORT)
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
-    other = run(RefineOptions(**{**vars(SHORT), "seed": 1}))
+    other = run(replace(SHORT, seed=1))
     assert not all(torch.equal(first[name], other[name]) for name in first)
 
 
 def test_generator_stays_bit_identical_while_score_model_equals_teacher():
     generator, teacher = tiny_pair()
     before = {name: value.clone() for name, value in generator.state_dict().items()}
-    options = RefineOptions(**{**vars(SHORT), "score_lr": 0.0})
+    options = replace(SHORT, score_lr=0.0)
     *_, last = refine(generator, DiffInstruct(teacher), options)
     assert all(torch.equal(before[name], value) for name, value in generator.state_dict().items())
     assert last.health.remaining_nats() == 0
@@ -100,26 +91,26 @@ def test_refine_opens_no_file(monkeypatch):
     assert opened == [os.devnull]
 
 
-class Quadratic(WithoutHelpers):
-    """An objective without noise: pulls every pixel to 1; can be made to give NaN."""
+class Broken(Quadratic):
+    """Its second loss is NaN."""
 
-    def __init__(self, broken_call: int = -1) -> None:
-        super().__init__()
-        self.calls, self.broken_call = 0, broken_call
+    calls = 0
 
-    def generator_terms(self, fake, labels, rng) -> Terms:
+    def generator_loss(self, fake, labels, rng) -> Loss:
         self.calls += 1
-        loss = (fake - 1).square().flatten(1).mean(1)
-        if self.calls == self.broken_call:
-            loss = loss * float("nan")
-        return Terms(loss, torch.ones(len(fake)), {})
+        loss = super().generator_loss(fake, labels, rng)
+        return Loss(loss.per_sample * float("nan"), loss.sigma, {}) if self.calls == 2 else loss
+
+
+def affine() -> AffineGenerator:
+    return AffineGenerator(0.5, 0.0, ImageSpec(1, 4))
 
 
 def test_accumulated_gradients_equal_those_of_the_whole_batch():
     results = []
     for batch_gpu in (8, 2):
-        generator = AffineGenerator(0.5, 0.0, ImageSpec(1, 4))
-        options = RefineOptions(**{**vars(SHORT), "batch_gpu": batch_gpu, "glr": 0.01})
+        generator = affine()
+        options = replace(SHORT, batch_gpu=batch_gpu, glr=0.01)
         *_, last = refine(generator, Quadratic(), options)
         results.append([float(generator.scale.detach()), float(generator.shift.detach())])
         assert last.images == 32
@@ -128,9 +119,9 @@ def test_accumulated_gradients_equal_those_of_the_whole_batch():
 
 
 def test_a_step_that_is_not_finite_is_skipped_and_counted():
-    generator = AffineGenerator(0.5, 0.0, ImageSpec(1, 4))
-    options = RefineOptions(**{**vars(SHORT), "batch_gpu": 8, "tick_images": 32})
-    (progress,) = refine(generator, Quadratic(broken_call=2), options)
+    generator = affine()
+    options = replace(SHORT, batch_gpu=8, tick_images=32)
+    (progress,) = refine(generator, Broken(), options)
     assert progress.health.skipped_steps == 1
     assert progress.health.nonfinite_samples == 8
     assert bool(generator.shift.isfinite())
@@ -139,25 +130,17 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted():
 def test_health_sorts_figures_into_bands():
     health = Health()
     sigma = torch.tensor([0.03, 0.04, 1.0, 1000.0])
-    health.add(Terms(torch.zeros(4), sigma, {"ratio": torch.tensor([1.0, 3.0, 5.0, 7.0])}))
+    health.add(Loss(torch.zeros(4), sigma, {"ratio": torch.tensor([1.0, 3.0, 5.0, 7.0])}))
     assert health.bands("ratio") == [2.0, None, None, 5.0, None, None, None]
     assert health.remaining_nats() is None
 
 
-def test_helpers_lower_their_loss_on_fakes():
+def test_the_score_model_lowers_its_loss_on_fakes():
     """After some steps the score model denoises fakes better than the teacher does."""
     generator = AffineGenerator(0.3, -0.5, ImageSpec(1, 2))
     objective = DiffInstruct(GaussianTeacher(0.5, 0.5, ImageSpec(1, 2)))
-    options = RefineOptions(
-        total_images=64 * 100,
-        batch=64,
-        batch_gpu=64,
-        glr=0.0,
-        score_lr=2e-2,
-        tick_images=64 * 50,
-        warmup_images=0,
-        pool_images=0,
-    )
+    sizes = {"total_images": 64 * 100, "batch": 64, "batch_gpu": 64, "tick_images": 64 * 50, "warmup_images": 0}
+    options = replace(SHORT, **sizes, glr=0.0, score_lr=2e-2)
     *_, last = refine(generator, objective, options)
     score, teacher = (last.health.bands(name)[3] for name in ("score_loss", "teacher_loss"))
     assert score < teacher
@@ -185,41 +168,39 @@ def test_batch_must_be_a_multiple_of_batch_gpu():
         RefineOptions(batch=10, batch_gpu=4)
 
 
-def test_a_pool_is_the_generators_images_moved_along_the_flow_of_the_gradient():
-    generator = AffineGenerator(0.5, 0.0, ImageSpec(1, 4))
-    options = RefineOptions(**{**vars(SHORT), "pool_images": 20, "pool_moves": 3, "pool_step": 6.0})
+def test_targets_are_the_generators_images_moved_along_the_flow_of_the_gradient():
+    generator = affine()
+    options = replace(SHORT, pool_images=20, pool_euler_steps=3, pool_step_size=6.0)
     state = RefineState(generator, Quadratic(), options)
     assert state.pool_batches == 3, "rounded up to whole batches of 8"
-    batch = pool_batch(state, images=0)
-    assert [len(part.target) for part in batch] == [4, 4], "in parts of 4"
-    for part in batch:
-        fake = generator(part.latents).detach()
+    batch = make_targets(state, images=0)
+    assert [len(images) for _, images in batch] == [4, 4], "micro-batches of 4"
+    for latents, images in batch:
+        fake = generator(latents).detach()
         for _ in range(3):
             fake = fake - 6.0 / 3 * 2 * (fake - 1) / 16
-        torch.testing.assert_close(part.target, fake)
+        torch.testing.assert_close(images, fake)
     assert all(parameter.grad is None for parameter in generator.parameters())
 
 
-def test_later_rounds_move_their_pools_less_far():
-    generator = AffineGenerator(0.5, 0.0, ImageSpec(1, 4))
-    sizes = {"total_images": 100, "pool_images": 16, "pool_epochs": 2, "pool_step": 6.0, "pool_moves": 1, "glr": 0.0}
+def test_the_pool_step_size_falls_from_round_to_round():
+    generator = affine()
+    sizes = {"total_images": 100, "pool_images": 16, "pool_epochs": 2, "pool_step_size": 6.0, "pool_euler_steps": 1}
     for decay, expected in ((1.0, [6.0, 3.0, 2.0, 1.5]), (0.5, [6.0, 6 / 2**0.5, 6 / 3**0.5, 3.0]), (0.0, [6.0] * 4)):
-        state = RefineState(generator, Quadratic(), RefineOptions(**{**vars(SHORT), **sizes, "pool_step_decay": decay}))
+        state = RefineState(generator, Quadratic(), replace(SHORT, **sizes, glr=0.0, pool_step_size_decay=decay))
         steps = []
         for _ in advance(state):
             if len(state.pool) == 2 and state.images == state.round_start:
-                (part, *_), _ = state.pool
-                fake = generator(part.latents).detach()
-                steps.append(float(((fake - part.target) / (2 * (fake - 1) / 16)).mean()))
+                ((latents, images), *_), _ = state.pool
+                fake = generator(latents).detach()
+                steps.append(float(((fake - images) / (2 * (fake - 1) / 16)).mean()))
         assert steps == pytest.approx(expected, rel=1e-3)
 
 
 def rates(**sizes: float) -> list[float]:
     """The generator's rate in each step, as a multiple of `glr`."""
-    generator = AffineGenerator(0.5, 0.0, ImageSpec(1, 4))
-    state = RefineState(
-        generator, Quadratic(), RefineOptions(**{**vars(SHORT), "lr_rampup": 0.0, "glr": 0.01, **sizes})
-    )
+    generator = affine()
+    state = RefineState(generator, Quadratic(), replace(SHORT, lr_rampup=0.0, glr=0.01, **sizes))
     found, seen = [], 0
     for _ in advance(state):
         if state.images > seen:
@@ -240,28 +221,17 @@ def test_the_rate_falls_to_zero_in_a_last_round_that_is_cut_short():
     assert rates(total_images=8 * 6, pool_images=16, pool_epochs=2, lr_decay=1.0)[4:] == pytest.approx([0.5, 0.0])
 
 
-def test_learning_pools_reaches_what_the_objective_asks_for_and_is_reproducible():
-    results = []
-    for _ in range(2):
-        generator = AffineGenerator(0.5, 0.0, ImageSpec(1, 4))
-        sizes = {
-            "total_images": 8 * 600,
-            "pool_images": 64,
-            "pool_epochs": 5,
-            "pool_step": 8.0,
-            "pool_step_decay": 0.0,
-            "glr": 0.03,
-        }
-        options = RefineOptions(**{**vars(SHORT), **sizes})
-        *_, last = refine(generator, Quadratic(), options)
-        assert last.images == 8 * 600
-        results.append((float(generator.scale.detach()), float(generator.shift.detach())))
-    assert results[0] == results[1]
-    assert results[0] == pytest.approx((0.0, 1.0), abs=0.05)
+def test_learning_pools_reaches_the_minimum_of_the_objective_and_is_reproducible():
+    results, sizes = [], {"total_images": 8 * 600, "pool_images": 64, "pool_epochs": 5}
+    options = replace(SHORT, **sizes, pool_step_size=8.0, pool_step_size_decay=0.0, glr=0.03, tick_images=8 * 100)
+    for ticks in (6, 1):  # the second run ends after the first tick, in its third round
+        run = refine(affine(), Quadratic(), options)
+        results.append([(p.images, p.generator.scale.item(), p.generator.shift.item()) for p in islice(run, ticks)])
+    assert results[0][0] == results[1][0]
+    assert results[0][-1] == pytest.approx((8 * 600, 0.0, 1.0), abs=0.05)
 
 
-def test_without_a_teacher_to_disagree_with_a_pool_moves_nothing():
-    """D_g = D_d: the targets are the generator's own images, bit for bit."""
+def test_while_the_score_model_equals_the_teacher_targets_are_the_generators_own_images():
     generator, teacher = tiny_pair()
-    batch = pool_batch(RefineState(generator, DiffInstruct(teacher), SHORT_POOL), images=0)
-    assert all(torch.equal(generator(part.latents).detach(), part.target) for part in batch)
+    batch = make_targets(RefineState(generator, DiffInstruct(teacher), SHORT_POOL), images=0)
+    assert all(torch.equal(generator(latents).detach(), images) for latents, images in batch)

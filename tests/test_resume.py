@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from runs import SMALL, Commands, assert_same_run, cpu_seconds, differences, last_checkpoint, wait_for, write_pair
 
 KILLS = 20
@@ -52,11 +53,8 @@ def test_killed_at_random_moments_it_ends_in_the_same_bits(pair, commands, whole
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_finishes_the_step_saves_and_tells_how_to_go_on(number, pair, commands, whole, tmp_path):
-    pid = commands.start(*pair, *SMALL, f"--outdir={tmp_path}")
     folder = tmp_path / "00000-tiny"
-    wait_for(lambda: len(list(folder.glob("checkpoint-*.pt"))) > 1, lambda: Path(f"/proc/{pid}").exists())
-    os.kill(pid, number)
-    ended = commands.end()
+    ended = commands.stop(folder, *pair, *SMALL, f"--outdir={tmp_path}", number=number)
     assert ended.code == 0, ended.stderr
     assert ended.stdout == f"python run_refine.py --resume={folder}\n"
     assert f"Stopped by {number.name}" in ended.stderr and "Traceback" not in ended.stderr
@@ -79,10 +77,7 @@ def stopped(pair, commands, tmp_path_factory) -> Path:
     """The folder of a run that was killed in its middle, with at least two checkpoints beyond the first. Not to be changed."""
     outdir = tmp_path_factory.mktemp("stopped")
     folder = outdir / "00000-tiny"
-    pid = commands.start(*pair, *SMALL, f"--outdir={outdir}", "--keep=9")
-    wait_for(lambda: len(list(folder.glob("checkpoint-*.pt"))) > 3, lambda: Path(f"/proc/{pid}").exists())
-    os.kill(pid, signal.SIGKILL)
-    assert commands.end().code == -signal.SIGKILL
+    commands.stop(folder, *pair, *SMALL, f"--outdir={outdir}", "--keep=9", after=4)
     return folder
 
 
@@ -105,7 +100,7 @@ def test_a_damaged_checkpoint_is_named_and_skipped(harm, word, stopped, commands
     ended = commands.run(f"--resume={folder}")
     assert ended.code == 0, ended.stderr
     assert f"Skipped: {newest.name} {word}" in ended.stderr
-    assert f"Goes on from {older.name}" in ended.stderr
+    assert f"Resumed from {older.name}" in ended.stderr
     assert_same_run(folder, whole[0])
 
 
@@ -138,7 +133,7 @@ def test_options_that_change_the_mathematics_may_not_differ_and_others_may(stopp
         ("--kimg=0.5", "total_images 240 (got 500)"),
         ("--batch-gpu=8", "batch_gpu 4 (got 8)"),
         ("--seed=1", "seed 0 (got 1)"),
-        ("--objective=sds", "objective auto"),
+        ("--objective=sds", "objective di-perceptual,"),
     ]:
         ended = commands.run(f"--resume={folder}", argument)
         assert ended.code == 2
@@ -162,10 +157,8 @@ def test_another_file_under_the_same_name_is_refused(commands, pair, tmp_path):
     for copy, argument in zip(copies, pair, strict=True):
         shutil.copyfile(argument.partition("=")[2], copy)
     folder = tmp_path / "runs" / "00000-tiny"
-    pid = commands.start(f"--gan={copies[0]}", f"--teacher={copies[1]}", *SMALL, f"--outdir={folder.parent}")
-    wait_for(lambda: list(folder.glob("checkpoint-*.pt")), lambda: Path(f"/proc/{pid}").exists())
-    os.kill(pid, signal.SIGKILL)
-    commands.end()
+    own = [f"--gan={copies[0]}", f"--teacher={copies[1]}"]
+    commands.stop(folder, *own, *SMALL, f"--outdir={folder.parent}", after=1)
     (tmp_path / "other").mkdir()
     write_pair(tmp_path / "other", seed=1)
     shutil.copyfile(tmp_path / "other" / "gan.pkl", copies[0])

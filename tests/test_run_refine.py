@@ -13,15 +13,16 @@ import pytest
 import torch
 from PIL import Image
 
-import run_refine
 from gan_refine import assets
-from gan_refine.cli.running import run_command
-from gan_refine.generators import load_stylegan2
+from gan_refine.cli import run_command
+from gan_refine.cli.refine import refine
+from gan_refine.evaluation import grid_latents, render
+from gan_refine.generators import StyleGan2
 from gan_refine.networks.edm_precond import EDMPrecond
 from gan_refine.networks.stylegan2 import Discriminator, Generator
 from gan_refine.pickles import write_networks
-from gan_refine.report import Summary, grid_latents, render
-from gan_refine.runlog import tile
+from gan_refine.run.folder import tile
+from gan_refine.run.summary import Summary
 
 ROOT = Path(__file__).parent.parent
 SMALL = [
@@ -56,7 +57,7 @@ RESULT_KEYS = {
 def command(monkeypatch, *arguments: str) -> int:
     """Exit code of run_refine.py with these arguments, in this process."""
     monkeypatch.setattr(sys, "argv", ["run_refine.py", *arguments])
-    return run_command(run_refine.cli)
+    return run_command(refine)
 
 
 @pytest.fixture(scope="module")
@@ -104,18 +105,18 @@ def test_run_folder_holds_what_is_promised(run_folder):
 
 def test_refined_pickle_opens_and_gives_the_images_of_the_last_grid(run_folder):
     folder, _ = run_folder
-    generator = load_stylegan2(folder / "network-refined-last.pkl")
+    generator = StyleGan2.load(folder / "network-refined-last.pkl")
     images = render(generator, grid_latents(generator, seed=0))
     saved = np.asarray(Image.open(folder / "fakes000000.png"))[:, :, None]
     difference = np.abs(tile(images).astype(int) - saved.astype(int))
     assert difference.max() <= 1  # the snapshot was rendered by other threads
-    original = load_stylegan2(assets.resolve("gan", "fashion16"))
+    original = StyleGan2.load(assets.resolve("gan", "fashion16"))
     assert not np.array_equal(tile(render(original, grid_latents(original, seed=0))), saved)
 
 
 def test_original_grid_is_that_of_the_original(run_folder):
     folder, _ = run_folder
-    original = load_stylegan2(assets.resolve("gan", "fashion16"))
+    original = StyleGan2.load(assets.resolve("gan", "fashion16"))
     images = tile(render(original, grid_latents(original, seed=0)))
     assert (
         np.abs(images.astype(int) - np.asarray(Image.open(folder / "fakes_init.png"))[:, :, None].astype(int)).max()
@@ -158,14 +159,14 @@ BAD = {
     "kimg": (["--kimg=-1"], "--kimg=-1.0"),
     "kimg nan": (["--kimg=nan"], "--kimg=nan"),
     "unknown option": (["--gann=x"], "--gann"),
-    "unknown objective": (["--objective=wgan"], "choose one of adversarial, best, carried, diff-instruct"),
+    "unknown objective": (["--objective=wgan"], "choose one of adversarial, di-perceptual, diff-instruct"),
     "unknown key": (
         ["--objective=diff-instruct,wait=1"],
         "unknown option 'wait' of objective diff-instruct; its options are",
     ),
-    "bad value": (["--objective=diff-instruct,weight=one"], "choose one of sigma2, dmd, score"),
+    "bad value": (["--objective=diff-instruct,weighting=one"], "choose one of sigma2, dmd, score"),
     "bad number": (["--objective=diff-instruct,score_steps=two"], "whole number"),
-    "no value": (["--objective=diff-instruct,weight"], "name,key=value"),
+    "no value": (["--objective=diff-instruct,weighting"], "name,key=value"),
     "unwritable": (["--outdir=/dev/null/runs"], "cannot write to --outdir"),
     "metric": (["--metrics=fod"], "choose one of"),
     "reference": (["--fid-ref={text}"], "text.pkl"),
@@ -221,7 +222,7 @@ def test_without_a_metric_the_last_pickle_is_taken(tmp_path, monkeypatch):
     said = (folder / "log.txt").read_text()
     assert f"data-free gap {final:.3f} nats" in said and f"{first:.3f} -> {final:.3f} nats" in said
     assert first != final
-    last, best = (load_stylegan2(folder / f"network-refined-{name}.pkl").state_dict() for name in ("last", "best"))
+    last, best = (StyleGan2.load(folder / f"network-refined-{name}.pkl").state_dict() for name in ("last", "best"))
     assert all(torch.equal(last[name], best[name]) for name in last)
 
 
@@ -241,7 +242,7 @@ def test_interruption_leaves_a_readable_run_folder(tmp_path):
     assert stdout == f"python run_refine.py --resume={folder}\n"
     assert 0 < summary["kimg"] < 1000
     assert summary["complete"] is False
-    assert load_stylegan2(folder / "network-refined-best.pkl").spec.resolution == 16
+    assert StyleGan2.load(folder / "network-refined-best.pkl").spec.resolution == 16
     assert not list(folder.glob("*.tmp"))
 
 
@@ -253,6 +254,6 @@ def test_gap_closed_is_the_share_of_the_distance_to_the_teacher():
 
 
 def test_runs_are_numbered(tmp_path):
-    from gan_refine.runlog import new_folder
+    from gan_refine.run.folder import new_folder
 
     assert [new_folder(tmp_path, "x").name for _ in range(3)] == ["00000-x", "00001-x", "00002-x"]

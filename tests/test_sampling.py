@@ -5,10 +5,12 @@ import math
 import pytest
 import torch
 from golden_file import Golden, assert_close
+from toys import no_labels
 
-from gan_refine.interfaces import Images, ImageSpec, Labels, Sigma
+from gan_refine.interfaces import Denoiser, Images, ImageSpec, Labels, Sigma
 from gan_refine.networks.edm_precond import PRECONDITIONINGS
-from gan_refine.sampling import heun, sample_images
+from gan_refine.noise import karras_grid
+from gan_refine.sampling import heun, multistep, multistep_from_noise, sample_images
 from gan_refine.teachers import GaussianTeacher
 
 NETWORKS = ["edm_adm_cond_rgb8", "edm_ddpmpp_uncond_rgb8", "edm_ncsnpp_cond_gray8"]  # those with whole runs
@@ -18,21 +20,19 @@ RUNS = {"out/heun18": (18, 0.002, 80.0, 7.0), "out/heun5_rho5": (5, 0.01, 20.0, 
 MEAN, DEVIATION = 0.3, 0.5
 
 
-class Network:
-    """A golden network as a Denoiser; counts its calls and keeps the noise levels."""
+class Network(Denoiser):
+    """A golden network as a Denoiser."""
 
-    def __init__(self, golden: Golden, sigma_range: tuple[float, float] = (0.0, math.inf)) -> None:
+    def __init__(self, golden: Golden) -> None:
+        super().__init__()
         kwargs = dict(golden.meta["init_kwargs"])
         self.net = PRECONDITIONINGS[kwargs.pop("cls")](**kwargs).eval()
         golden.load_weights(self.net)
         self.spec = ImageSpec(kwargs["img_channels"], kwargs["img_resolution"], kwargs["label_dim"])
-        self.sigma_range = sigma_range
+        self.sigma_range = (0.0, math.inf)
 
-    def __call__(self, noisy: Images, sigma: Sigma, labels: Labels) -> Images:
+    def forward(self, noisy: Images, sigma: Sigma, labels: Labels) -> Images:
         return self.net(noisy, sigma, labels if self.spec.num_classes else None)
-
-    def parameters(self) -> object:
-        return self.net.parameters()
 
     def trainable_copy(self) -> "Network":
         raise NotImplementedError
@@ -71,14 +71,14 @@ def exact_flow(latents: torch.Tensor) -> torch.Tensor:
 
 def test_many_steps_reach_the_exact_gaussian() -> None:
     latents = torch.randn(256, 1, 4, 4)
-    samples = heun(Recorder(), latents, torch.zeros(256, 0), steps=200)
+    samples = heun(Recorder(), latents, no_labels(256), steps=200)
     torch.testing.assert_close(samples, exact_flow(latents), rtol=0, atol=2e-3)
     assert float(samples.mean()) == pytest.approx(MEAN, abs=5 * DEVIATION / 64)
     assert float(samples.std()) == pytest.approx(DEVIATION, rel=5 / math.sqrt(2 * 4096))
 
 
 def test_error_falls_with_the_square_of_the_steps() -> None:
-    latents, labels = torch.randn(16, 1, 4, 4), torch.zeros(16, 0)
+    latents, labels = torch.randn(16, 1, 4, 4), no_labels(16)
     exact = exact_flow(latents)
     coarse, fine = (float((heun(Recorder(), latents, labels, steps) - exact).abs().max()) for steps in (16, 32))
     assert coarse / fine > 3  # second order gives 4, Euler's method 2
@@ -86,7 +86,7 @@ def test_error_falls_with_the_square_of_the_steps() -> None:
 
 def test_levels_and_number_of_calls() -> None:
     denoiser = Recorder()
-    heun(denoiser, torch.randn(1, 1, 4, 4), torch.zeros(1, 0), steps=5)
+    heun(denoiser, torch.randn(1, 1, 4, 4), no_labels(1), steps=5)
     assert len(denoiser.levels) == 9
     grid = [(80 ** (1 / 7) + i / 4 * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7 for i in range(5)]
     assert denoiser.levels[0::2] == pytest.approx(grid, rel=1e-6)
@@ -95,12 +95,12 @@ def test_levels_and_number_of_calls() -> None:
 
 def test_levels_stay_within_the_denoisers_range() -> None:
     denoiser = Recorder(sigma_range=(0.02, 50.0))
-    heun(denoiser, torch.randn(1, 1, 4, 4), torch.zeros(1, 0), steps=4)
+    heun(denoiser, torch.randn(1, 1, 4, 4), no_labels(1), steps=4)
     assert max(denoiser.levels) == pytest.approx(50.0) and min(denoiser.levels) == pytest.approx(0.02)
 
 
 def test_one_step_is_the_denoised_start() -> None:
-    latents, labels = torch.randn(3, 1, 4, 4), torch.zeros(3, 0)
+    latents, labels = torch.randn(3, 1, 4, 4), no_labels(3)
     denoised = GaussianTeacher(MEAN, DEVIATION, ImageSpec(1, 4))(latents * 80, torch.full([3, 1, 1, 1], 80.0), labels)
     torch.testing.assert_close(heun(Recorder(), latents, labels, steps=1), denoised.double(), rtol=0, atol=1e-5)
 
@@ -123,3 +123,41 @@ def test_sample_images_draws_one_hot_classes() -> None:
     )
     assert torch.equal(labels.sum(dim=1), torch.ones(600))
     assert (labels.sum(dim=0) - 200).abs().max() < 5 * math.sqrt(600 * 2 / 9)
+
+
+def test_multistep_follows_the_closed_form_of_a_gaussian_in_both_directions() -> None:
+    x = 0.3 + 0.2 * torch.randn(6, 1, 4, 4)
+    levels = karras_grid(24, 0.02, 2.5, 7.0)[:-1]
+    growth = math.sqrt((DEVIATION**2 + 2.5**2) / (DEVIATION**2 + 0.02**2))
+    noisy = multistep(Recorder(), x, no_labels(6), levels[::-1])
+    torch.testing.assert_close(noisy, MEAN + growth * (x - MEAN), rtol=2e-3, atol=2e-3)
+    torch.testing.assert_close(multistep(Recorder(), noisy, no_labels(6), levels), x, rtol=2e-3, atol=2e-3)
+
+
+def test_multistep_from_noise_reaches_the_exact_gaussian_with_one_call_a_step() -> None:
+    denoiser, latents = Recorder(), torch.randn(16, 1, 4, 4)
+    samples = multistep_from_noise(denoiser, latents, no_labels(16), steps=80)
+    torch.testing.assert_close(samples.double(), exact_flow(latents), rtol=0, atol=2e-3)
+    assert len(denoiser.levels) == 80
+
+
+class Parabola(GaussianTeacher):
+    """A denoiser whose output is a parabola in u = -ln sigma, whatever the image: then the ODE has a closed form."""
+
+    def forward(self, noisy: Images, sigma: Sigma, labels: Labels) -> Images:
+        u = -sigma.log()
+        return (0.5 - 0.3 * u + 0.2 * u**2).expand_as(noisy)
+
+
+def test_multistep_is_exact_from_the_third_step_on_where_the_denoiser_is_a_parabola() -> None:
+    levels, x = [1.0, 0.7, 0.4, 0.2, 0.05], torch.randn(3, 1, 4, 4)
+    states = [multistep(Parabola(0, 1, ImageSpec(1, 4)), x, no_labels(3), levels[:n]) for n in (3, 4, 5)]
+
+    def particular(sigma: float) -> float:
+        u = -math.log(sigma)
+        return (0.5 - 0.3 * u + 0.2 * u**2) - (-0.3 + 0.4 * u) + 0.4
+
+    for n in (2, 3):
+        sigma, following = levels[n], levels[n + 1]
+        expected = particular(following) + (states[n - 2] - particular(sigma)) * following / sigma
+        torch.testing.assert_close(states[n - 1], expected, rtol=1e-5, atol=1e-6)

@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 
 from gan_refine.errors import FileFormatError
-from gan_refine.generators import load_stylegan2
+from gan_refine.generators import StyleGan2
 from gan_refine.networks.edm_precond import EDMPrecond
 from gan_refine.networks.stylegan2 import Generator
 from gan_refine.pickles import (
@@ -86,7 +86,7 @@ def test_teacher(tmp_path: Path, write: Callable[[Path, dict], Path]) -> None:
     arguments = torch.randn([2, 1, 8, 8]), torch.tensor([0.3, 2.0]), torch.eye(2)
     assert torch.equal(build_teacher(read_state_dict(path))(*arguments), make_teacher()(*arguments))
     assert load_edm(path).spec.num_classes == 2
-    with pytest.raises(FileFormatError, match="'EDMPrecond' is no generator; pass it as --teacher"):
+    with pytest.raises(FileFormatError, match="'EDMPrecond' is not a generator; pass it as --teacher"):
         build_generator(read_state_dict(path))
 
 
@@ -107,7 +107,7 @@ def test_refined_it_is_a_pickle(tmp_path: Path) -> None:
     """Without a discriminator there is an empty module under D, for tools that ask for one."""
     path = safe(tmp_path / "g", make_generator().state_dict())
     describe(path)
-    load_stylegan2(path).export(tmp_path / "out.pkl")
+    StyleGan2.load(path).export(tmp_path / "out.pkl")
     file = read_pickle(tmp_path / "out.pkl")
     for key in ("G", "G_ema"):
         assert torch.equal(images(build_generator(file, key)), images(make_generator()))
@@ -128,7 +128,7 @@ def test_written_and_read_again(tmp_path: Path, make: Callable[[], torch.nn.Modu
 
 def test_another_description_is_never_replaced(tmp_path: Path) -> None:
     (tmp_path / "n.json").write_text('{"origin": "mine"}')
-    with pytest.raises(FileFormatError, match="is there and says something else"):
+    with pytest.raises(FileFormatError, match="already exists with another description"):
         write_state_dict(tmp_path / "n.safetensors", make_generator())
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["n.json"]
     with pytest.raises(FileFormatError, match=r"does not end in \.safetensors"):
@@ -163,16 +163,16 @@ def test_weights_that_do_not_fit(tmp_path: Path, write: Callable[[Path, dict], P
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (None, "g.json is missing: it says what network"),
-        ("{", "is no JSON"),
-        ("[" * 100_000, "is no JSON"),
-        ("9" * 100_000, "is no JSON"),
+        (None, "g.json is missing: it must say which network"),
+        ("{", "is not JSON"),
+        ("[" * 100_000, "is not JSON"),
+        ("9" * 100_000, "is not JSON"),
         ("[]", "holds list"),
         ("{}", "holds nothing"),
         ('{"class": "stylegan2"}', "holds class"),
-        ('{"class": "stylegan2", "init_kwargs": {}, "more": 1}', "more; wanted is"),
-        ('{"class": 3, "init_kwargs": {}}', "class that is no text"),
-        ('{"class": "os.system", "init_kwargs": {}}', "'os.system' is no generator; known are stylegan2, "),
+        ('{"class": "stylegan2", "init_kwargs": {}, "more": 1}', "more; expected"),
+        ('{"class": 3, "init_kwargs": {}}', "class that is not a string"),
+        ('{"class": "os.system", "init_kwargs": {}}', "'os.system' is not a generator; known are stylegan2, "),
         ('{"class": "stylegan2", "init_kwargs": {}}', "does not fit the network it names"),
         (json.dumps({"class": "stylegan2", "init_kwargs": SIZES | {"colour": 1}}), "colour"),
         (json.dumps({"class": "stylegan2", "init_kwargs": SIZES | {"z_dim": 1 << 40}}), "z_dim is larger"),
@@ -192,7 +192,7 @@ def test_one_network_has_no_choice(tmp_path: Path) -> None:
     path = safe(tmp_path / "g", make_generator().state_dict())
     describe(path)
     with pytest.raises(FileFormatError, match="holds one network and none called 'G'"):
-        load_stylegan2(path, "G")
+        StyleGan2.load(path, "G")
 
 
 def zipped(entries: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> bytes:

@@ -9,7 +9,7 @@ import tensorflow_pickles as tf
 import torch
 
 from gan_refine.errors import FileFormatError
-from gan_refine.generators import load_stylegan2, write_original
+from gan_refine.generators import StyleGan2
 from gan_refine.networks.stylegan2 import Discriminator, Generator
 from gan_refine.pickles import build_discriminator, build_generator, build_teacher, read_pickle
 
@@ -143,9 +143,9 @@ def change(net: tf.Network, name: str, value: np.ndarray | None) -> None:
         (lambda net: net.static_kwargs.update(fmap_base="wide"), "fmap_base is a str"),
         (lambda net: net.static_kwargs.update(resolution=1 << 19), "does not fit"),
         (lambda net: net.static_kwargs.update(mapping_layers=1 << 20), "more numbers than the file holds"),
-        (lambda net: net.components.update(more=net), "there twice|over 64"),
-        (lambda net: net.components.update(more=3), "is no network"),
-        (lambda net: setattr(net, "variables", 5), "no list of names with arrays"),
+        (lambda net: net.components.update(more=net), "occurs twice|over 64"),
+        (lambda net: net.components.update(more=3), "is not a network"),
+        (lambda net: setattr(net, "variables", 5), "not a list of names with arrays"),
     ],
 )
 def test_what_does_not_fit_is_named(tmp_path: Path, edit: Callable[[tf.Network], object], message: str) -> None:
@@ -175,7 +175,7 @@ def test_mistaken_uses(tmp_path: Path) -> None:
 
 def test_refined_it_is_a_pytorch_pickle(tmp_path: Path) -> None:
     path = write(tmp_path / "tf.pkl")
-    generator = load_stylegan2(path)
+    generator = StyleGan2.load(path)
     with torch.no_grad():
         generator.net.synthesis.b4.conv1.bias.add_(1)
     generator.export(tmp_path / "out.pkl")
@@ -191,6 +191,6 @@ def test_refined_it_is_a_pytorch_pickle(tmp_path: Path) -> None:
             assert torch.equal(built.state_dict()[name], weight), name
         # not to the bit: with and without gradients the fastest form of a convolution may be another
         torch.testing.assert_close(images(built), images(generator.net), rtol=1e-5, atol=1e-5)
-    write_original(path, tmp_path / "first.pkl", "G")
+    StyleGan2.load(path, "G").write_original(tmp_path / "first.pkl")
     first = read_pickle(tmp_path / "first.pkl")
     assert torch.equal(images(build_generator(first)), images(make_generator(1)))

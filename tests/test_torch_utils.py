@@ -154,7 +154,7 @@ def test_setstate_is_used() -> None:
 def test_foreign_source_is_refused_and_not_executed(tmp_path: Path) -> None:
     marker = tmp_path / "executed"
     stream = io.BytesIO(pickle.dumps({"G_ema": Reduced(foreign_meta(marker))}))
-    with pytest.raises(persistence.UntrustedPickleError, match=r"gan_refine\.generators\.load_stylegan2"):
+    with pytest.raises(persistence.UntrustedPickleError, match=r"gan_refine\.generators\.StyleGan2\.load"):
         pickle.load(stream)
     assert not marker.exists()
 

@@ -14,13 +14,13 @@ from torch import nn
 import run_refine
 from gan_refine import assets
 from gan_refine.cli import cli
-from gan_refine.cli.running import run_command
-from gan_refine.cli.trusting import family
+from gan_refine.cli.main import run_command
 from gan_refine.errors import FileFormatError, OptionError
-from gan_refine.generators import load_any_generator
+from gan_refine.generators import AnyGenerator
 from gan_refine.networks.edm_precond import EDMPrecond
 from gan_refine.networks.stylegan2 import Discriminator, Generator
 from gan_refine.pickles import read_pickle, run_pickle_file, write_networks
+from gan_refine.run.networks import family
 from gan_refine.teachers import load_any_teacher
 from torch_utils import persistence
 
@@ -124,7 +124,7 @@ def test_a_run_with_networks_of_strangers(
     assert f"RUNS THE PROGRAM INSIDE {teacher}" in out.err
     assert (tmp_path / "ran").read_text() == "ran ", "once a source"
     assert json.loads((Path(out.out.strip()).parent / "options.json").read_text())["trust_pickle"] is True
-    refined = load_any_generator(Path(out.out.strip()))
+    refined = AnyGenerator.load(Path(out.out.strip()))
     assert refined.net.scale.item() != 0.5
     inert = run_pickle_file(Path(out.out.strip())).root
     assert isinstance(inert, dict)
@@ -152,8 +152,8 @@ def test_convert_leaves_a_file_that_needs_no_trust(tmp_path: Path, monkeypatch: 
     net = Generator(
         z_dim=4, c_dim=0, w_dim=4, **small, synthesis_kwargs={"channel_base": 64, "channel_max": 8}
     ).requires_grad_(False)
-    judge = Discriminator(c_dim=0, **small, channel_base=64, channel_max=8).requires_grad_(False)
-    held = {"G": net, "D": judge, "G_ema": net, "other": Path("a")}
+    discriminator = Discriminator(c_dim=0, **small, channel_base=64, channel_max=8).requires_grad_(False)
+    held = {"G": net, "D": discriminator, "G_ema": net, "other": Path("a")}
     (tmp_path / "in.pkl").write_bytes(pickle.dumps(held))
     with pytest.raises(FileFormatError, match="pathlib"):
         read_pickle(tmp_path / "in.pkl")
@@ -176,15 +176,15 @@ def test_convert_of_an_unknown_network(
 def test_a_whole_module_by_torch_save(tmp_path: Path, zipped: bool) -> None:
     path = tmp_path / "bare.pt"
     torch.save(Bare(), path, _use_new_zipfile_serialization=zipped)
-    generator = load_any_generator(path)
+    generator = AnyGenerator.load(path)
     assert str(generator.spec) == "4x4 grey"
     latents = generator.draw(3, torch.Generator().manual_seed(0))
     assert torch.equal(generator(latents), generator(latents)), "its own noise is replayed"
-    assert generator.critic() is None
+    assert generator.discriminator() is None
     with torch.no_grad():
         generator.net.bias.fill_(0.25)
     copy.deepcopy(generator).export(path)
-    assert load_any_generator(path).net.bias.item() == 0.25
+    assert AnyGenerator.load(path).net.bias.item() == 0.25
 
 
 class Bare(nn.Module):
@@ -227,9 +227,9 @@ class Flat(Bare):
 @pytest.mark.parametrize(
     ("held", "message"),
     [
-        ({"G_ema": NoLatents()}, "has no number z_dim"),
+        ({"G_ema": NoLatents()}, "has no integer z_dim"),
         ({"G_ema": Failing()}, "cannot be called as G"),
-        ({"G_ema": Flat()}, "wanted are square images"),
+        ({"G_ema": Flat()}, "square images .* are needed"),
         ({"G_ema": 3}, "holds a int under G_ema"),
         ({"D": Bare()}, "has no network G_ema; it holds D"),
         ([Bare()], "it holds list"),
@@ -241,7 +241,7 @@ class Flat(Bare):
 def test_what_is_no_generator(tmp_path: Path, held: object, message: str) -> None:
     (tmp_path / "x.pkl").write_bytes(pickle.dumps(held))
     with pytest.raises(FileFormatError, match=message) as caught:
-        load_any_generator(tmp_path / "x.pkl")
+        AnyGenerator.load(tmp_path / "x.pkl")
     assert "\n" not in str(caught.value)
 
 
@@ -260,8 +260,8 @@ class Refusing(Shrinking):
 @pytest.mark.parametrize(
     ("net", "message"),
     [
-        (Bare(), "no number img_channels"),
-        (Shrinking(), "wanted is a denoiser"),
+        (Bare(), "no integer img_channels"),
+        (Shrinking(), "expected a denoiser"),
         (Refusing(), "cannot be called as net"),
     ],
 )
@@ -293,5 +293,5 @@ def test_plain_pickle_load_in_a_fresh_process(tmp_path: Path) -> None:
     foreign = opened(odd_gan(tmp_path), "G_ema")
     assert foreign.returncode == 1
     assert "UntrustedPickleError" in foreign.stderr
-    assert "gan_refine.generators.load_stylegan2(path)" in foreign.stderr
+    assert "gan_refine.generators.StyleGan2.load(path)" in foreign.stderr
     assert not (tmp_path / "ran").exists()

@@ -1,8 +1,8 @@
 """Builds, finds and loads the compiled kernels of torch_utils.ops, and chooses between them and the reference path.
 
-Nothing is built on import. The first operation that a kernel would serve builds that device's library once, with ninja, into
-a cache folder; where that cannot be done, one line says why and everything goes on along the reference path.
-`python -m torch_utils.custom_ops` tells what is built, for what, and why not; `--build` (re)builds.
+Nothing is built on import. The first operation that can use a kernel builds that device's library once, with ninja, into a
+cache folder; if that fails, one line says why and the reference path is used instead.
+`python -m torch_utils.custom_ops` shows what is built, for what, and why not; `--build` (re)builds.
 """
 
 import argparse
@@ -21,7 +21,7 @@ IMPLS = ("auto", "cuda", "cpu", "ref")
 VARIABLE = "TORCH_UTILS_OPS"
 ENVIRONMENT_IMPL = os.environ.get(VARIABLE, "auto")  # what impl="auto" means
 
-# Numbers of portable.h; DTYPES in its order.
+# The numbers that portable.h gives to dtypes.
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 SUPPORTED = {
     "cpu": frozenset({torch.float32, torch.float64, torch.bfloat16}),
@@ -40,9 +40,9 @@ logger = logging.getLogger(__name__)
 
 @functools.cache
 def why_not(device: str) -> str | None:
-    """None if this process has loaded the kernels of 'cpu' or 'cuda', building them if need be, else the reason in one line.
+    """None if the kernels of 'cpu' or 'cuda' are loaded, after building them if necessary; else the reason in one line.
 
-    The one attempt of a process; a reason is logged as a warning, once.
+    A process tries once; the reason is logged once, as a warning.
     """
     try:
         _libraries[device] = ctypes.CDLL(str(build(RECIPES[device]())))
@@ -79,11 +79,12 @@ def launch(name: str, argtypes: tuple[type, ...], arguments: Sequence[int | floa
         raise RuntimeError(f"kernel {name} failed: {ERRORS.get(result, f'CUDA error {-result}')}")
 
 
-def use_kernel(impl: str, x: torch.Tensor, fewest: int, differentiable: bool = True) -> bool:
+def use_kernel(impl: str, x: torch.Tensor, min_elements: int, differentiable: bool = True) -> bool:
     """Whether an operation on `x` runs as a compiled kernel rather than along the reference path.
 
-    'auto' does where a kernel exists, gives every derivative wanted (`differentiable`), and `x` has at least `fewest` elements
-    (below, the call costs more than it saves). Asking for 'cpu' or 'cuda' what cannot be had raises ValueError or RuntimeError.
+    'auto' takes a kernel if one exists, if it has the derivatives needed (`differentiable`), and if `x` has at least
+    `min_elements` elements (below that a call costs more than it saves). 'cpu' and 'cuda' raise ValueError or RuntimeError if
+    there is no such kernel.
     """
     if impl == "auto":
         impl = ENVIRONMENT_IMPL
@@ -96,24 +97,24 @@ def use_kernel(impl: str, x: torch.Tensor, fewest: int, differentiable: bool = T
     if impl == "auto":
         if not fits:
             return False
-        # A compiled graph holds the operation, whatever this machine can build: it answers for itself when it runs.
-        return torch.compiler.is_compiling() or (x.numel() >= fewest and why_not(device) is None)
+        # A compiled graph holds the operation, which chooses between kernel and reference when it runs.
+        return torch.compiler.is_compiling() or (x.numel() >= min_elements and why_not(device) is None)
     if device != impl:
         raise ValueError(f"impl={impl!r} needs a tensor on that device, got one on {device}")
     if not fits:
         what = f"do not take {x.dtype}" if differentiable else "have no gradient of a filter"
-        raise ValueError(f"the {impl} kernels {what}; take impl='ref'")
+        raise ValueError(f"the {impl} kernels {what}; use impl='ref'")
     if not torch.compiler.is_compiling() and (reason := why_not(device)) is not None:
-        raise RuntimeError(f"impl={impl!r} was asked for, and {device} kernels are not available: {reason}")
+        raise RuntimeError(f"impl={impl!r} was requested, but {device} kernels are not available: {reason}")
     return True
 
 
 class Operation:
-    """An operation of torch.library, torch_utils::NAME, which compiling, exporting and mapping see instead of its inside.
+    """An operation of torch.library, torch_utils::NAME, which torch.compile, torch.export and torch.vmap treat as one node.
 
-    `run` computes it on CPUs and GPUs, `fake` gives shape and strides of its result, `remember` and `backward` are its formula
-    for torch.autograd (as setup_context and backward of torch.autograd.Function), `over_batch` its rule for torch.vmap. Calling
-    the object is the same as calling the operation, at less cost: torch_utils::NAME_kernel is the operation without formula.
+    `run` computes it on CPUs and GPUs, `fake` gives shape and strides of its result, `remember` and `backward` are setup_context
+    and backward of a torch.autograd.Function, `over_batch` is its rule for torch.vmap. Calling the object is the same as calling
+    the operation, at less cost: torch_utils::NAME_kernel is the operation without derivative.
     """
 
     def __init__(
@@ -161,7 +162,7 @@ def status(device: str) -> str:
 
 def main(arguments: list[str]) -> int:
     """The status of both devices on standard output; 1 if a build was asked for and failed."""
-    parser = argparse.ArgumentParser("python -m torch_utils.custom_ops", description=main.__doc__)
+    parser = argparse.ArgumentParser(f"python -m {__package__}.custom_ops", description=main.__doc__)
     parser.add_argument("--build", choices=["cpu", "cuda"], action="append", help="build now, even if it failed before")
     failed = False
     for device in parser.parse_args(arguments).build or []:

@@ -1,7 +1,7 @@
-"""How many processes there are, and which one this is. Nothing else in the project asks.
+"""The process group: rank, world size, sums, gathers and broadcasts. Nothing else in the project uses torch.distributed.
 
 Started by `torchrun`, each process calls `init()` once; started plainly there is one process and `init()` does nothing.
-Tensors may be on any device: they travel on the one that the processes talk through, and come back to their own.
+Tensors may be on any device: they are copied to the backend's device, and results are copied back.
 """
 
 import os
@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import torch
 import torch.distributed as dist
 
-BUCKET = 2**25  # numbers of a gradient that travel at a time: 128 MiB of float32
+BUCKET = 2**25  # numbers of gradients in one all-reduce: 128 MiB of float32
 
 
 class PeerLostError(RuntimeError):
@@ -32,33 +32,33 @@ def init() -> None:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         backend = "nccl"
     store, rank, world_size = next(dist.rendezvous("env://"))
-    dist.init_process_group(backend, store=_met(store, rank, world_size), rank=rank, world_size=world_size)
+    dist.init_process_group(backend, store=_private_store(store, rank, world_size), rank=rank, world_size=world_size)
 
 
-def _met(store: dist.Store, rank: int, world_size: int) -> dist.Store:
-    """A part of the store for these very processes.
+def _private_store(store: dist.Store, rank: int, world_size: int) -> dist.Store:
+    """A part of the store that only the processes of this start use.
 
-    torchrun keeps one store over restarts: in it the addresses of processes that are no more wait to be taken for those of
-    their successors. So each asks under a name of its own, and the first answers whoever asks until all have thanked it.
+    torchrun keeps one store over restarts, and in it the addresses of processes that have ended, which their successors would
+    take for current ones. So each process sends a random name, and rank 0 answers all requests until every rank has confirmed.
     """
     deadline = time.monotonic() + dist.default_pg_timeout.total_seconds()
-    myself = uuid.uuid4().hex
+    own_name = uuid.uuid4().hex
     if rank != 0:
-        store.set(f"asks/{rank}", myself)
-        store.wait([f"answer/{myself}"], dist.default_pg_timeout)
-        meeting = store.get(f"answer/{myself}").decode()
-        store.set(f"{meeting}/thanks/{rank}", "")
-        return dist.PrefixStore(meeting, store)
+        store.set(f"request/{rank}", own_name)
+        store.wait([f"answer/{own_name}"], dist.default_pg_timeout)
+        prefix = store.get(f"answer/{own_name}").decode()
+        store.set(f"{prefix}/confirmed/{rank}", "")
+        return dist.PrefixStore(prefix, store)
     missing = set(range(1, world_size))
     while missing:
         if time.monotonic() > deadline:
-            raise PeerLostError(f"processes {', '.join(map(str, sorted(missing)))} of {world_size} did not come")
-        for other in [other for other in missing if store.check([f"asks/{other}"])]:
-            store.set(f"answer/{store.get(f'asks/{other}').decode()}", myself)
-            if store.check([f"{myself}/thanks/{other}"]):
+            raise PeerLostError(f"processes {', '.join(map(str, sorted(missing)))} of {world_size} did not start")
+        for other in [other for other in missing if store.check([f"request/{other}"])]:
+            store.set(f"answer/{store.get(f'request/{other}').decode()}", own_name)
+            if store.check([f"{own_name}/confirmed/{other}"]):
                 missing.remove(other)
         time.sleep(0.01)
-    return dist.PrefixStore(myself, store)
+    return dist.PrefixStore(own_name, store)
 
 
 def get_rank() -> int:
@@ -80,17 +80,17 @@ def sum_across(tensor: torch.Tensor) -> torch.Tensor:
     """The sum over all processes, without gradient; `tensor` itself is not changed. Every process must call it."""
     total = tensor.detach().clone()
     if _joined():
-        with _peers():
-            travelling = total.to(_device())
-            dist.all_reduce(travelling)
-            total = travelling.to(total.device)
+        with _peer_errors():
+            buffer = total.to(_device())
+            dist.all_reduce(buffer)
+            total = buffer.to(total.device)
     return total
 
 
 def gather_across(tensor: torch.Tensor) -> torch.Tensor:
-    """The processes' tensors one behind the other along axis 0, in order of rank; the other axes must agree.
+    """The processes' tensors concatenated along axis 0, in order of rank; the other axes must agree.
 
-    Every process must call it, and all get the whole.
+    Every process must call it, and all get the result.
     """
     if not _joined():
         return tensor.detach()
@@ -100,36 +100,36 @@ def gather_across(tensor: torch.Tensor) -> torch.Tensor:
     padded = torch.zeros([max(counts), *tensor.shape[1:]], dtype=tensor.dtype, device=_device())
     padded[: len(tensor)] = tensor.detach()
     parts = [torch.empty_like(padded) for _ in counts]
-    with _peers():
+    with _peer_errors():
         dist.all_gather(parts, padded)
         return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)]).to(tensor.device)
 
 
 def any_across(flag: bool) -> bool:
-    """Whether it is true on any process. Every process must call it."""
+    """Whether `flag` is true on any process. Every process must call it."""
     return bool(sum_across(torch.tensor(int(flag)))) if _joined() else flag
 
 
 def broadcast_bytes(data: bytes | None) -> bytes:
-    """The first process's bytes, on all; the others' own are not looked at. Every process must call it."""
+    """The bytes of rank 0, on all processes; `data` of the others is ignored. Every process must call it."""
     if not _joined():
-        assert data is not None, "the first process has something to tell"
+        assert data is not None, "rank 0 passes data"
         return data
     mine = bytearray(data or b"") if is_rank0() else bytearray()
     length = int(sum_across(torch.tensor(len(mine))))
     received = torch.zeros(length, dtype=torch.uint8)
     if mine:
         received.copy_(torch.frombuffer(mine, dtype=torch.uint8))
-    with _peers():
+    with _peer_errors():
         for chunk in received.split(4 * BUCKET):
-            travelling = chunk.to(_device())
-            dist.broadcast(travelling, src=0)
-            chunk.copy_(travelling)
+            buffer = chunk.to(_device())
+            dist.broadcast(buffer, src=0)
+            chunk.copy_(buffer)
     return received.numpy().tobytes()
 
 
 def sum_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
-    """Replaces each gradient by the sum over all processes; one that no process has stays None. Every process must call it."""
+    """Replaces each gradient by the sum over all processes; it stays None if no process has one. Every process must call it."""
     if not _joined():
         return
     for bucket in _buckets(parameters):
@@ -148,7 +148,7 @@ def sum_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
 
 
 def leave() -> None:
-    """Leaves the process group, if this process is in one, so that no one waits for it."""
+    """Leaves the process group, if this process is in one, so that the others do not wait for it."""
     if _joined():
         dist.destroy_process_group()
 
@@ -166,15 +166,17 @@ def _buckets(parameters: Iterable[torch.nn.Parameter]) -> Iterator[list[torch.nn
 
 
 @contextmanager
-def _peers() -> Iterator[None]:
+def _peer_errors() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # what all backends raise when a connection ends
-        raise PeerLostError(f"process {get_rank()} has lost the others: {str(error).splitlines()[0]}") from error
+        raise PeerLostError(
+            f"process {get_rank()} lost the connection to the others: {str(error).splitlines()[0]}"
+        ) from error
 
 
 def _device() -> torch.device:
-    """Where the processes talk: NCCL knows CUDA tensors only, Gloo is used on the CPU."""
+    """The device of the backend: NCCL takes CUDA tensors only, Gloo is used on the CPU."""
     return torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
 
 

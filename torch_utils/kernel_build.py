@@ -1,8 +1,8 @@
-"""One build of the kernels: what goes into it (a Recipe), where its library lies, and how it comes there safely.
+"""One build of the kernels: what goes into it (a Recipe), where its library is stored, and how it is built safely.
 
-A recipe's folder is keyed by a digest of all that could change the library. In it lie `lock`, `library.so` once it is
-complete, and `build.log`; `failed` holds the one line that says why there is no library. Builders hold an exclusive flock,
-which the kernel drops when a process ends in whatever way, and work in a folder of their own that is renamed from.
+A recipe's folder is keyed by a digest of everything that could change the library. It holds `lock`, `library.so` once that is
+complete, and `build.log`; `failed` holds one line that says why there is no library. Builders hold an exclusive flock, which
+the operating system releases when a process ends in any way, and build in a temporary folder before they rename the result.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ CPU_SOURCES = ("bias_act.cpp", "upfirdn2d.cpp")
 CUDA_SOURCES = ("bias_act.cu", "upfirdn2d.cu")
 CPU_FLAGS = ("-O3", "-std=c++17", "-fPIC", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-Wall", "-Wextra")
 CUDA_FLAGS = ("-O3", "-std=c++17", "-Xcompiler=-fPIC", "-Xcompiler=-Wall")
-BUILD_SECONDS = 600  # after which a compiler is given up
+BUILD_SECONDS = 600  # after which a compiler is stopped
 
 
 class BuildError(RuntimeError):
@@ -37,7 +37,7 @@ class BuildError(RuntimeError):
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that decides what a library is; `target` says for a reader what it is for."""
+    """Everything that determines a library; `target` names its processor or GPU in messages."""
 
     device: str
     target: str
@@ -49,7 +49,7 @@ class Recipe:
     cuda_version: str
 
     def folder(self) -> Path:
-        """Where the library lies or will lie."""
+        """Where the library is stored once it is built."""
         digest = hashlib.sha256(json.dumps(asdict(self)).encode())
         for name in (*self.sources, *HEADERS):
             digest.update((SOURCES / name).read_bytes())
@@ -95,7 +95,7 @@ def cuda_recipe(architecture: str | None = None) -> Recipe:
 
 
 def find_built(recipe: Recipe) -> Path | None:
-    """The library if it is there, None if nobody tried. Raises BuildError if somebody tried in vain."""
+    """The library if it is built, None if it was never tried. Raises BuildError if an earlier build failed."""
     folder = recipe.folder()
     library = folder / "library.so"
     if library.exists():
@@ -154,7 +154,7 @@ def _run(command: list[str], log) -> bool:
             command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, timeout=BUILD_SECONDS, check=False
         )
     except subprocess.TimeoutExpired:
-        log.write(f"error: given up after {BUILD_SECONDS} seconds\n".encode())
+        log.write(f"error: stopped after {BUILD_SECONDS} seconds\n".encode())
         return False
     return done.returncode == 0
 
@@ -208,9 +208,9 @@ def _ninja() -> str:
 def _first_error(log: Path) -> str:
     """The compiler's own first message in one line of bounded length."""
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    telling = [line for line in lines if "error" in line.lower() or "not found" in line.lower()]
-    told = (telling or lines[-1:] or ["the build failed without a word"])[0]
-    return " ".join(told.split())[:300]
+    errors = [line for line in lines if "error" in line.lower() or "not found" in line.lower()]
+    message = (errors or lines[-1:] or ["the build failed without a message"])[0]
+    return " ".join(message.split())[:300]
 
 
 def _version(compiler: str) -> str:
@@ -223,6 +223,6 @@ def _version(compiler: str) -> str:
 
 def _processor() -> str:
     """What -march=native goes by, as far as the operating system tells."""
-    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8", errors="replace") as told:
-        return next((line for line in told if line.startswith(("flags", "Features"))), "")
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8", errors="replace") as lines:
+        return next((line for line in lines if line.startswith(("flags", "Features"))), "")
     return platform.processor()

@@ -1,7 +1,7 @@
 """Persistent classes: modules whose pickles carry their own source, in the format of the published StyleGAN and EDM pickles.
 
-Writing follows that format (version 6). Reading never executes embedded source: an object is rebuilt only when its source is
-letter for letter that of a class of this installation; everything else is refused with the safe call to use.
+Writing follows that format (version 6). Reading never executes embedded source: an object is rebuilt only if its source equals
+that of a class of this installation, now or formerly (FORMER_SOURCES); otherwise the error names the safe call to use.
 """
 
 import functools
@@ -15,12 +15,15 @@ from typing import TypeVar
 
 FORMAT_VERSION = 6
 
-# SHA-256 of earlier sources of a module that pickles in circulation carry and whose state its present classes take unchanged.
+# SHA-256 of earlier sources of a module that pickles embed and whose state the present classes take unchanged.
 FORMER_SOURCES = {
-    "gan_refine.networks.stylegan2": {"76fb3a816044695e4e837b8362e0c248e26651e317a55c4ce480b4ac641f82e8"},
+    "gan_refine.networks.stylegan2": {
+        "76fb3a816044695e4e837b8362e0c248e26651e317a55c4ce480b4ac641f82e8",
+        "b13c000de6634e2279a390cc123d35826342b2669561be27b4152143703998d3",
+    },
 }
-# Where this installation's persistent classes are, for a process that opens a pickle before it imported them. Only these
-# constants are ever imported: nothing that a file names.
+# Modules of this installation's persistent classes, imported when a process opens a pickle before it has imported them. Only
+# these are imported, never a module that a file names.
 HOMES = ("gan_refine.networks.stylegan2", "gan_refine.networks.edm_precond", "gan_refine.networks.edm_unet")
 _SOURCE_ATTRIBUTE = "__persistent_source__"
 
@@ -30,7 +33,7 @@ _classes: dict[str, list[type]] = {}  # class name -> the persistent classes of 
 
 
 class UntrustedPickleError(RuntimeError):
-    """A persistent object whose embedded source is not ours; opening it would mean running that source."""
+    """A persistent object with unknown embedded source; opening it would mean running that source."""
 
 
 def persistent_class(cls: T) -> T:
@@ -69,7 +72,7 @@ def module_source(cls: type) -> str:
 
 
 def record_source(module: ModuleType, source: str) -> None:
-    """Makes `source` the text that instances of classes of `module`, which no file holds, carry in their pickles."""
+    """Makes `source` the text that pickles of `module`'s classes embed, for a module that was not imported from a file."""
     setattr(module, _SOURCE_ATTRIBUTE, source)
 
 
@@ -91,12 +94,12 @@ def _reduce(self):
 
 
 def _reconstruct_persistent_obj(meta: dict) -> object:
-    """Rebuilds one object; called by `pickle.load` and `copy.deepcopy`. Raises UntrustedPickleError for source that is not ours."""
+    """Rebuilds one object; called by `pickle.load` and `copy.deepcopy`. Raises UntrustedPickleError for unknown source."""
     cls = known_class(meta["class_name"], meta["module_src"])
     if cls is None or meta["type"] != "class" or meta["version"] != FORMAT_VERSION:
         raise UntrustedPickleError(
-            f"the pickle holds a {meta['class_name']!r} with source of its own, which plain pickle.load would have to run; "
-            "open it with gan_refine.generators.load_stylegan2(path) or gan_refine.teachers.load_edm(path), which run nothing"
+            f"the pickle holds a {meta['class_name']!r} with unknown embedded source, which plain pickle.load would have to run; "
+            "open it with gan_refine.generators.StyleGan2.load(path) or gan_refine.teachers.load_edm(path), which run nothing"
         )
     obj: object = object.__new__(cls)
     set_state = getattr(obj, "__setstate__", None)
@@ -107,8 +110,12 @@ def _reconstruct_persistent_obj(meta: dict) -> object:
     return obj
 
 
+# The name in every pickle of this format; the module may have been imported by another one.
+_reconstruct_persistent_obj.__module__ = "torch_utils.persistence"
+
+
 def known_class(name: str, source: str) -> type | None:
-    """The persistent class of that name whose module's source is, or once was, letter for letter `source`; else None."""
+    """The persistent class of that name whose module's source is, or formerly was, exactly `source`; else None."""
     found = _registered(name, source)
     if found is None and importlib.util.find_spec(HOMES[0].partition(".")[0]) is not None:
         for home in HOMES:

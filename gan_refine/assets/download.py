@@ -1,9 +1,10 @@
 """URLs -> files in the cache folder: streamed, resumed, checked, and fetched by one process at a time.
 
-Beside a file F of the cache lie F.json (its URL and SHA-256), F.lock and, until it is complete, F.part and F.part.json
-(what the server calls this version of the file, so that a resumed download never joins two versions).
+Beside a file F the cache holds F.json (its URL and SHA-256), F.lock and, until F is complete, F.part and F.part.json
+(the server's ETag or date of this version, so that a resumed download never joins two versions).
 """
 
+import functools
 import hashlib
 import json
 import os
@@ -21,6 +22,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from gan_refine.errors import DownloadError
+from gan_refine.files import atomic_file
 
 CACHE_VARIABLE = "GAN_REFINE_CACHE"
 OFFLINE_VARIABLE = "GAN_REFINE_OFFLINE"
@@ -42,7 +44,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Patience:
-    """How long to wait for a server, and how many attempts in a row may bring nothing new."""
+    """How long to wait for a server, and how many attempts in a row may fail without receiving new bytes."""
 
     connect_seconds: float = 10
     read_seconds: float = 30
@@ -68,7 +70,7 @@ def cache_folder() -> Path:
 def fetch(source: Source, patience: Patience = PATIENCE) -> Path:
     """The cached file of a URL, downloaded unless it is there already and intact; progress on stderr.
 
-    Raises DownloadError, in one line, when it cannot be had, is not the expected one, or the cache cannot take it.
+    Raises DownloadError, in one line, if it cannot be downloaded, is not the expected file or cannot be written.
     """
     folder = cache_folder()
     path = folder / _file_name(source.url)
@@ -78,17 +80,27 @@ def fetch(source: Source, patience: Patience = PATIENCE) -> Path:
         if os.environ.get(OFFLINE_VARIABLE, "0") not in ("", "0"):
             raise DownloadError(f"{source.url} is not in {folder} and {OFFLINE_VARIABLE} is set; unset it to download")
         folder.mkdir(parents=True, exist_ok=True)
-        with _alone(path):
+        with _locked(path):
             if not _is_intact(path, source):  # another process may have been first
                 _download(source, path, patience)
     except OSError as error:
         advice = f"free some space there or name another folder in {CACHE_VARIABLE}"
-        raise DownloadError(f"{source.url} cannot be kept in {folder} ({error.strerror or error}); {advice}") from error
+        raise DownloadError(
+            f"{source.url} cannot be stored in {folder} ({error.strerror or error}); {advice}"
+        ) from error
     return path
 
 
 def sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file."""
+    """Hexadecimal SHA-256 of a file, computed once for each content: size, inode and time of change tell contents apart."""
+    status = path.stat()
+    return _sha256(
+        path.resolve(), (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    )
+
+
+@functools.lru_cache(maxsize=64)
+def _sha256(path: Path, version: tuple[int, ...]) -> str:
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
@@ -111,7 +123,7 @@ def _is_intact(path: Path, source: Source) -> bool:
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[None]:
+def _locked(path: Path) -> Iterator[None]:
     """Holds the file's lock, which the system takes back from processes that die."""
     lock = FileLock(_beside(path, ".lock"))
     try:
@@ -128,7 +140,7 @@ def _alone(path: Path) -> Iterator[None]:
 def _download(source: Source, path: Path, patience: Patience) -> None:
     part = _beside(path, ".part")
     with requests.Session() as session:
-        _persist(session, source.url, part, patience)
+        _receive_all(session, source.url, part, patience)
     digest = sha256(part)
     if not source.accepts(digest):
         part.unlink()
@@ -139,8 +151,8 @@ def _download(source: Source, path: Path, patience: Patience) -> None:
     _beside(part, ".json").unlink(missing_ok=True)
 
 
-def _persist(session: requests.Session, url: str, part: Path, patience: Patience) -> None:
-    """Attempts until all of it is there; gives up after several in a row that brought nothing new."""
+def _receive_all(session: requests.Session, url: str, part: Path, patience: Patience) -> None:
+    """Attempts until the file is complete. Raises DownloadError after several in a row that received nothing new."""
     most, failures = _size(part), 0
     with tqdm(desc=part.name[13:-5], unit="B", unit_scale=True, unit_divisor=1024, file=sys.stderr) as bar:
         while True:
@@ -162,7 +174,9 @@ def _attempt(session: requests.Session, url: str, part: Path, patience: Patience
     try:
         with session.get(url, headers=headers, stream=True, timeout=timeout) as response:
             code = response.status_code
-            if code == 416 and "Range" in headers:  # nothing lies behind what is here, and it was never complete
+            if (
+                code == 416 and "Range" in headers
+            ):  # the server has no bytes after those in .part, which was never complete
                 part.unlink()
                 raise _TransferError("the server's file became shorter")
             if code >= 500 or code in (408, 429):
@@ -201,7 +215,7 @@ def _receive(response: requests.Response, part: Path, bar: tqdm) -> None:
 
 
 def _version(response: requests.Response) -> str | None:
-    """What identifies the server's file to the byte; None where it does not say, and then nothing is resumed."""
+    """What identifies the version of the server's file; None if the server does not say, and then nothing is resumed."""
     tag = response.headers.get("ETag")
     return tag if tag and not tag.startswith("W/") else response.headers.get("Last-Modified")
 
@@ -210,11 +224,11 @@ def _reason(error: BaseException, url: str) -> str:
     """The innermost cause in a few words."""
     if isinstance(error, requests.Timeout) or "timed out" in str(error):
         return f"{urlsplit(url).hostname} does not answer in time"
-    cause, told = error, ""
+    cause, reason = error, ""
     while (inner := cause.__cause__ or cause.__context__) is not None:
         cause = inner
-        told = getattr(cause, "strerror", None) or told
-    return f"the connection to {urlsplit(url).hostname} failed ({told or type(cause).__name__})"
+        reason = getattr(cause, "strerror", None) or reason
+    return f"the connection to {urlsplit(url).hostname} failed ({reason or type(cause).__name__})"
 
 
 def _beside(path: Path, ending: str) -> Path:
@@ -226,7 +240,7 @@ def _size(path: Path) -> int:
 
 
 def _read_record(path: Path) -> dict[str, str | None]:
-    """The JSON object in a file; empty where there is none or its writing was cut short."""
+    """The JSON object in a file; empty if there is none or it is damaged."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError, ValueError):
@@ -235,6 +249,5 @@ def _read_record(path: Path) -> dict[str, str | None]:
 
 
 def _write_record(path: Path, record: dict[str, str | None]) -> None:
-    temporary = _beside(path, f".{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(record), encoding="utf-8")
-    os.replace(temporary, path)
+    with atomic_file(path) as stream:
+        stream.write(json.dumps(record).encode())

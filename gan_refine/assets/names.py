@@ -1,4 +1,4 @@
-"""What has a name: the embedded pairs (catalog.json) and files that others publish (public.json)."""
+"""Files that have a name: the embedded pairs (catalog.json) and files that others publish (public.json)."""
 
 import json
 import re
@@ -8,15 +8,16 @@ from pathlib import Path
 
 from gan_refine.assets.download import Source, fetch, sha256
 from gan_refine.errors import FileFormatError, MismatchError
+from gan_refine.foundation import beside_package
 
-PRETRAINED = Path(__file__).parent.parent.parent / "pretrained"
+PRETRAINED = beside_package("pretrained")
 KINDS = ("gan", "teacher", "detector", "reference")
 OPTIONS = {"gan": "--gan", "teacher": "--teacher", "detector": "--detector", "reference": "--fid-ref"}
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """A distance recorded in the catalog: of the teacher with that digest, by a sampler of so many steps."""
+    """A metric of the pair's teacher that the catalog records, sampled in `steps` steps."""
 
     metric: str
     value: float
@@ -43,7 +44,7 @@ class PublishedFid:
 
 @dataclass(frozen=True)
 class PublicFile:
-    """A file that others publish. A digest is None where nobody here could verify one."""
+    """A file that others publish. `sha256` is None if it could not be verified here."""
 
     name: str
     kind: str
@@ -66,7 +67,7 @@ def public_files(folder: Path = PRETRAINED) -> dict[str, PublicFile]:
 
 def _entries(path: Path, table: str) -> dict[str, dict]:
     if not path.is_file():
-        raise FileFormatError(f"there is no {path}; the embedded models come with a clone of the repository")
+        raise FileFormatError(f"there is no {path}; the embedded models come with a clone of the repository or a wheel")
     return json.loads(path.read_text(encoding="utf-8"))[table]
 
 
@@ -87,7 +88,7 @@ def resolve(kind: str, text: str) -> Path:
     """The local file of `kind` for a catalog name, an http(s) URL or a path; a name wins over a file of that name.
 
     Raises FileFormatError if there is none or it is damaged, MismatchError for a name of another kind and DownloadError
-    for a file that is neither here nor to be had.
+    for a file that cannot be downloaded.
     """
     pairs, public = catalog(), public_files()
     if text in pairs:
@@ -107,7 +108,7 @@ def resolve(kind: str, text: str) -> Path:
 def _embedded(kind: str, pair: Pair) -> Path:
     path = PRETRAINED / pair.files[kind]
     if not path.is_file() or sha256(path) != pair.sha256[kind]:
-        raise FileFormatError(f"{path} is missing or damaged; restore it with: git checkout -- pretrained")
+        raise FileFormatError(f"{path} is missing or damaged; restore it (git checkout -- pretrained) or install again")
     return path
 
 
@@ -125,9 +126,8 @@ def _local(kind: str, text: str, names: Iterable[str]) -> Path:
     )
 
 
-def recorded_teacher_value(teacher: Path, metric: str, steps: int) -> float | None:
-    """The catalog's measurement for the teacher with this file's digest, metric and step count, or None."""
-    digest = sha256(teacher)
+def recorded_teacher_value(digest: str, metric: str, steps: int) -> float | None:
+    """The catalog's measurement for the teacher of this SHA-256, the metric and the step count, or None."""
     for pair in catalog().values():
         if pair.sha256["teacher"] == digest:
             for measurement in pair.teacher_measurements:

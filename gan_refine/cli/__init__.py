@@ -1,4 +1,4 @@
-"""The companions of run_refine.py: `python -m gan_refine COMMAND`, one file a command."""
+"""The command `gan-refine COMMAND`, also `python -m gan_refine COMMAND`: one file a command."""
 
 import sys
 
@@ -8,15 +8,27 @@ from gan_refine.cli.convert import convert
 from gan_refine.cli.evaluate import evaluate
 from gan_refine.cli.generate import generate
 from gan_refine.cli.inspect import inspect_file
-from gan_refine.cli.running import run_command
+from gan_refine.cli.main import run_command
+from gan_refine.cli.refine import refine
 
-COMMANDS: list[click.Command] = [convert, evaluate, generate, inspect_file]
+COMMANDS: list[click.Command] = [refine, evaluate, generate, inspect_file, convert]
+
+__all__ = ["COMMANDS", "cli", "main", "run_command"]
 
 
-@click.group(commands={str(command.name): command for command in COMMANDS}, invoke_without_command=True)
+class OrderedGroup(click.Group):
+    """A group that lists its commands in the order of COMMANDS."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [str(command.name) for command in COMMANDS]
+
+
+@click.group(
+    cls=OrderedGroup, commands={str(command.name): command for command in COMMANDS}, invoke_without_command=True
+)
 @click.pass_context
 def cli(context: click.Context) -> None:
-    """Companions of run_refine.py. Results go to standard output, everything else to standard error."""
+    """Refine GAN generators with diffusion teachers. Results go to standard output, progress to standard error."""
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
 

@@ -6,10 +6,11 @@ from pathlib import Path
 import click
 import torch
 
-from gan_refine.cli.trusting import TRUSTED, family, trust_pickle_option
+from gan_refine.cli.options import trust_pickle_option
 from gan_refine.errors import FileFormatError, OptionError
 from gan_refine.networks.edm_precond import PRECONDITIONINGS
 from gan_refine.pickles import (
+    DEFAULT_NETWORK,
     NetworkFile,
     PickleFile,
     StateDict,
@@ -23,9 +24,9 @@ from gan_refine.pickles import (
     write_networks,
     write_state_dict,
 )
+from gan_refine.run.networks import TRUSTED, family
 
 PICKLE, STATE_DICT = ".pkl", ".safetensors"
-DEFAULT_NETWORK = "G_ema"
 
 
 @click.command(context_settings={"show_default": True})
@@ -37,7 +38,7 @@ DEFAULT_NETWORK = "G_ema"
     default=DEFAULT_NETWORK,
     help="The GAN's generator for a state dict.",
 )
-@trust_pickle_option
+@trust_pickle_option("Networks")
 def convert(source: str, destination: str, which: str, trust_pickle: bool) -> None:
     """Convert networks: TensorFlow's StyleGAN2 to a PyTorch pickle, a pickle to a state dict, a state dict to a pickle.
 
@@ -51,7 +52,7 @@ def convert(source: str, destination: str, which: str, trust_pickle: bool) -> No
     to_state_dict = Path(destination).suffix == STATE_DICT and not trust
     sigma = one_step_sigma(read_networks(Path(source))) if to_state_dict else None
     if sigma is not None:
-        click.echo(f"A state dict holds no sigma: name it as --gan=one-step:{destination},sigma={sigma}.", err=True)
+        click.echo(f"A state dict holds no sigma: open it with --gan=one-step:{destination},sigma={sigma}.", err=True)
 
 
 def check_destination(source: Path, destination: Path) -> None:
@@ -68,7 +69,7 @@ def check_destination(source: Path, destination: Path) -> None:
 def convert_file(source: Path, destination: Path, which: str = DEFAULT_NETWORK, trust: bool = False) -> list[Path]:
     """Writes `destination` in the format of its suffix, atomically, and returns what was written. Raises FileFormatError.
 
-    A file to `trust` is run, and its networks become ours, so that what is written needs no trust any more.
+    With `trust` the file is run; what is written has this package's source and can be read without running it.
     """
     file = run_pickle_file(source).networks_only() if trust else read_networks(source)
     if destination.suffix == STATE_DICT:
@@ -89,7 +90,7 @@ def convert_file(source: Path, destination: Path, which: str = DEFAULT_NETWORK, 
 
 
 def the_network(file: NetworkFile, which: str) -> torch.nn.Module:
-    """The teacher where the file is one, else the generator."""
+    """The teacher if the file holds one, else the generator."""
     return build_teacher(file) if is_teacher(file) else build_generator(file, which)
 
 

@@ -1,38 +1,52 @@
-"""`python -m gan_refine evaluate`: figures of one or more generators on the same latents."""
+"""`gan-refine evaluate`: metrics of one or more generators on the same latents."""
 
 import contextlib
 import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
-import torch
 from tqdm import tqdm
 
-from gan_refine import assets
-from gan_refine.cli.drawing_options import labels_option, noise_mode_option, set_drawing, spell_out
-from gan_refine.cli.gans import find_gan
-from gan_refine.cli.trusting import family, trust_pickle_option
+from gan_refine.cli.options import (
+    SETTINGS,
+    GroupedCommand,
+    check_device,
+    device_option,
+    labels_option,
+    noise_mode_option,
+    option,
+    spell_out,
+    trust_pickle_option,
+)
 from gan_refine.config import parse_spec, require
 from gan_refine.errors import MismatchError, OptionError, UserError
+from gan_refine.evaluation import (
+    PairedComparison,
+    Teacher,
+    estimate,
+    gap_closed,
+    measure,
+    measure_teacher,
+    open_metrics,
+)
+from gan_refine.foundation import distributed
 from gan_refine.interfaces import Generator
 from gan_refine.labels import parse_frequencies
-from gan_refine.metrics import Panel, Result
-from gan_refine.report.panel import measure, measure_teacher, open_panel
-from gan_refine.report.reference import TeacherFile
-from gan_refine.report.uncertainty import Paired, estimate, gap_closed
-from gan_refine.teachers import TEACHERS
-from torch_utils import distributed
+from gan_refine.metrics import MetricCollection, Result
+from gan_refine.run.networks import open_gan, open_teacher
+
+NETWORKS, EVALUATION, OUTPUT = "Networks", "Evaluation", "Output"
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One generator's figures with one set of latents, and how long they took."""
+    """The results of one generator, or of the teacher, with one set of latents; `seconds` is what they took."""
 
-    gan: str
+    name: str
     seed: int
     results: list[Result]
     seconds: float
@@ -40,7 +54,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class EvaluateOptions:
-    """What the command was asked for, as its --help describes it."""
+    """The options of the command, which --help describes. Raises OptionError for values that are not allowed."""
 
     gans: tuple[str, ...]
     teacher: str | None
@@ -73,144 +87,126 @@ class EvaluateOptions:
             )
 
     @property
-    def shown(self) -> tuple[str, ...]:
-        """What the results are listed under: the generators' names, and at the end the teacher's if it is measured."""
+    def names(self) -> tuple[str, ...]:
+        """The names of everything that is measured: the generators and, last, the teacher with its steps."""
         return (*self.gans, f"{self.teacher} in {self.teacher_steps} steps") if self.teacher_steps else self.gans
 
 
-@click.command("evaluate", context_settings={"show_default": True, "max_content_width": 120})
-@click.option(
-    "--gan",
-    "gans",
-    multiple=True,
-    required=True,
-    help="Network pickle or embedded name; repeat to compare with the first.",
-)
-@click.option(
-    "--teacher",
-    default=None,
-    help="EDM network pickle, or the name of an embedded one; for --fid-ref=teacher and --teacher-steps.",
-)
-@click.option(
-    "--teacher-steps",
-    type=int,
-    default=0,
-    help="Measure the teacher's own samples too, by Heun's sampler in so many steps, and the share of the gap that is closed.",
-)
-@click.option(
-    "--metrics",
-    default="fd",
-    help="fd, kd, is, pr, dc and their options: fd,infinity=true,kd,subsets=50; fid and kid are fd and kd in Inception's features.",
-)
-@click.option(
-    "--detector", default="auto", help="auto, an embedded one, inception, efficientnet-lite0, torchscript,path=FILE"
-)
-@click.option(
-    "--fid-ref", default="auto", help="auto, teacher[,steps=18,images=10000], an .npz file, a folder or zip of images."
-)
-@click.option("--images", type=int, default=10_000, help="Images of each generator; 50000 for the field's FID.")
-@click.option("--seed", type=int, default=0, help="Of the latents.")
-@click.option("--fid-seeds", type=int, default=1, help="Repeat with so many sets of latents: seed, seed + 1, ...")
-@labels_option
-@noise_mode_option
-@click.option(
-    "--outdir", type=click.Path(path_type=Path), help="Append the results to metric-NAME.jsonl in this folder."
-)
-@click.option("--device", default=None, help="cpu, cuda, cuda:1 ... [default: a GPU if any]")
-@trust_pickle_option
-def evaluate(device: str | None, labels: str, **given) -> None:
-    """Measure generators: JSON lines on standard output, a table on standard error. torchrun shares the work."""
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    options = EvaluateOptions(device=device, labels=spell_out(labels), **given)
+# fmt: off
+@click.command("evaluate", cls=GroupedCommand, context_settings=SETTINGS)
+@option(NETWORKS, "--gan", "gans", metavar="PKL|URL|NAME", multiple=True, required=True,
+        help="Generator: StyleGAN2 pickle or state dict, or embedded name. Repeat it to compare others with the first.")
+@option(NETWORKS, "--teacher", metavar="PKL|URL|NAME", default=None,
+        help="Diffusion teacher for --fid-ref=teacher and --teacher-steps: EDM pickle or state dict, or embedded name.")
+@labels_option(NETWORKS)
+@noise_mode_option(NETWORKS)
+@trust_pickle_option(NETWORKS)
+@option(EVALUATION, "--metrics", metavar="LIST", default="fd",
+        help="Any of fd, kd, is, pr, dc, each with its options: fd,infinity=true,kd,subsets=50. fid and kid are fd and kd in "
+        "Inception features.")
+@option(EVALUATION, "--detector", metavar="NAME", default="auto",
+        help="auto, fashion16, fashion32, inception, efficientnet-lite0 or torchscript,path=FILE. auto is the embedded detector "
+        "for the images.")
+@option(EVALUATION, "--fid-ref", metavar="REF", default="auto",
+        help="Reference: auto, teacher[,steps=18,images=10000], an .npz file, or a folder or zip file of images.")
+@option(EVALUATION, "--images", metavar="INT", type=int, default=10_000,
+        help="Images of each generator, at least 2; 50000 for fid50k_full.")
+@option(EVALUATION, "--seed", metavar="INT", type=int, default=0, help="Random seed of the latents; at least 0.")
+@option(EVALUATION, "--fid-seeds", metavar="INT", type=int, default=1,
+        help="Sets of latents, with the seeds seed, seed + 1, ...; two or more give confidence intervals.")
+@option(EVALUATION, "--teacher-steps", metavar="INT", type=int, default=0,
+        help="Measure samples of the teacher too, by Heun's sampler with this many steps, and the share of the gap to it that is "
+        "closed; 0 = off.")
+@option(OUTPUT, "--outdir", metavar="DIR", type=click.Path(path_type=Path), default=None,
+        help="Append the results to metric-NAME.jsonl in this folder.")
+@device_option(OUTPUT)
+def evaluate(labels: str, **given) -> None:
+    """Measure generators. Results go to standard output as JSON lines, a table to standard error. torchrun shares the work."""
+    options = EvaluateOptions(labels=spell_out(labels), **given)
     check_device(options.device)
     distributed.init()
     generators = [open_generator(gan, options) for gan in options.gans]
     check_comparable(options.gans, generators)
-    teacher = open_teacher(options, generators[0])
-    panel = make_panel(options, generators[0], teacher)
+    teacher = teacher_to_sample(options, generators[0])
+    metrics = make_metrics(options, generators[0], teacher)
     if options.outdir is not None:
-        with _writing(options.outdir):  # known before the measuring, not after it
+        with _writing(options.outdir):  # before the measurements, so that an error costs no time
             options.outdir.mkdir(parents=True, exist_ok=True)
     runs = []
-    for run in measure_all(options, generators, panel, teacher):
+    for run in measure_all(options, generators, metrics, teacher):
         runs.append(run)
         if distributed.is_rank0():
-            write_results(run, panel, options)
+            write_results(run, metrics, options)
     if distributed.is_rank0():
         click.echo("\n".join(report(options, runs)), err=True)
-
-
-def check_device(name: str) -> None:
-    """Raises OptionError for a device that torch does not know or cannot use."""
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise OptionError(f"--device={name} cannot be used here; give cpu, or cuda on a machine with a GPU") from error
+# fmt: on
 
 
 def open_generator(text: str, options: EvaluateOptions) -> Generator:
-    """The generator of a name, path or URL, on the device, drawing its latents as the options say."""
-    generator = find_gan(text, trust=options.trust_pickle).load()
-    return set_drawing(generator, options.labels, options.noise_mode).to(options.device)
+    """The generator of a --gan option on the device, with latents drawn by --labels and --noise-mode. Raises UserError."""
+    generator = open_gan(text, trust=options.trust_pickle).generator
+    generator.set_latent_options(options.labels, options.noise_mode)
+    return generator.to(options.device)
 
 
 def check_comparable(gans: tuple[str, ...], generators: Sequence[Generator]) -> None:
-    """Raises MismatchError unless all make images of one size and colour."""
+    """Raises MismatchError unless all generators make images of one size and number of channels."""
     first = generators[0].spec
     for gan, generator in zip(gans, generators, strict=True):
         if (generator.spec.channels, generator.spec.resolution) != (first.channels, first.resolution):
-            raise MismatchError(f"{gans[0]} makes {first} images but {gan} {generator.spec}; compare equal ones")
+            raise MismatchError(
+                f"{gans[0]} makes {first} images but {gan} {generator.spec}; compare generators of one image size"
+            )
 
 
-def open_teacher(options: EvaluateOptions, generator: Generator) -> TeacherFile | None:
-    """The teacher that was named, on the device, drawing the generator's labels."""
+def teacher_to_sample(options: EvaluateOptions, generator: Generator) -> Teacher | None:
+    """The teacher of --teacher on the device, with the class frequencies of --labels; None without one. Raises UserError."""
     if options.teacher is None:
         return None
-    path = assets.resolve("teacher", options.teacher)
-    chosen = family("edm", options.teacher, path, options.trust_pickle)
-    denoiser = TEACHERS[chosen](path).to(options.device)
+    opened = open_teacher(options.teacher, options.trust_pickle, options.device)
+    denoiser = opened.denoiser
     frequencies = parse_frequencies(options.labels, generator.spec)
     if frequencies is not None and denoiser.spec.num_classes not in (0, len(frequencies)):
         raise MismatchError(
             f"--labels has {len(frequencies)} frequencies, but the teacher knows {denoiser.spec.num_classes} classes; "
             "choose a teacher of the GAN's classes"
         )
-    return TeacherFile(path, denoiser, frequencies)
+    return replace(opened, frequencies=frequencies)
 
 
-def make_panel(options: EvaluateOptions, generator: Generator, teacher: TeacherFile | None) -> Panel:
-    """The metrics with their reference, which is sampled, read or taken from the cache."""
+def make_metrics(options: EvaluateOptions, generator: Generator, teacher: Teacher | None) -> MetricCollection:
+    """The metrics with their reference, which is sampled from the teacher or read. Raises UserError."""
     with _progress("reference") as bar:
         specs = options.metrics, options.detector, options.fid_ref
-        return open_panel(*specs, generator.spec, options.images, teacher, options.device, bar.update)
+        return open_metrics(*specs, generator.spec, options.images, teacher, options.device, bar.update)
 
 
 def measure_all(
-    options: EvaluateOptions, generators: Sequence[Generator], panel: Panel, teacher: TeacherFile | None
+    options: EvaluateOptions, generators: Sequence[Generator], metrics: MetricCollection, teacher: Teacher | None
 ) -> Iterator[Measured]:
-    """Every generator, and the teacher if asked for, with every set of latents, one after the other."""
-    names = options.shown
+    """For each set of latents the results of every generator, and of the teacher with --teacher-steps."""
+    names = options.names
     with _progress("measuring", options.fid_seeds * len(names) * options.images) as bar:
         for seed in range(options.seed, options.seed + options.fid_seeds):
             for gan, generator in zip(options.gans, generators, strict=True):
                 started = time.time()
-                results = measure(generator, panel, seed, bar.update)
+                results = measure(generator, metrics, seed, bar.update)
                 yield Measured(gan, seed, results, time.time() - started)
             if teacher is not None and options.teacher_steps:
                 started = time.time()
-                results = measure_teacher(teacher, panel, options.teacher_steps, seed, bar.update)
+                results = measure_teacher(teacher, metrics, options.teacher_steps, seed, bar.update)
                 yield Measured(names[-1], seed, results, time.time() - started)
 
 
 def _progress(what: str, total: int | None = None) -> tqdm:
-    hidden = None if distributed.is_rank0() else True  # None: shown on a terminal alone
+    hidden = None if distributed.is_rank0() else True  # None: hidden unless standard error is a terminal
     return tqdm(desc=what, total=total, unit="img", file=sys.stderr, disable=hidden, leave=False)
 
 
-def write_results(run: Measured, panel: Panel, options: EvaluateOptions) -> None:
-    """One JSON line a metric, in the form of StyleGAN's tools, with the convention added."""
+def write_results(run: Measured, metrics: MetricCollection, options: EvaluateOptions) -> None:
+    """One JSON line for each metric, with the fields of StyleGAN's metric-*.jsonl and some more. Raises UserError."""
     minutes, seconds = divmod(round(run.seconds), 60)
-    is_generator = run.gan in options.gans
+    is_generator = run.name in options.gans
     for result in run.results:
         record = {
             "results": result.values,
@@ -218,15 +214,15 @@ def write_results(run: Measured, panel: Panel, options: EvaluateOptions) -> None
             "total_time": round(run.seconds, 3),
             "total_time_str": f"{minutes}m {seconds:02d}s",
             "num_gpus": distributed.get_world_size(),
-            "snapshot_pkl": run.gan if is_generator else options.teacher,
-            "snapshot": Path(run.gan).stem if is_generator else run.gan,
+            "snapshot_pkl": run.name if is_generator else options.teacher,
+            "snapshot": Path(run.name).stem if is_generator else run.name,
             "timestamp": time.time(),
             "seed": run.seed,
-            "detector": panel.detector.name,
+            "detector": metrics.detector.name,
             "reference": options.fid_ref,
             "labels": options.labels,
             "noise_mode": options.noise_mode,
-            "convention": result.facts,
+            "convention": result.convention,
         }
         line = json.dumps(record)
         click.echo(line)
@@ -241,30 +237,33 @@ def _writing(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(
-            f"cannot write to --outdir={folder} ({error.strerror}); choose a folder that you may write to"
+            f"cannot write to --outdir={folder} ({error.strerror}); choose a folder that is writable"
         ) from error
 
 
 def report(options: EvaluateOptions, runs: list[Measured]) -> list[str]:
-    """Lines of the table: each figure of each generator with its standard error, and changes from the first in words."""
+    """The lines of the table: every value with its standard error, and how each generator differs from the first."""
     lines = []
     width = max(len(name) for result in runs[0].results for name in result.values)
     for number, result in enumerate(runs[0].results):
         for name in result.values:
             values = {
-                gan: [run.results[number].values[name] for run in runs if run.gan == gan] for gan in options.shown
+                each: [run.results[number].values[name] for run in runs if run.name == each] for each in options.names
             }
-            lines += [f"  {name:<{width}} {estimate(found)!s:<20} {gan}" for gan, found in values.items()]
-            if name.endswith("_std"):  # the noise of a figure is no figure to compare
-                continue
-            original, *others = options.gans
-            for gan in others:
-                words = Paired(values[original], values[gan]).words(result.higher_is_better)
-                lines.append(f"    {gan}: {words}")
-                if options.teacher_steps and not result.higher_is_better:
-                    means = [estimate(values[which]).mean for which in (original, gan, options.shown[-1])]
-                    share = gap_closed(*means)
-                    told = "no gap to close, the teacher is no better" if share is None else f"gap closed {share:.1%}"
-                    lines.append(f"    {gan}: {told}")
-        lines.append(f"    convention: {', '.join(f'{key} {value}' for key, value in result.facts.items())}")
+            lines += [f"  {name:<{width}} {estimate(found)!s:<20} {each}" for each, found in values.items()]
+            if not name.endswith("_std"):  # the spread of a metric is not compared
+                lines += comparisons(options, values, result.higher_is_better)
+        lines.append(f"    convention: {', '.join(f'{key} {value}' for key, value in result.convention.items())}")
     return lines
+
+
+def comparisons(options: EvaluateOptions, values: dict[str, list[float]], higher_is_better: bool) -> Iterator[str]:
+    """How the values of one metric differ from the first generator's, and the share of its gap to the teacher that is closed."""
+    original, *others = options.gans
+    for gan in others:
+        yield f"    {gan}: {PairedComparison(values[original], values[gan]).describe(higher_is_better)}"
+        if options.teacher_steps and not higher_is_better:
+            means = [estimate(values[name]).mean for name in (original, gan, options.names[-1])]
+            share = gap_closed(*means)
+            closed = "no gap to close, the teacher is not better" if share is None else f"gap closed {share:.1%}"
+            yield f"    {gan}: {closed}"

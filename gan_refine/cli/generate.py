@@ -12,14 +12,14 @@ import torch
 from tqdm import tqdm
 
 from gan_refine.cli.evaluate import check_device
-from gan_refine.cli.gans import find_gan
-from gan_refine.cli.trusting import trust_pickle_option
+from gan_refine.cli.options import trust_pickle_option
 from gan_refine.config import require
 from gan_refine.errors import MismatchError, OptionError, UserError
-from gan_refine.generators import AnyFamily, OneStep
+from gan_refine.evaluation import render
+from gan_refine.generators import PretrainedGenerator
 from gan_refine.interfaces import ImageSpec, Latents, PixelBytes
-from gan_refine.report import render
-from gan_refine.runlog import save_png, tile
+from gan_refine.run.folder import save_png, tile
+from gan_refine.run.networks import open_gan
 
 MAX_IMAGES = 1_000_000
 MAX_SEED = 2**32 - 1  # numpy's
@@ -28,7 +28,7 @@ BATCH = 16
 
 @dataclass(frozen=True)
 class Picture:
-    """One image to make and the name of its file."""
+    """Seed, class and file name of one image."""
 
     seed: int
     label: int | None
@@ -43,7 +43,7 @@ def default_device() -> str:
 @click.option("--gan", required=True, help="StyleGAN2 network pickle or state dict, or the name of an embedded pair.")
 @click.option("--which", type=click.Choice(["G_ema", "G"]), default="G_ema", help="The file's generator.")
 @click.option("--seeds", default="0-35", help="Numbers and ranges: 0-35 or 1,2,5-9. The same as in StyleGAN's tools.")
-@click.option("--trunc", type=float, default=1.0, help="Truncation psi: 1 for all variety, 0 for the mean image.")
+@click.option("--trunc", type=float, default=1.0, help="Truncation psi: 1 for full diversity, 0 for the mean image.")
 @click.option("--class", "classes", default=None, help="Class of a conditional generator, or several: 0-9.")
 @click.option("--noise-mode", type=click.Choice(["const", "random"]), default="const", help="The network's own noise.")
 @click.option("--outdir", required=True, help="Where to write seedNNNN.png.")
@@ -56,7 +56,7 @@ def default_device() -> str:
     show_default=False,
     help="cpu, cuda, cuda:1 ...  [default: a GPU if there is one]",
 )
-@trust_pickle_option
+@trust_pickle_option("Networks")
 def generate(
     gan: str,
     which: str,
@@ -73,11 +73,11 @@ def generate(
     require("trunc", trunc, -10 <= trunc <= 10, "between -10 and 10")
     check_device(device)
     numbers = parse_numbers("seeds", seeds, MAX_SEED)
-    generator = find_gan(gan, which, trust_pickle).load().to(device)
+    generator = open_gan(gan, which, trust_pickle).generator.to(device)
     labels = choose_labels(generator.spec, classes)
     if generator.spec.channels not in (1, 3):
         raise MismatchError(f"{gan} makes {generator.spec} images; PNG files hold grey or RGB ones")
-    generator = generator if trunc == 1 else truncated(generator, trunc)
+    generator = generator if trunc == 1 else generator.truncated(trunc)
     pictures = [
         Picture(seed, label, f"seed{seed:04d}" + (f"-class{label:02d}" if len(labels) > 1 else "") + ".png")
         for seed in numbers
@@ -102,23 +102,16 @@ def generate(
         ) from error
 
 
-def truncated(generator: AnyFamily, psi: float) -> AnyFamily:
-    """The generator with truncated latents. Raises MismatchError for families without that."""
-    if isinstance(generator, OneStep):
-        raise MismatchError("one-step generators know no truncation; leave --trunc out")
-    return generator.truncated(psi)
-
-
-def images(generator: AnyFamily, pictures: list[Picture], random_noise: bool = False) -> Iterator[PixelBytes]:
-    """The pictures' images [C, H, W], in their order; each depends on its own seed and class alone."""
-    batch = 1 if random_noise else BATCH  # one seed of noise serves a whole batch
+def images(generator: PretrainedGenerator, pictures: list[Picture], random_noise: bool = False) -> Iterator[PixelBytes]:
+    """The images [C, H, W] of the pictures, in order; each depends on its own seed and class only."""
+    batch = 1 if random_noise else BATCH  # a batch has a single noise seed
     for start in range(0, len(pictures), batch):
         part = pictures[start : start + batch]
         latents = seeded_latents(generator, part)
         yield from render(generator, replace(latents, noise_seed=part[0].seed) if random_noise else latents).cpu()
 
 
-def seeded_latents(generator: AnyFamily, pictures: list[Picture]) -> Latents:
+def seeded_latents(generator: PretrainedGenerator, pictures: list[Picture]) -> Latents:
     """z of each seed as StyleGAN's tools draw it, by numpy.random.RandomState; constant noise."""
     like = generator.draw(1, torch.Generator())
     drawn = [np.random.RandomState(picture.seed).randn(*like.z.shape) for picture in pictures]
@@ -131,7 +124,7 @@ def seeded_latents(generator: AnyFamily, pictures: list[Picture]) -> Latents:
 
 
 def choose_labels(spec: ImageSpec, text: str | None) -> list[int | None]:
-    """The classes to show. Raises OptionError where the generator has none or needs some."""
+    """The classes to show. Raises OptionError if classes are given without need, or needed and not given."""
     if not spec.num_classes:
         if text is not None:
             raise OptionError(

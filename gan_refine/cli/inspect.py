@@ -17,15 +17,15 @@ MAX_NAMES = 20  # in the text; JSON has them all
 def inspect_file(file: str, as_json: bool) -> None:
     """Show what is in a network pickle or state dict: networks, arguments, sizes, sources, and names that are unknown here.
 
-    Nothing in it is run and no network is built, so that FILE may be anybody's. The exit code is 0 even if the file is not
-    safe to open: the text says so.
+    Nothing in FILE is run and no network is built, so it may come from anywhere. The exit code is 0 even if the file is not
+    safe to open; the text says so.
     """
     found = describe(Path(file))
     click.echo(json.dumps(dataclasses.asdict(found), indent=2) if as_json else report(found))
 
 
 def report(found: Description) -> str:
-    """The text for people."""
+    """The description as text."""
     verdict = "yes" if found.problem is None else f"NO: {found.problem}"
     lines = [
         f"{found.path}: {found.format}, {found.bytes:,} bytes",
@@ -36,12 +36,12 @@ def report(found: Description) -> str:
     for network in found.networks:
         lines += ["", *_network(network)]
     if found.others:
-        lines += ["", "beside them"]
+        lines += ["", "other entries"]
         lines += [f"  {key:<18} {words}" for key, words in found.others.items()]
     if found.sources:
-        lines += ["", "embedded sources, none of which was run"]
+        lines += ["", "embedded sources (not run)"]
     for source in found.sources:
-        owner = "this installation's" if source.ours else "of its own"
+        owner = "this installation's" if source.ours else "another"
         lines.append(f"  {source.sha256}  {source.lines} lines, {owner}: {', '.join(source.classes)}")
     return "\n".join(lines)
 

@@ -1,57 +1,38 @@
-"""Generators: what is refined, one file a family. ORIGINALS say how each writes a file that was not refined."""
+"""Generators: what is refined. GENERATORS lists the families that are read from files, one class in one file each."""
 
-from collections.abc import Callable
 from pathlib import Path
 
-from gan_refine.generators.any_module import AnyGenerator, load_any_generator, write_any_original
+from gan_refine.generators.any_module import AnyGenerator
 from gan_refine.generators.bridge import Bridged, BridgeOptions, bridge, can_bridge
-from gan_refine.generators.dirac import CoordinateNetwork, Dirac, DiracImage
-from gan_refine.generators.drawing import Drawing
-from gan_refine.generators.one_step import (
-    OneStep,
-    OneStepOptions,
-    distil,
-    is_one_step,
-    load_one_step,
-    write_one_step_original,
-)
-from gan_refine.generators.stylegan2 import StyleGan2, load_stylegan2, write_original
+from gan_refine.generators.one_step import OneStep, OneStepOptions, one_step_of
+from gan_refine.generators.pretrained import LatentOptions, PretrainedGenerator
+from gan_refine.generators.stylegan2 import StyleGan2
 from gan_refine.generators.toy import AffineGenerator
+from gan_refine.pickles import DEFAULT_NETWORK, read_networks, run_pickle_file
 
-AnyFamily = StyleGan2 | OneStep | AnyGenerator
-GENERATORS: dict[str, Callable[..., AnyFamily]] = {
-    "stylegan2": load_stylegan2,
-    "one-step": load_one_step,
-    "trusted": load_any_generator,
-}
-ORIGINALS: dict[str, Callable[[Path, Path, str], None]] = {
-    "stylegan2": write_original,
-    "one-step": write_one_step_original,
-    "trusted": write_any_original,
-}
+# A file belongs to the first family that accepts it once it is opened.
+GENERATORS: dict[str, type[PretrainedGenerator]] = {cls.family: cls for cls in (AnyGenerator, OneStep, StyleGan2)}
+
+
+def load_pretrained(path: Path, which: str = DEFAULT_NETWORK, trusted: bool = False) -> PretrainedGenerator:
+    """The generator in a file of any family, opened and parsed once. Only a `trusted` file's code runs. Raises FileFormatError."""
+    source = run_pickle_file(path) if trusted else read_networks(path)
+    return next(cls for cls in GENERATORS.values() if cls.accepts(source)).from_source(source, which)
+
 
 __all__ = [
     "GENERATORS",
-    "ORIGINALS",
     "AffineGenerator",
     "AnyGenerator",
     "BridgeOptions",
     "Bridged",
-    "CoordinateNetwork",
-    "Dirac",
-    "DiracImage",
-    "Drawing",
+    "LatentOptions",
     "OneStep",
     "OneStepOptions",
+    "PretrainedGenerator",
     "StyleGan2",
     "bridge",
     "can_bridge",
-    "distil",
-    "is_one_step",
-    "load_any_generator",
-    "load_one_step",
-    "load_stylegan2",
-    "write_any_original",
-    "write_one_step_original",
-    "write_original",
+    "load_pretrained",
+    "one_step_of",
 ]

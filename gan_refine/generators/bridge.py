@@ -1,4 +1,4 @@
-"""A generator larger than its teacher: refined through a resize, what the teacher cannot see anchored to the original."""
+"""A generator larger than its teacher: refined through a resize, with the details that it removes tied to the original's."""
 
 import copy
 import math
@@ -12,25 +12,25 @@ from torch import nn
 from gan_refine.config import require
 from gan_refine.errors import MismatchError
 from gan_refine.generators.resizing import FilterName, Large, Resize
-from gan_refine.interfaces import Generator, Images, ImageSpec, Latents, Parted, PerSample
+from gan_refine.interfaces import Generator, Images, ImageSpec, Latents, PerSample
 
-FEW = 4  # large images at a time
+BATCH = 4  # full-size images at a time
 
 
 @dataclass(frozen=True)
 class BridgeOptions:
-    """`filter` is how the teacher's images were made smaller; `measure` at which size the metric looks."""
+    """`filter` is how the teacher's images were made smaller; `measure` is the size of the images that the metric sees."""
 
-    anchor: float = 1.0  # weight of the anchored band's squared error, a pixel of which counts as one of the teacher's
+    anchor: float = 1.0  # weight of the squared error in what the resize removes, per pixel of the teacher's size
     filter: FilterName = "lanczos"
-    measure: Literal["auto", "full", "teacher"] = "auto"  # auto: full size where there is a detector for it
+    measure: Literal["auto", "full", "teacher"] = "auto"  # auto: full size if there is a detector for it
 
     def __post_init__(self) -> None:
         require("bridge", f"resize,anchor={self.anchor:g}", self.anchor >= 0, "an anchor of at least 0")
 
 
-class Bridged(nn.Module):
-    """A Generator that shows `generator`'s images at the teacher's size; its parameters and its file are `generator`'s.
+class Bridged(Generator):
+    """Makes `generator`'s images at the teacher's size; parameters and file are those of `generator`.
 
     `original` is a frozen generator of the same latents. Copies share it, and no checkpoint holds it.
     """
@@ -41,13 +41,15 @@ class Bridged(nn.Module):
         self.resize = resize
         self.anchor = anchor
         self.spec = ImageSpec(generator.spec.channels, len(resize.weights), generator.spec.num_classes)
-        self._original = (original,)  # in a tuple, so that torch does not take it for a part of this module
+        self._original = (original,)  # in a tuple, so that it is not registered as a submodule
 
     def __deepcopy__(self, memo: dict) -> "Bridged":
-        return self.around(copy.deepcopy(self.generator, memo))
+        return self.with_full_size(copy.deepcopy(self.generator, memo))
 
-    def around(self, generator: Generator) -> "Bridged":
-        """The same bridge for another generator of the same size."""
+    def full_size(self) -> Generator:
+        return self.generator
+
+    def with_full_size(self, generator: Generator) -> "Bridged":
         return Bridged(generator, self._original[0], self.resize, self.anchor)
 
     def draw(self, n: int, rng: torch.Generator) -> Latents:
@@ -55,26 +57,28 @@ class Bridged(nn.Module):
 
     def forward(self, latents: Latents) -> Images:
         """Differentiable images of the teacher's size in [-1, 1]."""
-        return self._shown(self.generator(latents))
+        return self._resized(self.generator(latents))
 
-    def anchored(self, latents: Latents) -> tuple[Images, PerSample]:
+    def forward_fp32(self, latents: Latents) -> Images:
+        return self._resized(self.generator.forward_fp32(latents))
+
+    def forward_regularized(self, latents: Latents) -> tuple[Images, PerSample]:
         """The same images, and `anchor` times the squared error of what the resize removes, over its factor squared.
 
         Its gradient is zero for every change of the full images that the teacher sees, and the teacher's for all others.
         """
-        images = self.generator(latents)
+        images = self.generator.forward_fp32(latents)
         if not self.anchor:
-            return self._shown(images), torch.zeros(len(images), device=images.device)
-        # Not within no_grad, where networks may choose half precision; nothing here requires a gradient.
-        original = self._original[0](latents)
-        strayed = self.resize.removed(images - original).square().flatten(1).sum(1)
-        return self._shown(images), self.anchor / self.resize.factor**2 * strayed
+            return self._resized(images), torch.zeros(len(images), device=images.device)
+        original = self._original[0].forward_fp32(latents)
+        error = self.resize.removed(images - original).square().flatten(1).sum(1)
+        return self._resized(images), self.anchor / self.resize.factor**2 * error
 
     @torch.no_grad()
     def change(self, latents: Latents) -> dict[str, float]:
-        """Root mean squares, in [-1, 1] units, of what refinement changed in the full images: seen by the teacher, and not."""
+        """Root mean squares, in [-1, 1] units, of the change of full-size images: visible at the teacher's size, and not."""
         seen = unseen = 0.0
-        for part in latents.split(FEW):
+        for part in latents.split(BATCH):
             change = self.generator(part) - self._original[0](part)
             removed = self.resize.removed(change)
             seen += float((change - removed).square().flatten(1).mean(1).sum())
@@ -82,32 +86,29 @@ class Bridged(nn.Module):
         return {"seen": math.sqrt(seen / len(latents)), "unseen": math.sqrt(unseen / len(latents))}
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Those of the generator; none if it is not divided."""
-        return self.generator.parameter_groups() if isinstance(self.generator, Parted) else {}
+        return self.generator.parameter_groups()
 
-    def critic(self) -> nn.Module | None:
-        """The discriminator in the generator's file, which knows the full size."""
-        return self.generator.critic()
+    def discriminator(self) -> nn.Module | None:
+        """The discriminator in the generator's file, which is for images of the full size."""
+        return self.generator.discriminator()
 
     def export(self, path: Path) -> None:
         """Writes the full-size generator as its family does."""
         self.generator.export(path)
 
-    def _shown(self, images: Large) -> Images:
-        return self.resize.down(images).clamp(-1, 1)  # bytes of smaller images cannot overshoot either
+    def _resized(self, images: Large) -> Images:
+        return self.resize.down(images).clamp(-1, 1)  # as images of the teacher's size are
 
 
 def bridge(generator: Generator, teacher: ImageSpec, options: BridgeOptions) -> Bridged:
-    """The generator as it is now, seen at the teacher's size and anchored to itself. Raises MismatchError unless the sizes fit."""
+    """The generator at the teacher's size, anchored to a copy of itself as it is now. Raises MismatchError unless the sizes fit."""
     mine = generator.spec
     if not can_bridge(mine, teacher):
         raise MismatchError(
-            f"--bridge=resize needs a GAN whose images are 2, 4, 8 ... times as large as the teacher's and of its colours, "
+            f"--bridge=resize needs a GAN whose images are 2, 4, 8 ... times as large as the teacher's and have as many channels, "
             f"and this GAN makes {mine} for a teacher of {teacher}; leave it out or choose another teacher"
         )
-    original = copy.deepcopy(generator)
-    assert isinstance(original, nn.Module), "generators are torch modules"
-    original.requires_grad_(False)
+    original = copy.deepcopy(generator).requires_grad_(False)
     resize = Resize(mine.resolution, teacher.resolution, options.filter)
     return Bridged(generator, original, resize.to(next(generator.parameters()).device), options.anchor)
 

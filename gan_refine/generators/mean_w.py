@@ -1,4 +1,4 @@
-"""w_avg, towards which truncation moves: the mean w of a mapping network, kept in step with its weights."""
+"""w_avg, towards which truncation moves: the mean w of a mapping network, recomputed after its weights have changed."""
 
 from collections.abc import Callable, Mapping
 
@@ -9,11 +9,9 @@ from torch import Tensor, nn
 from gan_refine.interfaces import Latents
 from gan_refine.noise import rng_for
 
-NUM_LATENTS = (
-    16_384  # the mean's error is 1/128 of the deviation of w; the published moving average spans about as many
-)
+NUM_LATENTS = 16_384  # the mean's standard error is 1/128 of the deviation of w
 BATCH = 1024
-STREAM = 3001  # apart from those of training and evaluation
+STREAM = 3001  # differs from those of training and evaluation
 
 Weights = Mapping[str, Tensor]
 
@@ -32,7 +30,7 @@ def has_moved(mapping: nn.Module, before: Weights) -> bool:
 
 @torch.no_grad()
 def mean_w(mapping: nn.Module, draw: Callable[[int, torch.Generator], Latents]) -> Float[Tensor, " w"]:
-    """The mean of w over `NUM_LATENTS` fixed latents: equal weights give equal bits, whatever was done to get there."""
+    """The mean of w over `NUM_LATENTS` fixed latents: equal weights give equal bits, however they were reached."""
     total: Tensor | None = None
     for start in range(0, NUM_LATENTS, BATCH):
         latents = draw(BATCH, rng_for(0, 0, start, STREAM))

@@ -1,4 +1,4 @@
-"""Images made smaller by a whole factor as data sets are, what of them that removes, and the way back."""
+"""Downscaling by a whole factor as data sets are downscaled, its pseudo-inverse, and what it removes."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -19,7 +19,7 @@ def lanczos(x: Float64[Tensor, "*n"]) -> Float64[Tensor, "*n"]:
 
 
 def box(x: Float64[Tensor, "*n"]) -> Float64[Tensor, "*n"]:
-    """1 for |x| < 1/2, else 0: the mean of the pixels that one pixel takes the place of."""
+    """1 for |x| < 1/2, else 0: the mean of the pixels that one pixel replaces."""
     return (x.abs() < 0.5).double()
 
 
@@ -27,18 +27,18 @@ FILTERS: dict[FilterName, Callable[[Tensor], Tensor]] = {"lanczos": lanczos, "bo
 
 
 def axis_weights(large: int, small: int, name: FilterName) -> Float64[Tensor, "small large"]:
-    """What each of `small` pixels takes of `large` ones in a row: Pillow's anti-aliased resize, renormalised at the edges."""
+    """The weight of each of `large` pixels in each of `small` along one axis: Pillow's anti-aliased resize, edges renormalized."""
     factor = large / small
-    centres = (torch.arange(small, dtype=torch.float64) + 0.5) * factor
+    centers = (torch.arange(small, dtype=torch.float64) + 0.5) * factor
     pixels = torch.arange(large, dtype=torch.float64) + 0.5
-    weights = FILTERS[name]((pixels - centres[:, None]) / factor)
+    weights = FILTERS[name]((pixels - centers[:, None]) / factor)
     return weights / weights.sum(1, keepdim=True)
 
 
 class Resize(nn.Module):
     """The linear map `down` from `large` to `small` pixels a side, and its pseudo-inverse `up`: down(up(y)) = y.
 
-    So up(down(x)) is the orthogonal projection of x onto the images that `down` sees, and `removed(x)` the rest.
+    So up(down(x)) is the orthogonal projection of x onto what `down` keeps, and `removed(x)` is the rest.
     """
 
     weights: Float[Tensor, "small large"]
@@ -56,9 +56,9 @@ class Resize(nn.Module):
         return self.weights @ images @ self.weights.T
 
     def up(self, images: Small) -> Large:
-        """The image of the least norm that `down` takes to these."""
+        """The image of smallest norm that `down` maps to `images`."""
         return self.inverse @ images @ self.inverse.T
 
     def removed(self, images: Large) -> Large:
-        """x - up(down(x)): what is invisible after `down`."""
+        """x - up(down(x)): what `down` removes."""
         return images - self.up(self.down(images))

@@ -5,10 +5,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from gan_refine.interfaces import Images, ImageSpec, Latents
+from gan_refine.interfaces import Generator, Images, ImageSpec, Latents
 
 
-class AffineGenerator(nn.Module):
+class AffineGenerator(Generator):
     """Gaussian images with the two parameters `scale` and `shift`; for tests and toys."""
 
     def __init__(self, scale: float, shift: float, spec: ImageSpec) -> None:
@@ -23,9 +23,6 @@ class AffineGenerator(nn.Module):
 
     def forward(self, latents: Latents) -> Images:
         return self.scale * latents.z + self.shift
-
-    def critic(self) -> None:
-        return None
 
     def export(self, path: Path) -> None:
         torch.save(self.state_dict(), path)

@@ -1,42 +1,46 @@
-"""Figures of merit over streams of images, chosen by name from METRICS, in features of detectors, from DETECTORS."""
+"""Metrics of image streams, chosen by name from METRICS, in the features of a detector, chosen by name from DETECTORS."""
 
-from gan_refine.metrics.choosing import (
+from gan_refine.metrics.collection import MetricCollection, metric_name
+from gan_refine.metrics.detectors import Detector, Outputs, load_detector, to_uint8
+from gan_refine.metrics.extra_detectors import ModuleDetector
+from gan_refine.metrics.frechet import FrechetDistance, frechet_distance
+from gan_refine.metrics.image_files import OnProgress, ignore_progress, read_images, reference_of_images
+from gan_refine.metrics.inception import NAME as INCEPTION
+from gan_refine.metrics.metric import Metric, Result
+from gan_refine.metrics.moments import Moments
+from gan_refine.metrics.precision_recall import Recall
+from gan_refine.metrics.references import Reference, load_reference, reference_of, save_reference
+from gan_refine.metrics.statistics import FeatureStatistics, Requirements
+from gan_refine.metrics.tables import (
     DETECTORS,
-    EMBEDDED,
+    EMBEDDED_DETECTORS,
     METRICS,
-    fitting_detector,
+    choose_detector,
     open_detector,
     parse_metrics,
 )
-from gan_refine.metrics.detectors import Detector, Outputs, load_detector
-from gan_refine.metrics.distance import Panel, Result, metric_name, to_uint8
-from gan_refine.metrics.frechet import Frechet, frechet_distance
-from gan_refine.metrics.image_files import read_images, reference_of_images
-from gan_refine.metrics.inception import NAME as INCEPTION
-from gan_refine.metrics.moments import Moments
-from gan_refine.metrics.neighbours import Recall
-from gan_refine.metrics.references import Reference, load_reference, reference_of, save_reference
-from gan_refine.metrics.second_opinions import ModuleDetector
-from gan_refine.metrics.statistics import Needs, Statistics
 
 __all__ = [
     "DETECTORS",
-    "EMBEDDED",
+    "EMBEDDED_DETECTORS",
     "INCEPTION",
     "METRICS",
     "Detector",
-    "Frechet",
+    "FeatureStatistics",
+    "FrechetDistance",
+    "Metric",
+    "MetricCollection",
     "ModuleDetector",
     "Moments",
-    "Needs",
+    "OnProgress",
     "Outputs",
-    "Panel",
     "Recall",
     "Reference",
+    "Requirements",
     "Result",
-    "Statistics",
-    "fitting_detector",
+    "choose_detector",
     "frechet_distance",
+    "ignore_progress",
     "load_detector",
     "load_reference",
     "metric_name",

@@ -1,4 +1,4 @@
-"""Detectors: networks whose features the distances are measured in, read from files that cannot run code."""
+"""Detectors: networks in whose features the metrics are computed, read from files that cannot run code."""
 
 import contextlib
 import hashlib
@@ -13,10 +13,11 @@ from typing import Protocol, runtime_checkable
 import torch
 from jaxtyping import Float, Float32, UInt8
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from gan_refine.errors import FileFormatError, MismatchError, UserError, first_line
+from gan_refine.files import atomic_file
 from gan_refine.interfaces import Images, ImageSpec, PixelBytes
 
 Features32 = Float32[Tensor, "n d"]
@@ -24,12 +25,12 @@ Logits = Float[Tensor, "n classes"]
 Device = torch.device | str
 
 SUFFIX = "-detector.safetensors"
-LARGEST_WIDTH = 4096  # a file may not ask for more memory than a detector can need
+LARGEST_WIDTH = 4096  # of features, so that a hostile file cannot make us allocate all memory
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """Features [N, num_features] in float32 and class scores [N, classes] before the softmax, None without a classifier."""
+    """Features [N, num_features] in float32, and logits [N, classes], None if the detector has no classifier."""
 
     features: Features32
     logits: Logits | None
@@ -37,12 +38,12 @@ class Outputs:
 
 @runtime_checkable
 class Detector(Protocol):
-    """Maps uint8 images [N, C, H, W] to float32 features [N, num_features], each image on its own."""
+    """Maps uint8 images [N, C, H, W] in 0..255 to float32 features [N, num_features], each image independently of the others."""
 
     name: str
     spec: ImageSpec
     num_features: int
-    device: torch.device  # where the features are
+    device: torch.device  # of the features; images may be on another
 
     def __call__(self, images_uint8: PixelBytes) -> Features32: ...
 
@@ -54,12 +55,12 @@ class Detector(Protocol):
 
 
 class NetworkDetector(ABC):
-    """A frozen network as a Detector: batches, exact arithmetic, the same answer for an image whatever its neighbours.
+    """A frozen network as a Detector, in evaluation mode, in full float32 precision and in batches of bounded memory.
 
-    Subclasses give `_outputs` of one batch on the detector's device, and `takes`, the images they know in words.
+    Subclasses implement `accepts`, `_outputs` for one batch on the detector's device, and `takes`, the accepted images in words.
     """
 
-    batch = 500  # images at a time: activations of 10,000 images would take gigabytes
+    batch = 500  # images per forward pass; the activations of 10,000 images would take gigabytes
     takes = "uint8 images [N, C, H, W]"
 
     def __init__(self, name: str, spec: ImageSpec, num_features: int, network: nn.Module, device: Device) -> None:
@@ -68,7 +69,7 @@ class NetworkDetector(ABC):
         self.num_features = num_features
         self.device = torch.device(device)
         self.network = network.eval().to(self.device)
-        for parameter in self.network.parameters():  # TorchScript's modules lack requires_grad_
+        for parameter in self.network.parameters():  # TorchScript modules do not have requires_grad_
             parameter.requires_grad_(False)
 
     @abstractmethod
@@ -76,17 +77,17 @@ class NetworkDetector(ABC):
 
     @abstractmethod
     def accepts(self, spec: ImageSpec) -> bool:
-        """Whether this detector can look at images of that kind."""
+        """Whether this detector takes such images; `spec.num_classes` does not matter."""
 
     def __call__(self, images_uint8: PixelBytes) -> Features32:
-        """Features [N, num_features] on the detector's device. Raises MismatchError for images of another shape."""
+        """Features [N, num_features] on the detector's device. Raises MismatchError for images that it does not take."""
         return self.outputs(images_uint8).features
 
     @torch.no_grad()
     def outputs(self, images_uint8: PixelBytes) -> Outputs:
-        """Features and logits from one pass of the network."""
+        """Features and logits from one pass. Raises MismatchError for images that the detector does not take."""
         height, width = images_uint8.shape[2:]
-        square = self.spec.resolution if height != width else height  # where the size is free, so is the shape
+        square = self.spec.resolution if height != width else height  # detectors of any size take rectangles too
         if images_uint8.dtype != torch.uint8 or not self.accepts(ImageSpec(images_uint8.shape[1], square)):
             got = f"{images_uint8.dtype} {list(images_uint8.shape)}"
             raise MismatchError(f"detector {self.name} takes {self.takes}, got {got}")
@@ -96,7 +97,7 @@ class NetworkDetector(ABC):
         return Outputs(torch.cat([part.features for part in parts]), torch.cat(logits) if logits else None)
 
     def digest(self) -> str:
-        """SHA-256 over name and weights: two detectors of one digest give the same features."""
+        """SHA-256 over name and weights: detectors with the same digest give the same features."""
         found = hashlib.sha256(self.name.encode())
         for key, value in sorted(self.network.state_dict().items()):
             found.update(f"{key} {value.dtype} {list(value.shape)}".encode())
@@ -106,7 +107,7 @@ class NetworkDetector(ABC):
 
 @contextlib.contextmanager
 def exact_arithmetic(device: torch.device) -> Iterator[None]:
-    """Full float32: TF32, bfloat16 products and autocast are off while this lasts, on GPUs and CPUs; restored after it."""
+    """Turns TF32, bfloat16 products and autocast off inside the block, for GPUs and CPUs, and restores the settings after it."""
     before = [(owner, name, getattr(owner, name)) for owner, name, _ in _precision_settings()]
     try:
         for owner, name, exact in _precision_settings():
@@ -119,7 +120,7 @@ def exact_arithmetic(device: torch.device) -> Iterator[None]:
 
 
 def _precision_settings() -> list[tuple[object, str, object]]:
-    """Where torch keeps the precision of float32 products: (owner, attribute, the value that means all 24 bits)."""
+    """torch's settings for the precision of float32 products: (owner, attribute, value for full precision)."""
     backends = torch.backends
     if hasattr(backends.cudnn, "conv"):  # torch 2.9 and later, where mixing both interfaces raises errors
         mkldnn = backends.mkldnn
@@ -128,15 +129,21 @@ def _precision_settings() -> list[tuple[object, str, object]]:
     return [(backends.cuda.matmul, "allow_tf32", False), (backends.cudnn, "allow_tf32", False)]
 
 
+def to_uint8(images: Images) -> PixelBytes:
+    """Images in [-1, 1] as bytes in 0..255, by StyleGAN's convention: x * 127.5 + 128, clamped and truncated."""
+    return (images * 127.5 + 128).clamp(0, 255).to(torch.uint8)
+
+
 def rgb(images_uint8: PixelBytes) -> UInt8[Tensor, "n channels h w"]:
-    """Grey images as three equal channels, as StyleGAN's metrics show them to RGB detectors; others as they are."""
+    """Grey images as three equal channels, as in StyleGAN's metrics; other images unchanged."""
     return images_uint8.expand(-1, 3, -1, -1) if images_uint8.shape[1] == 1 else images_uint8
 
 
 class FashionClassifier(nn.Module):
-    """A small convolutional classifier of grey images, 16x16 or 32x32, into 10 classes.
+    """A small convolutional classifier of grey images [N, 1, R, R] in [-1, 1], R = 16 or 32, with 10 classes.
 
-    `features` gives the penultimate activations [N, num_features], after a SiLU; `forward` the logits [N, 10].
+    `features` gives the penultimate activations [N, num_features] after a SiLU, `forward` the logits [N, 10]. Raises
+    MismatchError for another resolution.
     """
 
     num_classes = 10
@@ -146,7 +153,7 @@ class FashionClassifier(nn.Module):
     def __init__(self, resolution: int, num_features: int = 128) -> None:
         super().__init__()
         if resolution not in self.widths:
-            raise MismatchError(f"FashionClassifier knows resolutions {sorted(self.widths)}, got {resolution}")
+            raise MismatchError(f"FashionClassifier supports the resolutions {sorted(self.widths)}, got {resolution}")
         self.spec = ImageSpec(channels=1, resolution=resolution)
         self.num_features = num_features
         widths = self.widths[resolution]
@@ -160,7 +167,7 @@ class FashionClassifier(nn.Module):
         self.head = nn.Linear(num_features, self.num_classes)
 
     def features(self, images: Images) -> Float[Tensor, "n d"]:
-        """Penultimate activations of images in [-1, 1]."""
+        """Penultimate activations [N, num_features] of images in [-1, 1]."""
         return self.penultimate(self.body(images))
 
     def forward(self, images: Images) -> Logits:
@@ -172,7 +179,7 @@ ARCHITECTURES: dict[str, type[FashionClassifier]] = {"FashionClassifier": Fashio
 
 @dataclass(frozen=True)
 class Description:
-    """What a detector's file says of its network, as JSON beside the weights."""
+    """The metadata of a detector's file, stored as JSON with the weights."""
 
     architecture: str
     name: str
@@ -181,7 +188,7 @@ class Description:
 
 
 class ClassifierDetector(NetworkDetector):
-    """The penultimate features and the logits of a classifier of images of one size, as a Detector."""
+    """The penultimate features and the logits of a classifier for one image size, as a Detector."""
 
     network: FashionClassifier
 
@@ -203,7 +210,7 @@ class ClassifierDetector(NetworkDetector):
 def load_detector(path: Path | str, name: str | None = None, device: Device = "cpu") -> ClassifierDetector:
     """The detector in a .safetensors or weights-only .pt file; in a folder, NAME-detector.safetensors.
 
-    Raises FileFormatError if the file is missing, damaged or describes no detector. Nothing in the file is run.
+    Raises FileFormatError if the file is missing or damaged, or is not a detector. No code in the file is run.
     """
     file = _find(Path(path), name)
     description, weights = _read_safetensors(file) if file.suffix == ".safetensors" else _read_torch(file)
@@ -216,12 +223,12 @@ def load_detector(path: Path | str, name: str | None = None, device: Device = "c
 
 
 def save_detector(path: Path, name: str, network: FashionClassifier) -> None:
-    """Writes what `load_detector` reads as .safetensors, atomically."""
+    """Writes a .safetensors file that `load_detector` reads, atomically. Raises OSError."""
     description = Description(type(network).__name__, name, network.spec.resolution, network.num_features)
     weights = {key: value.cpu().contiguous() for key, value in network.state_dict().items()}
-    temporary = path.with_suffix(".tmp")
-    save_file(weights, temporary, metadata={"detector": json.dumps(asdict(description), sort_keys=True)})
-    temporary.replace(path)
+    metadata = {"detector": json.dumps(asdict(description), sort_keys=True)}
+    with atomic_file(path) as stream:
+        stream.write(save(weights, metadata))
 
 
 def _find(path: Path, name: str | None) -> Path:
@@ -258,10 +265,10 @@ def _parse(file: Path, text: object) -> Description:
     try:
         description = Description(**json.loads(str(text)))
     except (TypeError, ValueError) as error:
-        raise FileFormatError(f"{file} describes no detector; make one with recipes/train_detector.py") from error
+        raise FileFormatError(f"{file} is not a detector; make one with recipes/train_detector.py") from error
     kinds = {key: type(value).__name__ for key, value in asdict(description).items()}
     if kinds != {"architecture": "str", "name": "str", "resolution": "int", "num_features": "int"}:
-        raise FileFormatError(f"{file} describes a detector with fields of the wrong kind: {kinds}")
+        raise FileFormatError(f"{file} describes a detector with fields of wrong types: {kinds}")
     if description.architecture not in ARCHITECTURES:
         raise FileFormatError(f"{file} is for {description.architecture}; known detectors: {', '.join(ARCHITECTURES)}")
     if not 1 <= description.num_features <= LARGEST_WIDTH:

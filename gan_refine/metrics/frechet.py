@@ -9,16 +9,18 @@ from torch import Tensor
 
 from gan_refine.config import require
 from gan_refine.errors import MismatchError
+from gan_refine.metrics.metric import Metric
 from gan_refine.metrics.moments import Covariance, Mean, Moments
 from gan_refine.metrics.references import Reference
-from gan_refine.metrics.statistics import NUM_BLOCKS, Needs, Statistics
+from gan_refine.metrics.statistics import NUM_BLOCKS, FeatureStatistics, Requirements
 
 
 @dataclass(frozen=True)
-class Frechet:
-    """The Frechet distance. Covariances divide by N - ddof: by default with the reference's ddof, 1 where it records none.
+class FrechetDistance(Metric):
+    """The Frechet distance between the Gaussians of two feature distributions; in Inception features FID.
 
-    `infinity` adds the extrapolation to infinitely many images (arXiv:1911.07023).
+    Both covariances divide by N - ddof; None means the ddof of the reference, or 1 if its file records none. `infinity`
+    adds the extrapolation to infinitely many images (arXiv:1911.07023).
     """
 
     ddof: int | None = None
@@ -31,33 +33,32 @@ class Frechet:
         require("ddof", self.ddof, self.ddof in (None, 0, 1), "0 or 1")
 
     @property
-    def needs(self) -> Needs:
-        return Needs(blocks=self.infinity)
+    def requirements(self) -> Requirements:
+        return Requirements(blocks=self.infinity)
 
     def check(self, num_images: int, reference: Reference) -> None:
-        """Raises MismatchError where a block of the extrapolation has too few images."""
         if self.infinity and num_images // NUM_BLOCKS <= len(reference.mean):
             raise MismatchError(
                 f"infinity needs more than {NUM_BLOCKS * len(reference.mean)} images for {len(reference.mean)} features: "
                 f"the distance of fewer does not fall as 1 / N, and {num_images} are asked for"
             )
 
-    def __call__(self, fake: Statistics, reference: Reference) -> dict[str, float]:
+    def __call__(self, fake: FeatureStatistics, reference: Reference) -> dict[str, float]:
         values = {"": self.distance(fake.moments, reference)}
         if self.infinity:
             values["_infinity"] = self._extrapolate(fake.blocks, values[""], reference)
         return values
 
     def distance(self, fake: Moments, reference: Reference) -> float:
-        """Between moments of generated images and a reference."""
+        """The distance between the moments of generated images and a reference. Raises MismatchError for fewer than 2 images."""
         ddof = self._ddof(reference)
         if fake.count <= max(ddof, 1):
             raise MismatchError(f"a Frechet distance needs at least 2 images, got {fake.count}")
         real = reference.covariance_with(ddof)
         return frechet_distance(fake.mean.cpu(), fake.covariance(ddof).cpu(), reference.mean, real)
 
-    def facts(self, fake: Statistics, reference: Reference) -> dict[str, object]:
-        """What the divisors of the generated covariance and of the reference's lack of N."""
+    def convention(self, fake: FeatureStatistics, reference: Reference) -> dict[str, object]:
+        """The ddof of the generated covariance and of the reference's."""
         ddof, recorded = self._ddof(reference), reference.ddof
         scaled = ddof if reference.can_rescale else recorded
         return {"ddof": ddof, "reference_ddof": "not recorded" if scaled is None else scaled}
@@ -68,7 +69,7 @@ class Frechet:
         return 1 if reference.ddof is None else reference.ddof
 
     def _extrapolate(self, blocks: list[Moments], whole: float, reference: Reference) -> float:
-        """The distance of n images is a + b / n; a, from n = N/8, N/4, N/2 (means over disjoint parts) and N."""
+        """a of the line a + b / n through the distances of n = N/8, N/4, N/2 (means over disjoint parts) and N images."""
         total = sum(block.count for block in blocks)
         shares, values = [1.0], [whole]
         while len(blocks) > 1:
@@ -86,9 +87,9 @@ def _merged(a: Moments, b: Moments) -> Moments:
 
 
 def frechet_distance(mean_a: Mean, covariance_a: Covariance, mean_b: Mean, covariance_b: Covariance) -> float:
-    """|m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)), in squared units of the features; at least 0.
+    """|m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)), eq. 6 of arXiv:1706.08500, in squared units of the features; at least 0.
 
-    With C_a = A A^T and C_b = B B^T the last trace is the sum of the singular values of A^T B, so it is right for
+    With C_a = A A^T and C_b = B B^T the trace of the root is the sum of the singular values of A^T B. This is exact for
     covariances of any rank and needs no square root of a matrix that is not symmetric.
     """
     singular = torch.linalg.svdvals(_factor(covariance_a).T @ _factor(covariance_b))
@@ -98,7 +99,7 @@ def frechet_distance(mean_a: Mean, covariance_a: Covariance, mean_b: Mean, covar
 
 
 def _factor(covariance: Covariance) -> Float64[Tensor, "d r"]:
-    """A with A A^T = C: Cholesky's factor at clear full rank, else a column for each of the r eigenvalues above rounding."""
+    """A with A A^T = C: the Cholesky factor if C clearly has full rank, else a column for each eigenvalue above rounding."""
     symmetric = (covariance + covariance.T) / 2
     rounding = len(symmetric) * torch.finfo(symmetric.dtype).eps
     lower, failed = torch.linalg.cholesky_ex(symmetric)

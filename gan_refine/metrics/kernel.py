@@ -1,4 +1,4 @@
-"""The kernel distance (squared maximum mean discrepancy with a cubic kernel), KID in Inception features (arXiv:1801.01401)."""
+"""The kernel distance: squared maximum mean discrepancy with a cubic kernel, in Inception features KID (arXiv:1801.01401)."""
 
 from dataclasses import dataclass
 
@@ -9,16 +9,20 @@ from torch import Tensor
 
 from gan_refine.config import require
 from gan_refine.errors import MismatchError
+from gan_refine.metrics.metric import Metric
 from gan_refine.metrics.references import Reference, sample_of, sample_sizes
-from gan_refine.metrics.statistics import SAMPLE_SIZE, Needs, Statistics
+from gan_refine.metrics.statistics import SAMPLE_SIZE, FeatureStatistics, Requirements
 
-Vectors = Float[Tensor, "m d"]
-Others = Float[Tensor, "n d"]
+Features = Float[Tensor, "m d"]
+OtherFeatures = Float[Tensor, "n d"]
 
 
 @dataclass(frozen=True)
-class Kernel:
-    """Mean and deviation over `subsets` subsets of `subset_size` vectors of each side, drawn with a fixed seed."""
+class KernelDistance(Metric):
+    """Mean and standard deviation (over N) of `subsets` estimates, each from `subset_size` vectors of either side.
+
+    The subsets are drawn without replacement from the feature samples, with a fixed seed.
+    """
 
     subsets: int = 100
     subset_size: int = 1000
@@ -26,28 +30,30 @@ class Kernel:
 
     kind = "kd"
     higher_is_better = False
-    needs = Needs(sample=True)
 
     def __post_init__(self) -> None:
         require("subsets", self.subsets, self.subsets >= 1, "at least 1")
         require("subset_size", self.subset_size, self.subset_size >= 2, "at least 2")
 
+    @property
+    def requirements(self) -> Requirements:
+        return Requirements(sample=True)
+
     def check(self, num_images: int, reference: Reference) -> None:
-        """Raises MismatchError where a side has fewer vectors than a subset."""
         _check_sizes(min(num_images, SAMPLE_SIZE), len(sample_of(reference, "kd")), self.subset_size)
 
-    def __call__(self, fake: Statistics, reference: Reference) -> dict[str, float]:
-        assert fake.sample is not None, "asked for by needs"
+    def __call__(self, fake: FeatureStatistics, reference: Reference) -> dict[str, float]:
+        assert fake.sample is not None, "collected because of the requirements"
         values = subset_distances(fake.sample.features, sample_of(reference, "kd"), self)
         return {"": float(values.mean()), "_std": float(values.std(correction=0))}
 
-    def facts(self, fake: Statistics, reference: Reference) -> dict[str, object]:
+    def convention(self, fake: FeatureStatistics, reference: Reference) -> dict[str, object]:
         drawn = {"subsets": self.subsets, "subset_size": self.subset_size, "seed": self.seed}
         return {"kernel": "(x.y/d + 1)^3, unbiased", **drawn, **sample_sizes(fake, reference)}
 
 
-def subset_distances(a: Vectors, b: Others, options: Kernel) -> Float64[Tensor, " subsets"]:
-    """The unbiased estimate for each pair of subsets. Raises MismatchError where either side has too few vectors."""
+def subset_distances(a: Features, b: OtherFeatures, options: KernelDistance) -> Float64[Tensor, " subsets"]:
+    """The unbiased estimate for each pair of subsets. Raises MismatchError if either side has fewer vectors than a subset."""
     _check_sizes(len(a), len(b), options.subset_size)
     rng = np.random.RandomState(options.seed)  # legacy: its streams never change
     values = []
@@ -57,21 +63,21 @@ def subset_distances(a: Vectors, b: Others, options: Kernel) -> Float64[Tensor, 
     return torch.stack(values)
 
 
-def _check_sizes(made: int, real: int, subset_size: int) -> None:
-    fewest = min(made, real)
+def _check_sizes(num_fake: int, num_real: int, subset_size: int) -> None:
+    fewest = min(num_fake, num_real)
     if fewest < subset_size:
         raise MismatchError(
             f"kd needs {subset_size} images on each side and has {fewest}; give more, or kd,subset_size={fewest}"
         )
 
 
-def squared_mmd(a: Vectors, b: Vectors) -> Float64[Tensor, ""]:
-    """Unbiased estimate between [m, d] and [m, d]; can be negative."""
+def squared_mmd(a: Features, b: Features) -> Float64[Tensor, ""]:
+    """The unbiased estimate between m vectors each, with the kernel (x.y / d + 1)^3; it can be negative."""
     a, b = a.to(torch.float64), b.to(torch.float64)
     m, d = a.shape
-    within = sum(_cubic(x, x, d).sum() - (x.square().sum(dim=1) / d + 1).pow(3).sum() for x in (a, b))
-    return within / (m * (m - 1)) - 2 * _cubic(a, b, d).mean()
+    within = sum(_cubic_kernel(x, x, d).sum() - (x.square().sum(dim=1) / d + 1).pow(3).sum() for x in (a, b))
+    return within / (m * (m - 1)) - 2 * _cubic_kernel(a, b, d).mean()
 
 
-def _cubic(a: Tensor, b: Tensor, d: int) -> Tensor:
+def _cubic_kernel(a: Tensor, b: Tensor, d: int) -> Tensor:
     return (a @ b.T / d + 1) ** 3

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from torch_utils.distributed import sum_across
+from gan_refine.foundation import distributed
 
 Features = Float[Tensor, "n d"]
 Mean = Float64[Tensor, " d"]
@@ -12,9 +12,9 @@ Covariance = Float64[Tensor, "d d"]
 
 
 class Moments:
-    """Running count, mean [d] and scatter [d, d] (sum of outer products of deviations from the mean).
+    """Running count, mean [d] and scatter [d, d], the sum of outer products of deviations from the mean.
 
-    The result does not depend on how the stream is cut into batches, up to float64 rounding.
+    The result does not depend on the sizes of the batches, up to float64 rounding.
     """
 
     def __init__(self, num_features: int, device: torch.device | str = "cpu") -> None:
@@ -25,7 +25,7 @@ class Moments:
 
     @torch.no_grad()
     def update(self, features: Features) -> None:
-        """Takes in a batch [n, d]; n = 0 changes nothing."""
+        """Adds a batch [n, d]; n = 0 changes nothing."""
         if len(features) == 0:
             return
         exact = features.to(self.mean.device, torch.float64)
@@ -34,19 +34,19 @@ class Moments:
         self._combine(len(features), mean, deviation.T @ deviation)
 
     def merge(self, other: "Moments") -> None:
-        """Takes in another stream over the same features, as if its batches had come here."""
+        """Adds the vectors of another stream over the same features."""
         if other.count:
             self._combine(other.count, other.mean.to(self.mean.device), other.scatter.to(self.mean.device))
 
     def across_processes(self) -> "Moments":
-        """The moments of all processes' vectors together, on each of them."""
+        """The moments of the vectors of all processes together. Every process must call it, and each gets the whole."""
         whole = Moments(len(self.mean), self.mean.device)
-        count = sum_across(torch.tensor(self.count, dtype=torch.int64, device=self.mean.device))
+        count = distributed.sum_across(torch.tensor(self.count, dtype=torch.int64, device=self.mean.device))
         whole.count = int(count)
         if whole.count:
-            whole.mean = sum_across(self.mean * self.count) / whole.count
+            whole.mean = distributed.sum_across(self.mean * self.count) / whole.count
             shift = self.mean - whole.mean
-            whole.scatter = sum_across(self.scatter + torch.outer(shift, shift) * self.count)
+            whole.scatter = distributed.sum_across(self.scatter + torch.outer(shift, shift) * self.count)
         return whole
 
     def _combine(self, count: int, mean: Mean, scatter: Covariance) -> None:
@@ -58,7 +58,7 @@ class Moments:
         self.count = total
 
     def covariance(self, ddof: int = 1) -> Covariance:
-        """Scatter over (count - ddof), [d, d]; ddof 1 is the unbiased estimate. Needs more than `ddof` vectors."""
+        """Scatter / (count - ddof), [d, d]; ddof 1 is the unbiased estimate. Raises ValueError for `ddof` vectors or fewer."""
         if self.count <= ddof:
             raise ValueError(f"a covariance with ddof={ddof} needs more than {ddof} vectors, got {self.count}")
         return self.scatter / (self.count - ddof)

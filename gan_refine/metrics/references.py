@@ -1,6 +1,5 @@
-"""Reference moments of a detector's features over real images: .npz files with `mu` and `sigma`, as published."""
+"""Reference statistics of a detector's features: .npz files with `mu` and `sigma`, as those that others publish for FID."""
 
-import os
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -12,11 +11,12 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from gan_refine.errors import FileFormatError, MismatchError, first_line
+from gan_refine.files import atomic_file
 from gan_refine.metrics.detectors import Detector
 from gan_refine.metrics.moments import Covariance, Mean
-from gan_refine.metrics.statistics import Statistics
+from gan_refine.metrics.statistics import FeatureStatistics
 
-# What numpy and zipfile raise for damaged, encrypted and oddly compressed files, and for sizes that only a bad header states.
+# What numpy and zipfile raise for damaged or encrypted files, unknown compression, and headers with absurd sizes.
 UNREADABLE = (
     OSError,
     ValueError,
@@ -35,10 +35,10 @@ FIELDS = {"mu", "sigma", "num_images", "ddof", "detector", "features", "source"}
 
 @dataclass(frozen=True)
 class Reference:
-    """Mean [d] and covariance [d, d] in float64; None is what a file does not record.
+    """Mean [d] and covariance [d, d] of features in float64. A field is None if the file does not record it.
 
-    `features` [m, d] is a uniform sample for the metrics that need more than moments. `source` is "data", or "teacher"
-    where the images are a teacher's own: a distance to those is no FID.
+    The covariance is divided by `num_images` - `ddof`. `features` [m, d] is a uniform sample for metrics that need more
+    than moments. `source` is "data", or "teacher" if the images are samples of a teacher; a distance to those is not FID.
     """
 
     mean: Mean
@@ -51,21 +51,21 @@ class Reference:
 
     @property
     def can_rescale(self) -> bool:
-        """Whether it is known what the covariance was divided by."""
+        """Whether the divisor of the covariance is known."""
         return self.num_images is not None and self.ddof is not None and self.num_images > 1
 
     def covariance_with(self, ddof: int) -> Covariance:
-        """The covariance divided by N - ddof, where N and its own divisor are known; else as it is."""
+        """The covariance divided by N - `ddof` if N and its own divisor are known, else unchanged."""
         if not self.can_rescale or self.ddof == ddof:
             return self.covariance
         assert self.num_images is not None and self.ddof is not None, "can_rescale"
         return self.covariance * ((self.num_images - self.ddof) / (self.num_images - ddof))
 
     def check(self, detector: Detector) -> None:
-        """Raises MismatchError unless this was made with that detector, as far as the file tells."""
+        """Raises MismatchError if the reference records another detector, or has another number of features."""
         if self.detector is not None and self.detector != detector.name:
             raise MismatchError(
-                f"reference was made with detector {self.detector} but {detector.name} is used; choose matching ones"
+                f"reference was made with detector {self.detector} but {detector.name} is used; choose the same for both"
             )
         if len(self.mean) != detector.num_features:
             raise MismatchError(
@@ -74,32 +74,32 @@ class Reference:
 
 
 def sample_of(reference: Reference, metric: str) -> Float32[Tensor, "m d"]:
-    """The reference's features, or a MismatchError if it holds moments alone."""
+    """The feature sample of the reference. Raises MismatchError if it holds only moments; `metric` is named in the message."""
     if reference.features is None:
         raise MismatchError(
-            f"{metric} needs features of the reference, which holds mean and covariance alone; "
+            f"{metric} needs features of the reference, which holds only mean and covariance; "
             "give images (a folder or a zip) or --fid-ref=teacher"
         )
     return reference.features
 
 
-def sample_sizes(fake: Statistics, reference: Reference) -> dict[str, object]:
-    """How many vectors of the generated and of the reference images a metric looks at, which need not be all."""
-    assert fake.sample is not None, "asked for by needs"
+def sample_sizes(fake: FeatureStatistics, reference: Reference) -> dict[str, object]:
+    """The numbers of feature vectors that a metric uses: of the generated images and of the reference."""
+    assert fake.sample is not None, "collected because of the requirements"
     return {"sample_sizes": [len(fake.sample.features), len(sample_of(reference, "a metric"))]}
 
 
-def reference_of(kept: Statistics, source: str = "data") -> Reference:
-    """The reference of a stream that is complete: moments over N - 1, and the sample if one was kept."""
-    mean, covariance = kept.moments.mean.cpu(), kept.moments.covariance(ddof=1).cpu()
-    features = None if kept.sample is None else kept.sample.features
-    return Reference(mean, covariance, kept.num_images, 1, kept.detector_name, features, source)
+def reference_of(statistics: FeatureStatistics, source: str = "data") -> Reference:
+    """The reference of a complete stream: covariance over N - 1, and the feature sample if one was collected."""
+    mean, covariance = statistics.moments.mean.cpu(), statistics.moments.covariance(ddof=1).cpu()
+    features = None if statistics.sample is None else statistics.sample.features
+    return Reference(mean, covariance, statistics.num_images, 1, statistics.detector_name, features, source)
 
 
 def load_reference(path: Path | str) -> Reference:
     """Reads `mu` [d], `sigma` [d, d] and optional `num_images`, `ddof`, `detector`, `features`, `source`. Never unpickles.
 
-    Raises FileFormatError if the file is missing, damaged, holds pickled objects or is no mean with its covariance.
+    Raises FileFormatError if the file is missing or damaged, holds pickled objects, or has no valid mean and covariance.
     """
     arrays = _read_arrays(path)
     missing = {"mu", "sigma"} - arrays.keys()
@@ -126,8 +126,10 @@ def load_reference(path: Path | str) -> Reference:
 def _read_arrays(path: Path | str) -> dict[str, np.ndarray]:
     try:
         with open(path, "rb") as file:
-            if file.read(2) != b"PK":  # numpy takes it for a pickle, and would advise to allow those
-                raise FileFormatError(f"{path} is no .npz file with mu and sigma, and no folder or zip of images")
+            if file.read(2) != b"PK":  # numpy would take it for a pickle and advise to allow pickles
+                raise FileFormatError(
+                    f"{path} is not an .npz file with mu and sigma, and not a folder or zip of images"
+                )
         with np.load(path, allow_pickle=False) as opened:
             return {key: opened[key] for key in opened.files if key in FIELDS}
     except UNREADABLE as error:
@@ -137,7 +139,7 @@ def _read_arrays(path: Path | str) -> dict[str, np.ndarray]:
 
 
 def save_reference(path: Path, reference: Reference) -> None:
-    """Writes what `load_reference` reads, atomically; fields that are None are left out."""
+    """Writes the file that `load_reference` reads, atomically, without the fields that are None. Raises OSError."""
     source = None if reference.source == "data" else reference.source
     features = None if reference.features is None else reference.features.numpy()
     optional: dict[str, object] = {
@@ -148,13 +150,8 @@ def save_reference(path: Path, reference: Reference) -> None:
     optional |= {"features": features, "source": source}
     arrays = {"mu": reference.mean.cpu().numpy(), "sigma": reference.covariance.cpu().numpy()}
     arrays.update({key: np.asarray(value) for key, value in optional.items() if value is not None})
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type] # its keyword for pickles is none of these
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic_file(path) as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type] # its keyword for pickles is none of these
 
 
 def _check_moments(path: Path | str, mean: torch.Tensor, covariance: torch.Tensor) -> None:
@@ -164,6 +161,6 @@ def _check_moments(path: Path | str, mean: torch.Tensor, covariance: torch.Tenso
     if not (mean.isfinite().all() and covariance.isfinite().all()):
         raise FileFormatError(f"reference {path} holds numbers that are not finite")
     if (covariance.diagonal() < 0).any():
-        raise FileFormatError(f"reference {path} has a sigma with negative variances, so not a covariance")
+        raise FileFormatError(f"reference {path} has a sigma with negative variances, which is not a covariance")
     if not torch.allclose(covariance, covariance.T, rtol=1e-5, atol=1e-8 * float(covariance.abs().max())):
-        raise FileFormatError(f"reference {path} has a sigma that is not symmetric, so not a covariance")
+        raise FileFormatError(f"reference {path} has a sigma that is not symmetric, which is not a covariance")

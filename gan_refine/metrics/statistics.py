@@ -1,4 +1,4 @@
-"""What is kept of a stream of images: everything that the metrics need, in memory that does not grow with the stream."""
+"""Statistics of a stream of images, from which all metrics are computed. Their memory does not grow with the stream."""
 
 import copy
 from dataclasses import astuple, dataclass
@@ -9,20 +9,20 @@ from jaxtyping import Float, Float32, Float64, Int64
 from torch import Tensor
 
 from gan_refine.errors import MismatchError
+from gan_refine.foundation import distributed
 from gan_refine.metrics.detectors import Detector, Logits, Outputs
 from gan_refine.metrics.moments import Features, Moments
-from torch_utils.distributed import gather_across, sum_across
 
 NUM_SPLITS = 10  # of the inception score
-NUM_BLOCKS = 8  # of the extrapolation to infinitely many images
-SAMPLE_SIZE = 10_000  # feature vectors kept for nearest neighbours and kernels
+NUM_BLOCKS = 8  # parts of the stream, for the extrapolation to infinitely many images
+SAMPLE_SIZE = 10_000  # feature vectors kept for nearest neighbors and kernels
 Indices = Int64[Tensor, " n"]
 
 
 class FeatureSample:
-    """A uniform sample of at most `capacity` feature vectors, the same whatever the order, batches and processes.
+    """A uniform sample of at most `capacity` feature vectors, sorted by their index in the stream.
 
-    Kept are the vectors whose numbers have the smallest hashes.
+    It keeps the vectors whose indices have the smallest hashes, so it does not depend on order, batches or processes.
     """
 
     def __init__(self, num_features: int, capacity: int = SAMPLE_SIZE) -> None:
@@ -31,17 +31,20 @@ class FeatureSample:
         self.indices: Indices = torch.zeros(0, dtype=torch.int64)
 
     def update(self, features: Features, indices: Indices) -> None:
-        """Takes in vectors [n, d] that are number `indices` [n] of their stream."""
-        if len(self.indices) >= self.capacity:  # most newcomers need not be copied
+        """Adds vectors [n, d] whose indices in the stream are `indices` [n]."""
+        if len(self.indices) >= self.capacity:  # most new vectors need not be copied
             keep = hashes(indices) < hashes(self.indices).max()
             features, indices = features[keep.to(features.device)], indices[keep]
-        newcomers = features.detach().to("cpu", torch.float32)
-        self._keep(torch.cat([self.features, newcomers]), torch.cat([self.indices, indices]))
+        new = features.detach().to("cpu", torch.float32)
+        self._keep(torch.cat([self.features, new]), torch.cat([self.indices, indices]))
 
     def across_processes(self, device: torch.device) -> "FeatureSample":
-        """The sample of all processes' vectors together; `device` is where the processes talk."""
+        """The sample of the vectors of all processes together; `device` is the one that collective operations use."""
         whole = FeatureSample(self.features.shape[1], self.capacity)
-        whole._keep(gather_across(self.features.to(device)).cpu(), gather_across(self.indices.to(device)).cpu())
+        whole._keep(
+            distributed.gather_across(self.features.to(device)).cpu(),
+            distributed.gather_across(self.indices.to(device)).cpu(),
+        )
         return whole
 
     def _keep(self, features: Tensor, indices: Tensor) -> None:
@@ -51,7 +54,7 @@ class FeatureSample:
 
 
 def hashes(indices: Indices) -> Int64[Tensor, " n"]:
-    """A bijection of the 64-bit numbers without pattern (the finaliser of splitmix64), shifted to signed order."""
+    """The finalizer of splitmix64, a bijection of the 64-bit integers, as signed integers of the same order."""
     with np.errstate(over="ignore"):
         x = indices.numpy().astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -61,7 +64,7 @@ def hashes(indices: Indices) -> Int64[Tensor, " n"]:
 
 
 class ClassStatistics:
-    """Sums over consecutive splits of a stream of known length: p(y|x) [splits, classes] and its negative entropy."""
+    """Sums of p(y|x) [splits, classes] and of its negative entropy [splits] over consecutive splits of `num_images` images."""
 
     def __init__(self, num_images: int, num_splits: int = NUM_SPLITS) -> None:
         self.num_images = num_images
@@ -70,7 +73,7 @@ class ClassStatistics:
         self.probabilities: Float64[Tensor, "splits classes"] = torch.zeros(num_splits, 0, dtype=torch.float64)
 
     def update(self, logits: Logits, indices: Indices) -> None:
-        """Takes in logits [n, classes] of the images number `indices` [n]."""
+        """Adds logits [n, classes] of the images whose indices in the stream are `indices` [n]."""
         log_p = logits.detach().cpu().to(torch.float64).log_softmax(dim=1)
         if self.probabilities.shape[1] == 0:
             self.probabilities = torch.zeros(len(self.counts), log_p.shape[1], dtype=torch.float64)
@@ -81,58 +84,60 @@ class ClassStatistics:
         self.probabilities.index_add_(0, split, log_p.exp())
 
     def across_processes(self, device: torch.device) -> "ClassStatistics":
-        """The sums of all processes together."""
+        """The sums over all processes; `device` is the one that collective operations use."""
         whole = ClassStatistics(self.num_images, len(self.counts))
-        classes = int(gather_across(torch.tensor([self.probabilities.shape[1]], device=device)).max())
+        classes = int(distributed.gather_across(torch.tensor([self.probabilities.shape[1]], device=device)).max())
         mine = self.probabilities
         if mine.shape[1] == 0:  # a process that saw no image does not know the number of classes
             mine = mine.new_zeros(len(self.counts), classes)
-        whole.counts = sum_across(self.counts.to(device)).cpu()
-        whole.negative_entropy = sum_across(self.negative_entropy.to(device)).cpu()
-        whole.probabilities = sum_across(mine.to(device)).cpu()
+        whole.counts = distributed.sum_across(self.counts.to(device)).cpu()
+        whole.negative_entropy = distributed.sum_across(self.negative_entropy.to(device)).cpu()
+        whole.probabilities = distributed.sum_across(mine.to(device)).cpu()
         return whole
 
     def scores(self) -> Float[Tensor, " splits"]:
-        """exp of the mean divergence of p(y|x) from p(y), of each split (arXiv:1606.03498)."""
+        """exp(E_x KL(p(y|x) || p(y))) of each split (arXiv:1606.03498)."""
         marginal = self.probabilities / self.counts[:, None]
         entropy = -torch.special.xlogy(marginal, marginal).sum(dim=1)
         return (self.negative_entropy / self.counts + entropy).exp()
 
 
 @dataclass(frozen=True)
-class Needs:
-    """What metrics ask to have kept, beyond mean and covariance; `reference` is whether they compare with one."""
+class Requirements:
+    """What a metric needs beside mean and covariance."""
 
-    sample: bool = False
-    classes: bool = False
-    blocks: bool = False
+    sample: bool = False  # a sample of feature vectors
+    classes: bool = False  # class probabilities, which only a detector with a classifier gives
+    blocks: bool = False  # moments of NUM_BLOCKS consecutive parts of the stream
     reference: bool = True
 
-    def __or__(self, other: "Needs") -> "Needs":
-        """What both need together."""
+    def __or__(self, other: "Requirements") -> "Requirements":
         both = zip(astuple(self), astuple(other), strict=True)
-        return Needs(*(a or b for a, b in both))
+        return Requirements(*(a or b for a, b in both))
 
 
-class Statistics:
-    """All that is kept of `num_images` images seen through one detector."""
+class FeatureStatistics:
+    """Statistics of one detector's outputs over `num_images` images: the moments, and what `requirements` ask for."""
 
-    def __init__(self, detector: Detector, num_images: int, needs: Needs) -> None:
+    def __init__(self, detector: Detector, num_images: int, requirements: Requirements) -> None:
         self.num_images = num_images
         self.device = detector.device
         self.detector_name = detector.name
         self.moments = Moments(detector.num_features, self.device)
-        self.sample = FeatureSample(detector.num_features, SAMPLE_SIZE) if needs.sample else None
-        self.classes = ClassStatistics(num_images) if needs.classes else None
-        num_blocks = NUM_BLOCKS if needs.blocks else 0  # blocks are merged into the moments at the end
+        self.sample = FeatureSample(detector.num_features, SAMPLE_SIZE) if requirements.sample else None
+        self.classes = ClassStatistics(num_images) if requirements.classes else None
+        num_blocks = NUM_BLOCKS if requirements.blocks else 0  # blocks are merged into the moments at the end
         self.blocks = [Moments(detector.num_features, self.device) for _ in range(num_blocks)]
 
     def update(self, outputs: Outputs, first: int) -> None:
-        """Takes in a batch whose first image is number `first`. Raises MismatchError for features that are not finite."""
+        """Adds a batch; `first` is the index of its first image in the stream.
+
+        Raises MismatchError for features that are not finite, and for missing logits if classes are required.
+        """
         features = outputs.features
         if not features.isfinite().all():
             raise MismatchError(
-                f"detector {self.detector_name} gives features that are not finite; no figure comes of them"
+                f"detector {self.detector_name} gives features that are not finite; check the images and the weights"
             )
         indices = torch.arange(first, first + len(features))
         if self.blocks:
@@ -145,13 +150,11 @@ class Statistics:
             self.sample.update(features, indices)
         if self.classes is not None:
             if outputs.logits is None:
-                raise MismatchError(
-                    f"detector {self.detector_name} has no classes; the inception score needs a classifier"
-                )
+                raise MismatchError(f"detector {self.detector_name} has no classifier, which the inception score needs")
             self.classes.update(outputs.logits, indices)
 
-    def across_processes(self) -> "Statistics":
-        """Those of all processes together, on each of them. Every process must call it."""
+    def across_processes(self) -> "FeatureStatistics":
+        """The statistics over the images of all processes. Every process must call it, and each gets the whole."""
         whole = copy.copy(self)
         whole.blocks = [block.across_processes() for block in self.blocks]
         whole.moments = self.moments.across_processes()

@@ -1,7 +1,7 @@
-"""Inception-v3 as TensorFlow's graph of 2015-12-05 computes it: the network of the Frechet inception distance.
+"""Inception-v3 as in TensorFlow's graph of 2015-12-05, the network of the Frechet inception distance (arXiv:1706.08500).
 
 The architecture is that of arXiv:1512.00567, with 1008 outputs. It differs from torchvision's in three places: average
-pools do not count the padding, the last block pools with the maximum, and images are resized as TensorFlow 1 did.
+pooling excludes the padding, the last block uses max pooling, and images are resized as in TensorFlow 1.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 INPUT_SIZE = 299
 NUM_LOGITS = 1008
-DEPTHS = (64, 192, 768, 2048)  # features by their width: after the first and second pool, Mixed_6e and the last block
+DEPTHS = (64, 192, 768, 2048)  # widths of the features after the first and second pooling, Mixed_6e and the last block
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Activations:
 
 
 class BasicConv2d(nn.Module):
-    """Convolution, batch normalisation in evaluation mode, ReLU."""
+    """Convolution, batch normalization, ReLU."""
 
     def __init__(self, fan_in: int, fan_out: int, kernel: tuple[int, int], stride: int = 1, pad: bool = True) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class BasicConv2d(nn.Module):
 
 
 def same(fan_in: int, fan_out: int, rows: int, columns: int | None = None) -> BasicConv2d:
-    """A convolution that keeps the size."""
+    """A convolution that preserves height and width."""
     return BasicConv2d(fan_in, fan_out, (rows, columns or rows))
 
 
@@ -47,17 +47,17 @@ def halve(fan_in: int, fan_out: int) -> BasicConv2d:
 
 
 def average_pool(x: Tensor) -> Tensor:
-    """3x3, the size kept; at the border the mean is over what is there."""
+    """3x3 average pooling that preserves height and width and excludes the padding."""
     return F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
 
 
-def maximum_pool(x: Tensor) -> Tensor:
-    """3x3, the size kept."""
+def max_pool(x: Tensor) -> Tensor:
+    """3x3 max pooling that preserves height and width."""
     return F.max_pool2d(x, 3, stride=1, padding=1)
 
 
 class MixedA(nn.Module):
-    """35x35: 1x1, 5x5 and double 3x3 branches."""
+    """35x35 block with 1x1, 5x5, double 3x3 and pooling branches."""
 
     def __init__(self, width: int, pooled: int) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class MixedA(nn.Module):
 
 
 class MixedB(nn.Module):
-    """35x35 -> 17x17."""
+    """Downsampling block, 35x35 to 17x17."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ class MixedB(nn.Module):
 
 
 class MixedC(nn.Module):
-    """17x17: 7x7 convolutions as 1x7 and 7x1 ones of `inner` channels."""
+    """17x17 block with 7x7 convolutions factorized into 1x7 and 7x1, with `inner` channels."""
 
     def __init__(self, width: int, inner: int) -> None:
         super().__init__()
@@ -108,7 +108,7 @@ class MixedC(nn.Module):
 
 
 class MixedD(nn.Module):
-    """17x17 -> 8x8."""
+    """Downsampling block, 17x17 to 8x8."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -123,7 +123,7 @@ class MixedD(nn.Module):
 
 
 class MixedE(nn.Module):
-    """8x8: branches that fork into 1x3 and 3x1. The graph's last block pools with the maximum, the other averages."""
+    """8x8 block whose branches split into 1x3 and 3x1. The last block uses max pooling, the other average pooling."""
 
     def __init__(self, width: int, last: bool) -> None:
         super().__init__()
@@ -139,12 +139,12 @@ class MixedE(nn.Module):
         single, double = self.branch3x3_1(x), self.branch3x3dbl_2(self.branch3x3dbl_1(x))
         forks = [self.branch3x3_2a(single), self.branch3x3_2b(single)]
         forks += [self.branch3x3dbl_3a(double), self.branch3x3dbl_3b(double)]
-        pooled = maximum_pool(x) if self.last else average_pool(x)
+        pooled = max_pool(x) if self.last else average_pool(x)
         return torch.cat([self.branch1x1(x), *forks, self.branch_pool(pooled)], dim=1)
 
 
 class InceptionV3(nn.Module):
-    """Bytes as float [N, 3, H, W] in [0, 255], of any size -> Activations. Parameter names are those of the plain weights."""
+    """Maps float images [N, 3, H, W] in 0..255, of any size, to Activations. Parameter names are those of the published weights."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -176,7 +176,7 @@ class InceptionV3(nn.Module):
 def resize_tf1(images: Tensor, size: int) -> Tensor:
     """Bilinear interpolation [N, C, H, W] -> [N, C, size, size] as TensorFlow 1's default did.
 
-    The source of output pixel i is i * H / size, without the half-pixel shift; nothing is smoothed when shrinking.
+    Output pixel i samples position i * H / size, without half-pixel centers and without antialiasing.
     """
     for axis in (2, 3):
         images = _resize_axis(images, size, axis)
@@ -187,7 +187,7 @@ def _resize_axis(images: Tensor, size: int, axis: int) -> Tensor:
     old = images.shape[axis]
     if old == size:
         return images
-    # Positions in float64, so that a product such as 3 * (32 / 299) does not fall on the wrong side of a whole number.
+    # Positions in float64, so that rounding does not move a product such as 3 * (32 / 299) across an integer.
     source = torch.arange(size, dtype=torch.float64, device=images.device) * (old / size)
     lower = source.floor().long().clamp(max=old - 1)
     upper = (lower + 1).clamp(max=old - 1)

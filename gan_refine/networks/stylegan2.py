@@ -6,9 +6,7 @@ those names of torch_utils that the published sources import.
 
 from __future__ import annotations  # embedded in pickles, it must load in older Pythons
 
-import functools
 import math
-import time
 
 import torch
 import torch.nn.functional as F
@@ -39,14 +37,14 @@ def modulated_conv2d(
     """x [N, I, H, W] convolved with weight [O, I, k, k] scaled for each sample by styles [N, I] (eq. 1 and 3 of arXiv:1912.04958).
 
     `demodulate` brings the expected variance of each output channel back to one. `fused` scales the weights (one grouped
-    convolution) instead of the activations; both forms give the same numbers up to rounding, and None takes the faster.
+    convolution) instead of the activations, with the same result up to rounding; None chooses by kernel size and device.
     """
     n = x.shape[0]
     out_channels, in_channels, kernel, _ = weight.shape
     misc.assert_shape(x, [n, in_channels, None, None])
     misc.assert_shape(styles, [n, in_channels])
     if fused is None:
-        fused = _grouped_pays(x, weight, up, padding, resample_filter, demodulate, flip_weight)
+        fused = _choose_grouped(x, weight)
     if x.dtype == torch.float16 and demodulate:  # the common scale cancels below; without this float16 overflows
         weight = weight / (math.sqrt(in_channels * kernel**2) * weight.abs().amax(dim=[1, 2, 3], keepdim=True))
         styles = styles / styles.abs().amax(dim=1, keepdim=True)
@@ -71,70 +69,22 @@ def modulated_conv2d(
     return x if noise is None else x + noise.to(x.dtype)
 
 
-def _grouped_pays(
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    up: int,
-    padding: int,
-    resample_filter: torch.Tensor | None,
-    demodulate: bool,
-    flip_weight: bool,
-) -> bool:
-    """Whether the grouped form has been measured to be clearly faster; never where a measurement would be recorded or vary.
+def _choose_grouped(x: torch.Tensor, weight: torch.Tensor) -> bool:
+    """True for 1x1 kernels except on CUDA devices: what benchmarks/convolutions.py found faster.
 
-    On CPUs it was measured once for all: a run repeated must take the same form to give the same bits, on busy machines too.
+    The rule looks at kernel and device only, so that the same seed gives the same bits. Graphs that are traced or compiled take
+    the scaled form, because the grouped one fixes the batch size; so do empty batches, which have no groups.
     """
     compiler = getattr(torch, "compiler", None)  # absent in the older versions that published tools run on
     compiling = hasattr(compiler, "is_compiling") and compiler.is_compiling()
-    if compiling or torch.jit.is_tracing() or torch.are_deterministic_algorithms_enabled() or 0 in x.shape:
+    if compiling or torch.jit.is_tracing() or 0 in x.shape:
         return False
-    if x.device.type != "cuda":
-        return weight.shape[-1] == 1  # benchmarks/convolutions.py
-    backward = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
-    last = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
-    taps = 0 if resample_filter is None else resample_filter.shape[-1]
-    options = (up, padding, taps, demodulate, flip_weight, last, backward, torch.get_num_threads())
-    return _measured(x.device, x.dtype, tuple(x.shape), tuple(weight.shape), *options)
-
-
-@functools.cache
-def _measured(
-    device: torch.device,
-    dtype: torch.dtype,
-    shape: tuple[int, ...],
-    weight_shape: tuple[int, ...],
-    up: int,
-    padding: int,
-    taps: int,
-    demodulate: bool,
-    flip_weight: bool,
-    channels_last: bool,
-    backward: bool,
-    threads: int,
-) -> bool:
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    x = torch.ones(shape, dtype=dtype, device=device).contiguous(memory_format=layout).requires_grad_(backward)
-    weight = torch.ones(weight_shape, device=device, requires_grad=backward)
-    styles = torch.ones(shape[:2], device=device, requires_grad=backward)
-    f = upfirdn2d.setup_filter([1.0] * taps, device=device) if taps else None
-    seconds = {True: math.inf, False: math.inf}
-    with torch.set_grad_enabled(backward):
-        for fused in [False, True] * 4:
-            torch.cuda.synchronize(device)
-            started = time.perf_counter()
-            y = modulated_conv2d(
-                x, weight, styles, None, up, padding, f, demodulate=demodulate, flip_weight=flip_weight, fused=fused
-            )
-            if backward:
-                torch.autograd.grad(y.sum(), [x, weight, styles])
-            torch.cuda.synchronize(device)
-            seconds[fused] = min(seconds[fused], time.perf_counter() - started)
-    return seconds[True] < 0.8 * seconds[False]  # the grouped form takes more memory, and near ties must not flip
+    return weight.shape[-1] == 1 and x.device.type != "cuda"
 
 
 @persistence.persistent_class
 class FullyConnectedLayer(torch.nn.Module):
-    """[N, in] -> [N, out] with weights kept at unit variance and scaled when used (equalised learning rate)."""
+    """[N, in] -> [N, out] with weights kept at unit variance and scaled when used (equalized learning rate)."""
 
     def __init__(
         self,

@@ -1,87 +1,74 @@
-"""Objectives: where the generator's gradient comes from, one file an idea, composed of the parts in parts.py."""
+"""Objectives: where the generator's gradient comes from, one file an idea, chosen by name from the table OBJECTIVES."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
-from torch import nn
-
-from gan_refine.config import build_options, choose, parse_spec
+from gan_refine.config import build_options, choose, parse_spec, write_spec
 from gan_refine.interfaces import Denoiser, Objective
-from gan_refine.labels import Frequencies
 from gan_refine.objectives.adversarial import Adversarial, AdversarialOptions
-from gan_refine.objectives.best import Best, BestOptions
-from gan_refine.objectives.carried import Carried, CarriedOptions
-from gan_refine.objectives.composed import Composed
 from gan_refine.objectives.diff_instruct import (
     DiffInstruct,
     DiffInstructDmd,
     DiffInstructDmdOptions,
     DiffInstructOptions,
 )
+from gan_refine.objectives.gan_file import GanFile
+from gan_refine.objectives.perceptual import DiffInstructPerceptual, DiffInstructPerceptualOptions
 from gan_refine.objectives.score_identity import Sid, SidOptions, Sim, SimOptions
-from gan_refine.objectives.sds import Sds, SdsOptions
+from gan_refine.objectives.score_model import ScoreModelObjective, SigmaOptions
+from gan_refine.objectives.sds import Sds
 
-OBJECTIVES: Mapping[str, type[Composed] | type[Adversarial]] = {
-    "best": Best,
-    "carried": Carried,
+# Each class is called as cls(teacher, options, gan) with options of its dataclass cls.Options.
+OBJECTIVES: Mapping[str, type[Objective]] = {
+    "di-perceptual": DiffInstructPerceptual,
     "diff-instruct": DiffInstruct,
     "diff-instruct-dmd": DiffInstructDmd,
     "sid": Sid,
     "sim": Sim,
-    "adversarial": Adversarial,
     "sds": Sds,
+    "adversarial": Adversarial,
 }
 
 
-def build_objective(
-    spec: str,
-    teacher: Denoiser,
-    critic: Callable[[], nn.Module | None] = lambda: None,
-    frequencies: Frequencies | None = None,
-) -> Objective:
-    """The objective written as NAME,key=value,...; `critic` gives the GAN's discriminator to those that use one.
-
-    `frequencies` are those of the classes in samples of the teacher, where an objective makes some.
-
-    All of the objective's networks are on the teacher's device. Raises OptionError that lists what is allowed.
-    """
-    return _build(spec, teacher, critic, frequencies).to(next(teacher.parameters()).device)
+def objective_class(spec: str) -> type[Objective]:
+    """The class that `NAME,key=value,...` names. Raises OptionError that lists the names."""
+    return choose("objective", parse_spec(spec)[0], OBJECTIVES)
 
 
-def _build(
-    spec: str, teacher: Denoiser, critic: Callable[[], nn.Module | None], frequencies: Frequencies | None
-) -> Composed | Adversarial:
+def complete_spec(spec: str) -> str:
+    """`NAME,key=value,...` with the default of every option that `spec` does not name. Raises OptionError."""
+    return write_spec(parse_spec(spec)[0], _options(spec))
+
+
+def build_objective(spec: str, teacher: Denoiser, gan: GanFile | None = None) -> Objective:
+    """The objective written as `NAME,key=value,...`, on the teacher's device. Raises OptionError that lists what is allowed."""
+    objective = objective_class(spec)(teacher, _options(spec), gan)  # type: ignore[call-arg]
+    return objective.to(next(teacher.parameters()).device)
+
+
+def _options(spec: str) -> object:
     name, texts = parse_spec(spec)
-    objective = choose("objective", name, OBJECTIVES)
-    options = build_options(objective.Options, texts, f"objective {name}")
-    if isinstance(options, AdversarialOptions):
-        return Adversarial(teacher, options, critic() if options.start == "pickle" else None, frequencies)
-    if isinstance(options, BestOptions):
-        return Best(teacher, options, critic() if options.feature_weight else None)
-    if isinstance(options, CarriedOptions):
-        return Carried(teacher, options, critic() if options.start == "pickle" else None)
-    return objective(teacher, options)  # type: ignore[arg-type]  # each class is given options of its own
+    return build_options(objective_class(spec).Options, texts, f"objective {name}")  # type: ignore[attr-defined]
 
 
 __all__ = [
     "OBJECTIVES",
     "Adversarial",
     "AdversarialOptions",
-    "Best",
-    "BestOptions",
-    "Carried",
-    "CarriedOptions",
-    "Composed",
     "DiffInstruct",
     "DiffInstructDmd",
-]
-__all__ += [
     "DiffInstructDmdOptions",
     "DiffInstructOptions",
+    "DiffInstructPerceptual",
+    "DiffInstructPerceptualOptions",
+    "GanFile",
+    "ScoreModelObjective",
     "Sds",
-    "SdsOptions",
     "Sid",
     "SidOptions",
+    "SigmaOptions",
     "Sim",
     "SimOptions",
+    "build_objective",
+    "complete_spec",
+    "objective_class",
 ]
-__all__ += ["build_objective"]

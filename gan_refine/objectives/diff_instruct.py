@@ -1,46 +1,65 @@
-"""Diff-Instruct (arXiv:2305.18455): follow the difference of two scores, the generator's own and the teacher's."""
+"""Diff-Instruct (arXiv:2305.18455): the generator follows the difference of two scores, its own and the teacher's."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
-from gan_refine.objectives.composed import Recipe, Scored, ScoreOptions
-from gan_refine.objectives.parts import Difference, per_sample, released, score_units
+import torch
 
-WEIGHTS = {"sigma2": released, "dmd": per_sample, "score": score_units}
+from gan_refine.interfaces import Images, Labels, Loss, Sigma
+from gan_refine.noise import add_noise
+from gan_refine.objectives.score_model import ScoreModelObjective, ScoreOptions, residual, sample_sigma, score_figures
+
+# w(sigma) / sigma^2 of each weighting as the divisor of D_g - D_d, given x, D_d and sigma.
+WEIGHTINGS: Mapping[str, Callable[[Images, Images, Sigma], Sigma]] = {
+    "sigma2": lambda fake, teacher, sigma: torch.ones_like(sigma),  # w = sigma^2, the authors' released setting
+    "dmd": lambda fake, teacher, sigma: residual(fake, teacher),  # w = sigma^2 / |x - D_d|_1, eq. 8 of arXiv:2311.18828
+    "score": lambda fake, teacher, sigma: sigma**2,  # w = 1
+}
 
 
 @dataclass(frozen=True)
 class DiffInstructOptions(ScoreOptions):
-    """`weight` sigma2 is what the authors released, dmd the normalisation of arXiv:2311.18828, score a constant weight."""
+    """`weighting` sigma2 is the authors' released setting, dmd the normalization of arXiv:2311.18828, score a constant weight."""
 
-    weight: Literal["sigma2", "dmd", "score"] = "sigma2"
-
-    def recipe(self) -> Recipe:
-        return Recipe(self.law(), WEIGHTS[self.weight], Difference())
+    weighting: Literal["sigma2", "dmd", "score"] = "sigma2"
 
 
-class DiffInstruct(Scored):
-    """Gradient w(sigma) (D_g - D_d) / sigma^2 at the generator's images, eq. 3.2; nothing is back-propagated through a denoiser.
+class DiffInstruct(ScoreModelObjective):
+    """Gradient w(sigma) (s_g - s_d) at the generator's images, eq. 3.2; nothing is back-propagated through a denoiser.
 
     With the defaults, the authors' released settings: w = sigma^2, ln sigma ~ N(-1.2, 1.2^2), one step of the score model.
     """
 
-    Options = DiffInstructOptions
+    Options: ClassVar[type[ScoreOptions]] = DiffInstructOptions
+    default_pool_images = 8_192
+    options: DiffInstructOptions
+
+    def generator_loss(self, fake: Images, labels: Labels, rng: torch.Generator) -> Loss:
+        """A surrogate loss whose gradient at x is w(sigma) (s_g - s_d) = w(sigma) (D_g - D_d) / sigma^2 (eq. 3.2)."""
+        with torch.no_grad():
+            sigma = sample_sigma(self.law, self.teacher, fake, rng)
+            noisy = add_noise(fake, sigma, rng)
+            teacher, score = self.denoise(noisy, sigma, labels)
+            gradient = (score - teacher) / WEIGHTINGS[self.options.weighting](fake, teacher, sigma)
+        per_sample = (gradient * fake).flatten(1).sum(1)
+        return Loss(per_sample, sigma.flatten(), score_figures(fake, sigma, teacher, score))
 
 
 @dataclass(frozen=True)
 class DiffInstructDmdOptions(DiffInstructOptions):
     """Diff-Instruct's options with other defaults."""
 
-    weight: Literal["sigma2", "dmd", "score"] = "dmd"
+    weighting: Literal["sigma2", "dmd", "score"] = "dmd"
     sigma: Literal["lognormal", "karras"] = "karras"
     score_steps: int = 5
 
 
-class DiffInstructDmd(Scored):
-    """Gradient (D_g - D_d) / |x - D_d|_1, eq. 8 of DMD (arXiv:2311.18828), sigma on the sampler's grid from 2 % to 98 %.
+class DiffInstructDmd(DiffInstruct):
+    """Gradient (D_g - D_d) / |x - D_d|_1, eq. 8 of DMD (arXiv:2311.18828), sigma on the Karras grid from 2 % to 98 %.
 
-    Five steps of the score model for each of the generator, as in DMD2 (arXiv:2405.14867), section 4.2.
+    Five steps of the score model for each step of the generator, as in DMD2 (arXiv:2405.14867), section 4.2.
     """
 
     Options = DiffInstructDmdOptions
+    default_pool_images = 0

@@ -1,11 +1,15 @@
 """Score identity distillation (arXiv:2404.04057), score implicit matching (arXiv:2410.16794): gradients through both networks."""
 
+import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
+
+import torch
 
 from gan_refine.config import require
-from gan_refine.objectives.composed import Recipe, Scored, ScoreOptions
-from gan_refine.objectives.parts import ScoreIdentity, finite, per_sample, pseudo_huber
+from gan_refine.interfaces import Images, Labels, Loss, PerSample
+from gan_refine.noise import add_noise
+from gan_refine.objectives.score_model import ScoreModelObjective, ScoreOptions, residual, sample_sigma, score_figures
 
 
 @dataclass(frozen=True)
@@ -19,24 +23,28 @@ class SidOptions(ScoreOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        finite("alpha", self.alpha)
-
-    def recipe(self) -> Recipe:
-        return Recipe(self.law(), per_sample, ScoreIdentity(self.alpha))
+        require("alpha", self.alpha, math.isfinite(self.alpha), "a finite number")
 
 
-class Sid(Scored):
-    """Gradient of (D_d - D_g) . [(D_d - x) - alpha (D_d - D_g)] / |x - D_d|_1, Algorithm 1 of arXiv:2404.04057.
+class Sid(ScoreModelObjective):
+    """Loss (D_d - D_g) . [(D_d - x) - alpha (D_d - D_g)] / |x - D_d|_1, Algorithm 1 of arXiv:2404.04057.
 
-    The divisor is a constant; everything else is differentiated, through x_t, with the weights of both networks held.
+    The divisor is a constant; everything else is differentiated, through x_t, with the weights of both networks fixed.
     """
 
-    Options = SidOptions
+    Options: ClassVar[type[ScoreOptions]] = SidOptions
+    options: SidOptions
+
+    def generator_loss(self, fake: Images, labels: Labels, rng: torch.Generator) -> Loss:
+        sigma = sample_sigma(self.law, self.teacher, fake, rng)
+        teacher, score = self.denoise(add_noise(fake, sigma, rng), sigma, labels)
+        per_sample = identity_loss(fake, teacher, score, self.options.alpha, residual(fake, teacher))
+        return Loss(per_sample, sigma.flatten(), score_figures(fake, sigma, teacher, score))
 
 
 @dataclass(frozen=True)
 class SimOptions(ScoreOptions):
-    """`huber` is c in sqrt(|D_d - D_g|^2 + d c^2) with d pixels; the default is that of arXiv:2310.14189, section 3.3."""
+    """`huber` is c in sqrt(|D_d - D_g|^2 + d c^2) with d pixel values; the default is that of arXiv:2310.14189, section 3.3."""
 
     sigma: Literal["lognormal", "karras"] = "karras"
     sigma_from: float = 0.0
@@ -45,17 +53,29 @@ class SimOptions(ScoreOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require("huber", self.huber, 0 < self.huber < float("inf"), "a positive number")
-
-    def recipe(self) -> Recipe:
-        return Recipe(self.law(), pseudo_huber(self.huber), ScoreIdentity(1.0))
+        require("huber", self.huber, 0 < self.huber < math.inf, "a positive number")
 
 
-class Sim(Scored):
-    """Gradient of (D_d - D_g) . (D_g - x) / sqrt(|D_d - D_g|^2 + d c^2), Theorem 3.1 of arXiv:2410.16794.
+class Sim(ScoreModelObjective):
+    """Loss (D_d - D_g) . (D_g - x) / sqrt(|D_d - D_g|^2 + d c^2), Theorem 3.1 of arXiv:2410.16794.
 
-    The weight is the derivative of a pseudo-Huber distance between the denoisers (the paper's is between scores); by that
+    The divisor is the derivative of a pseudo-Huber distance between the denoisers (the paper's is between scores); by that
     theorem it is differentiated too.
     """
 
     Options = SimOptions
+    options: SimOptions
+
+    def generator_loss(self, fake: Images, labels: Labels, rng: torch.Generator) -> Loss:
+        sigma = sample_sigma(self.law, self.teacher, fake, rng)
+        teacher, score = self.denoise(add_noise(fake, sigma, rng), sigma, labels)
+        push = (score - teacher).flatten(1)
+        huber = (push.square().sum(1) + push.shape[1] * self.options.huber**2).sqrt().reshape(-1, 1, 1, 1)
+        per_sample = identity_loss(fake, teacher, score, 1.0, huber)
+        return Loss(per_sample, sigma.flatten(), score_figures(fake, sigma, teacher, score))
+
+
+def identity_loss(fake: Images, teacher: Images, score: Images, alpha: float, divisor: torch.Tensor) -> PerSample:
+    """(D_d - D_g) . [(D_d - x) - alpha (D_d - D_g)] / divisor for each sample."""
+    gap = teacher - score
+    return (gap * ((teacher - fake) - alpha * gap) / divisor).flatten(1).sum(1)

@@ -1,16 +1,23 @@
 """Networks of StyleGAN2 and EDM in files: read without running anything, written so that they open elsewhere."""
 
-from gan_refine.pickles.construct import NetworkFile, build_discriminator, build_generator, build_teacher
+from gan_refine.pickles.construct import (
+    DEFAULT_NETWORK,
+    NetworkFile,
+    build_discriminator,
+    build_generator,
+    build_teacher,
+)
 from gan_refine.pickles.describe import Description, EmbeddedNetwork, describe
 from gan_refine.pickles.export import one_step_sigma, read_networks, write_gan, write_one_step, write_state_dict
 from gan_refine.pickles.reader import read_pickle
 from gan_refine.pickles.records import (
-    CONSEQUENCES,
+    DAMAGE_ERRORS,
     ArrayRecord,
     PersistentObject,
     PickleFile,
     PlainObject,
     TensorRecord,
+    error_text,
     named_tensors,
     printable,
 )
@@ -19,7 +26,8 @@ from gan_refine.pickles.trusted import TrustedFile, run_pickle_file
 from gan_refine.pickles.writer import check_refinable, write_networks, write_refined
 
 __all__ = [
-    "CONSEQUENCES",
+    "DAMAGE_ERRORS",
+    "DEFAULT_NETWORK",
     "ArrayRecord",
     "Description",
     "EmbeddedNetwork",
@@ -35,6 +43,7 @@ __all__ = [
     "build_teacher",
     "check_refinable",
     "describe",
+    "error_text",
     "is_state_dict",
     "named_tensors",
     "one_step_sigma",

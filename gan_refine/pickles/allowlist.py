@@ -1,4 +1,4 @@
-"""The names that network pickles hold, each with the constructor of ours that stands for it; all others are refused."""
+"""The names that network pickles may hold, each with the constructor that is called in its place; all others are refused."""
 
 import re
 from collections import OrderedDict
@@ -43,7 +43,7 @@ def _tensor(machine: Machine, args: tuple) -> TensorRecord:
     """torch._utils._rebuild_tensor_v2(storage, offset, size, stride, requires_grad, hooks, ...); v1 has four."""
     storage, offset, shape, stride = args[:4]
     if not isinstance(storage, StorageRecord):
-        raise DamagedError(f"a tensor lies in a {type(storage).__name__}")
+        raise DamagedError(f"a tensor is stored in a {type(storage).__name__}")
     if len(shape) != len(stride) or len(shape) > MAX_DIMENSIONS:
         raise DamagedError("a tensor has no proper shape")
     if not all(type(n) is int and 0 <= n < 2**62 for n in (offset, *shape, *stride)):
@@ -72,10 +72,10 @@ def _storage(machine: Machine, args: tuple) -> StorageRecord:
     """torch.storage._load_from_bytes, elsewhere a nested torch.load."""
     (blob,) = args
     if not isinstance(blob, Blob):
-        raise DamagedError("a storage is not made of bytes")
+        raise DamagedError("a storage is not made from bytes")
     value = read_archive(blob.view, blob.start, STORAGE_GLOBALS, machine.workspace)
     if not isinstance(value, StorageRecord):
-        raise DamagedError("a storage holds something else than one storage")
+        raise DamagedError("the bytes of a storage hold something other than one storage")
     return value
 
 
@@ -83,7 +83,7 @@ def _encode(machine: Machine, args: tuple) -> Blob:
     """_codecs.encode(text, 'latin1'), by which protocols 0 to 2 write bytes; each text is decoded once."""
     text, encoding = args
     if not isinstance(text, LocatedText) or encoding != "latin1":
-        raise DamagedError("bytes are written as text in an unknown way")
+        raise DamagedError("bytes are encoded as text in an unknown way")
     if text.blob is None:
         text.blob = machine.workspace.keep(text.encode("latin1"), text)
     return text.blob
@@ -115,7 +115,7 @@ def _ordered_dict(machine: Machine, args: tuple) -> OrderedDict[object, object]:
 def _set(machine: Machine, args: tuple) -> set[object]:
     (items,) = args or ([],)
     if not isinstance(items, list | tuple):
-        raise DamagedError("a set is made of no list")
+        raise DamagedError("a set is not made from a list")
     machine.budget.spend(len(items))
     return set(members(list(items)))
 
@@ -127,7 +127,7 @@ def _frozenset(machine: Machine, args: tuple) -> frozenset[object]:
 def _size(machine: Machine, args: tuple) -> tuple[int, ...]:
     (lengths,) = args
     if len(lengths) > MAX_DIMENSIONS or not all(type(n) is int for n in lengths):
-        raise DamagedError("a torch.Size is not made of a few integers")
+        raise DamagedError("a torch.Size is not made from a few integers")
     return tuple(lengths)
 
 

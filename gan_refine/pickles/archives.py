@@ -1,4 +1,4 @@
-"""The two layouts of torch.save, read without torch.load: a zip archive, and before torch 1.6 a row of pickles and numbers."""
+"""The two layouts of torch.save, read without torch.load: a zip archive, and before torch 1.6 pickles followed by numbers."""
 
 import io
 import struct
@@ -22,8 +22,8 @@ _ZIP_ERRORS = (zipfile.BadZipFile, NotImplementedError, OSError, EOFError)
 
 
 @dataclass(frozen=True)
-class Declared:
-    """What a pickle says of a storage that lies elsewhere."""
+class StorageDeclaration:
+    """Type, key and length that a pickle states for a storage outside of it."""
 
     dtype: torch.dtype
     key: str
@@ -40,16 +40,16 @@ def read_archive(data: memoryview, base: int, table: GlobalTable, workspace: Wor
     return _Legacy(data, base, table, workspace).read()
 
 
-def declared(identity: object) -> Declared:
+def parse_declaration(identity: object) -> StorageDeclaration:
     """('storage', type, key, location, count[, None]), the persistent id of a storage."""
     if not isinstance(identity, tuple) or len(identity) not in (5, 6) or identity[0] != "storage":
-        raise DamagedError("a storage is declared in an unknown way")
+        raise DamagedError("a storage is declared in an unknown form")
     kind, key, count = identity[1], identity[2], identity[4]
     if not isinstance(kind, torch.dtype) or not isinstance(key, str):
-        raise DamagedError("a storage is of no known type")
+        raise DamagedError("a storage has an unknown type")
     if type(count) is not int or not 0 <= count < 2**48 or identity[5:] not in ((), (None,)):
-        raise DamagedError("a storage is of no proper size")
-    return Declared(kind, key, count)
+        raise DamagedError("a storage has an invalid size")
+    return StorageDeclaration(kind, key, count)
 
 
 class _Zip:
@@ -70,13 +70,13 @@ class _Zip:
         return run_pickle(Machine(view, self.table, self.workspace, place, persistent_load=self._storage))
 
     def _storage(self, identity: object) -> StorageRecord:
-        said = declared(identity)
-        first, last = self.entries.get(f"data/{said.key}", (0, -1))
-        if said.count * said.dtype.itemsize != last - first:
+        stated = parse_declaration(identity)
+        first, last = self.entries.get(f"data/{stated.key}", (0, -1))
+        if stated.count * stated.dtype.itemsize != last - first:
             raise DamagedError(
-                f"a storage of {said.count} numbers is declared where {max(last - first, 0)} bytes are present"
+                f"a storage of {stated.count} numbers is declared where {max(last - first, 0)} bytes are present"
             )
-        return StorageRecord(said.dtype, self.base + first, said.count)
+        return StorageRecord(stated.dtype, self.base + first, stated.count)
 
     def _entries(self) -> dict[str, tuple[int, int]]:
         """First and last byte of each entry by its name without prefix."""
@@ -133,17 +133,17 @@ class _Legacy:
         return value
 
     def _storage(self, identity: object) -> StorageRecord:
-        said = declared(identity)
-        record = self.storages.setdefault(said.key, StorageRecord(said.dtype, 0, said.count))
-        if (record.dtype, record.count) != (said.dtype, said.count):
-            raise DamagedError("a storage is declared in two ways")
+        stated = parse_declaration(identity)
+        record = self.storages.setdefault(stated.key, StorageRecord(stated.dtype, 0, stated.count))
+        if (record.dtype, record.count) != (stated.dtype, stated.count):
+            raise DamagedError("a storage is declared with two types or sizes")
         return record
 
     def _locate(self, keys: object) -> None:
-        """Finds the numbers of every declared storage behind the pickles."""
+        """Finds the numbers of every declared storage after the pickles."""
         named = isinstance(keys, list) and all(isinstance(key, str) for key in keys)
         if not isinstance(keys, list) or not named or sorted(keys) != sorted(self.storages):
-            raise DamagedError("the storages that it declares are not those that it holds")
+            raise DamagedError("it declares other storages than it holds")
         for key in keys:
             record = self.storages[key]
             first = self.position + 8
@@ -153,4 +153,4 @@ class _Legacy:
                 raise DamagedError(f"a storage of {record.count} numbers is declared where {present} bytes are present")
             self.storages[key] = replace(record, start=self.base + first)
         if self.position != len(self.data):
-            raise DamagedError("it goes on behind its last storage")
+            raise DamagedError("it has bytes after its last storage")

@@ -1,4 +1,4 @@
-"""A constructor's arguments from a stranger's file, as plain values of sizes that networks have."""
+"""Constructor arguments from untrusted files, as plain values of bounded size."""
 
 import numpy as np
 
@@ -12,7 +12,7 @@ MAX_VALUES = 10_000  # altogether: a list that is held many times counts each ti
 
 
 def plain_arguments(value: object, name: str) -> object:
-    """`value` of Python's own numbers, strings, lists and dicts only. Raises DamagedError, which names the argument."""
+    """`value` as numbers, strings, lists and dicts of plain Python. Raises DamagedError, which names the argument."""
     return _plain(value, name, 0, Budget(MAX_VALUES))
 
 

@@ -1,4 +1,4 @@
-"""A ceiling on what a constructor may allocate, for constructor arguments that come from a stranger's file."""
+"""A limit on what a constructor may allocate, for constructor arguments from untrusted files."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ _COST_OF_A_CALL = 8  # so that endless loops over empty tensors end, too
 
 
 class BoundedFactories(TorchFunctionMode):
-    """In this context, new tensors of more than `allowance` numbers (twice, plus a little) fail before they exist."""
+    """Within this context, torch factories may make 2 `allowance` + 65,536 numbers in all; beyond that they raise DamagedError."""
 
     def __init__(self, allowance: int) -> None:
         super().__init__()

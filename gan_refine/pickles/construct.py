@@ -1,4 +1,4 @@
-"""Networks of ours from the inert graph: arguments and structure decide which, weights are copied by name."""
+"""Networks built from the inert object graph: its arguments and structure decide which, weights are copied by name."""
 
 from collections.abc import Callable, Mapping
 
@@ -11,13 +11,14 @@ from gan_refine.networks.stylegan2 import Discriminator, Generator
 from gan_refine.pickles.arguments import plain_arguments
 from gan_refine.pickles.bounds import BoundedFactories
 from gan_refine.pickles.records import (
-    CONSEQUENCES,
+    DAMAGE_ERRORS,
     DamagedError,
     PersistentObject,
     PickleFile,
     PlainObject,
     TensorRecord,
     child_module,
+    error_text,
     named_tensors,
     printable,
 )
@@ -25,6 +26,7 @@ from gan_refine.pickles.state_dicts import StateDict
 from gan_refine.pickles.tensorflow import convert_discriminator, convert_generator
 
 NetworkFile = PickleFile | StateDict
+DEFAULT_NETWORK = "G_ema"  # the generator's weight average, in a GAN's file
 GENERATORS: dict[str, Callable[..., torch.nn.Module]] = {"stylegan2": Generator}
 KNOWN_CLASSES = (*GENERATORS, *PRECONDITIONINGS)
 TENSORFLOW_GENERATORS = ("G_ema", "G")
@@ -42,7 +44,7 @@ _PRECOND_ARGUMENTS = ("img_resolution", "img_channels", "label_dim", "use_fp16")
 _FUSION_ONLY = "fused_modconv_default"  # an argument of StyleGAN3's edition that changes speed and no value
 
 
-def build_generator(file: NetworkFile, which: str = "G_ema") -> torch.nn.Module:
+def build_generator(file: NetworkFile, which: str = DEFAULT_NETWORK) -> torch.nn.Module:
     """The StyleGAN2 generator under key `which`: float32 weights of the file, evaluation mode, no gradients.
 
     Raises FileFormatError for files without it, for other networks, and for weights that do not fit by name and shape.
@@ -62,10 +64,8 @@ def build_generator(file: NetworkFile, which: str = "G_ema") -> torch.nn.Module:
     graph = networks[which]
     if graph.class_name != "Generator":
         name = printable(graph.class_name)
-        raise FileFormatError(
-            f"{file.path}: {which} is of class {name}; wanted is a StyleGAN2 Generator, such as G_ema"
-        )
-    return _guarded(file, which, lambda: _generator(file, graph))
+        raise FileFormatError(f"{file.path}: {which} is of class {name}; expected a StyleGAN2 Generator, such as G_ema")
+    return _build_safely(file, which, lambda: _generator(file, graph))
 
 
 def build_teacher(file: NetworkFile) -> torch.nn.Module:
@@ -86,7 +86,7 @@ def build_teacher(file: NetworkFile) -> torch.nn.Module:
     if graph.class_name not in PRECONDITIONINGS:
         known = ", ".join(PRECONDITIONINGS)
         raise FileFormatError(f"{file.path}: ema is of class {printable(graph.class_name)}; known are {known}")
-    return _guarded(file, "ema", lambda: _teacher(file, graph))
+    return _build_safely(file, "ema", lambda: _teacher(file, graph))
 
 
 def build_discriminator(file: NetworkFile) -> torch.nn.Module | None:
@@ -97,20 +97,20 @@ def build_discriminator(file: NetworkFile) -> torch.nn.Module | None:
     if isinstance(file, StateDict):
         return None
     if file.tensorflow():
-        return _guarded(file, "D", lambda: convert_discriminator(file.tensorflow()["D"], len(file.data)))
+        return _build_safely(file, "D", lambda: convert_discriminator(file.tensorflow()["D"], len(file.data)))
     graph = file.networks().get("D")
     if graph is None:
         return None
     if graph.class_name != "Discriminator":
-        raise FileFormatError(f"{file.path}: D is of class {printable(graph.class_name)}; wanted is a Discriminator")
-    return _guarded(file, "D", lambda: _discriminator(file, graph))
+        raise FileFormatError(f"{file.path}: D is of class {printable(graph.class_name)}; expected a Discriminator")
+    return _build_safely(file, "D", lambda: _discriminator(file, graph))
 
 
 def _tensorflow_generator(file: PickleFile, which: str) -> torch.nn.Module:
     if which not in TENSORFLOW_GENERATORS:
         allowed = ", ".join(TENSORFLOW_GENERATORS)
         raise FileFormatError(f"{file.path} has no generator {which!r}; choose one of {allowed}")
-    return _guarded(file, which, lambda: convert_generator(file.tensorflow()[which], len(file.data)))
+    return _build_safely(file, which, lambda: convert_generator(file.tensorflow()[which], len(file.data)))
 
 
 def _only_network(file: StateDict, which: str, kind: str) -> torch.nn.Module:
@@ -120,16 +120,16 @@ def _only_network(file: StateDict, which: str, kind: str) -> torch.nn.Module:
         advice = (
             f"pass it as --{option}" if file.class_name in KNOWN_CLASSES else f"known are {', '.join(KNOWN_CLASSES)}"
         )
-        raise FileFormatError(f"{file.json_path}: class {printable(file.class_name)!r} is no {kind}; {advice}")
+        raise FileFormatError(f"{file.json_path}: class {printable(file.class_name)!r} is not a {kind}; {advice}")
     if which not in ("G_ema", "ema"):
         raise FileFormatError(f"{file.path} holds one network and none called {which!r}; leave the choice out")
-    return _guarded(file, which, lambda: _from_state_dict(file, classes[file.class_name]))
+    return _build_safely(file, which, lambda: _from_state_dict(file, classes[file.class_name]))
 
 
 def _from_state_dict(file: StateDict, cls: Callable[..., torch.nn.Module]) -> torch.nn.Module:
     kwargs = plain_arguments(file.init_kwargs, "init_kwargs")
     if not isinstance(kwargs, dict):
-        raise DamagedError("its init_kwargs are no table")
+        raise DamagedError("its init_kwargs are not a dict")
     with BoundedFactories(sum(tensor.numel() for tensor in file.tensors.values())):
         module = cls(**kwargs)
     _copy(file.tensors, file.tensors.__getitem__, module)
@@ -144,15 +144,16 @@ def _discriminator(file: PickleFile, graph: PersistentObject) -> torch.nn.Module
     return _construct(file, graph, Discriminator, kwargs)
 
 
-def _guarded(file: NetworkFile, which: str, build: Callable[[], torch.nn.Module]) -> torch.nn.Module:
+def _build_safely(file: NetworkFile, which: str, build: Callable[[], torch.nn.Module]) -> torch.nn.Module:
     try:
-        with torch.random.fork_rng(devices=[]):  # initial weights are thrown away: the caller's randomness stays
+        with torch.random.fork_rng(devices=[]):  # initial weights are overwritten: the caller's random state stays
             return build()
     except DamagedError as error:
         raise FileFormatError(f"{file.path}: {which} cannot be built: {printable(error)}") from error
-    except CONSEQUENCES as error:
-        reason = f"{type(error).__name__}: {printable(error)}"
-        raise FileFormatError(f"{file.path}: {which} does not fit the network it names ({reason})") from error
+    except DAMAGE_ERRORS as error:
+        raise FileFormatError(
+            f"{file.path}: {which} does not fit the network it names ({error_text(error)})"
+        ) from error
 
 
 def _generator(file: PickleFile, graph: PersistentObject) -> torch.nn.Module:
@@ -165,14 +166,14 @@ def _generator(file: PickleFile, graph: PersistentObject) -> torch.nn.Module:
     synthesis = {key: kwargs.pop(key) for key in list(kwargs) if key not in _GENERATOR_ARGUMENTS}  # StyleGAN3's edition
     nested = kwargs.get("synthesis_kwargs") or {}
     if not isinstance(nested, dict):
-        raise DamagedError("synthesis_kwargs is no dict")
+        raise DamagedError("synthesis_kwargs is not a dict")
     combined = _structure(graph) | synthesis | nested
     combined.pop(_FUSION_ONLY, None)
     return _construct(file, graph, Generator, kwargs | {"synthesis_kwargs": combined})
 
 
 def _structure(graph: PersistentObject) -> dict[str, object]:
-    """What the editions' differing defaults became in this network, read off its blocks instead of assumed."""
+    """Arguments whose defaults differ between editions of StyleGAN, read from this network's blocks instead of assumed."""
     synthesis = child_module(graph, "synthesis")
     assert synthesis is not None, "the caller found synthesis.b4"
     names = [name for name in _table(synthesis, "_modules") if name.startswith("b")]

@@ -1,4 +1,4 @@
-"""What is in a network file, said without constructing a network: records for `inspect`, all of plain values."""
+"""What is in a network file, found without building a network: records of plain values for `inspect`."""
 
 import hashlib
 import inspect
@@ -16,7 +16,7 @@ from gan_refine.pickles.arguments import plain_arguments
 from gan_refine.pickles.export import one_step_sigma, read_networks
 from gan_refine.pickles.reader import read_bytes, read_pickle
 from gan_refine.pickles.records import (
-    CONSEQUENCES,
+    DAMAGE_ERRORS,
     TENSORFLOW_KEYS,
     TENSORFLOW_NETWORK,
     ArrayRecord,
@@ -25,6 +25,7 @@ from gan_refine.pickles.records import (
     PlainObject,
     TensorRecord,
     child_module,
+    error_text,
     named_tensors,
     printable,
 )
@@ -40,7 +41,7 @@ _STATISTICS = ("dlatent_avg", "synthesis/noise")  # TensorFlow variables that ar
 
 @dataclass(frozen=True)
 class Kind:
-    """A network that is known here: its class in files, what users call it, which option takes it, how it is told apart."""
+    """A known kind of network: its class in files, what users call it, the option that takes it, how it is recognized."""
 
     class_name: str
     what: str
@@ -107,9 +108,9 @@ class Description:
 
 
 def describe(path: Path) -> Description:
-    """What `path` holds. Raises FileFormatError only for what is no file, or of no size that can be read."""
+    """What `path` holds. Raises FileFormatError only if it is not a file, or is too large to be read."""
     path = Path(path)
-    data = read_bytes(path, "wanted is a network pickle or state dict")
+    data = read_bytes(path, "expected a network pickle or state dict")
     problem, read = None, None
     try:
         read = read_networks(path) if path.suffix in READERS else read_pickle(path)
@@ -138,7 +139,7 @@ def describe(path: Path) -> Description:
 
 
 def _as_one_step(network: EmbeddedNetwork, sigma: float) -> EmbeddedNetwork:
-    """A teacher that is also a generator, because its file says at what level of noise it is called."""
+    """A teacher that is also a one-step generator, because its file states the noise level `sigma`."""
     if network.option != "--teacher":
         return network
     return replace(network, what=f"{network.what}, one-step generator at sigma {sigma:g}", option="--gan, --teacher")
@@ -219,7 +220,7 @@ def _arguments(graph: PersistentObject | PlainObject) -> tuple[dict[str, object]
         kwargs = plain_arguments(graph.state.get("_init_kwargs", {}), "_init_kwargs")
     except DamagedError as error:
         return {}, printable(error)
-    except CONSEQUENCES as error:
+    except DAMAGE_ERRORS as error:
         return {}, f"its arguments are damaged ({type(error).__name__})"
     positional = {"args": args} if args else {}
     return _table(positional | kwargs if isinstance(kwargs, dict) else positional), None
@@ -246,17 +247,15 @@ def _tensorflow_network(key: str, graph: PlainObject) -> EmbeddedNetwork:
     try:
         arrays = network_arrays(graph)
         arguments = _table(plain_arguments(graph.state.get("static_kwargs"), "static_kwargs"))
-    except DamagedError as error:
-        problem = printable(error)
-    except CONSEQUENCES as error:
-        problem = f"{type(error).__name__}: {printable(error)}"
+    except (DamagedError, *DAMAGE_ERRORS) as error:
+        problem = error_text(error)
     statistics = sum(array.size for name, array in arrays.items() if name.startswith(_STATISTICS))
-    judge = key == "D"
+    is_discriminator = key == "D"
     return EmbeddedNetwork(
         key=key,
         class_name=TENSORFLOW_NETWORK,
-        what=f"StyleGAN2 {'discriminator' if judge else 'generator'} of TensorFlow",
-        option=None if judge else "--gan",
+        what=f"StyleGAN2 {'discriminator' if is_discriminator else 'generator'} of TensorFlow",
+        option=None if is_discriminator else "--gan",
         model=None,
         arguments=arguments,
         resolution=_integer(arguments, graph, "resolution"),
@@ -298,7 +297,7 @@ def _state_dict(file: StateDict) -> EmbeddedNetwork:
 
 def _table(arguments: object) -> dict[str, object]:
     if not isinstance(arguments, dict):
-        raise DamagedError("its arguments are no table")
+        raise DamagedError("its arguments are not a dict")
     return {printable(name): _json(value) for name, value in arguments.items()}
 
 
@@ -312,7 +311,7 @@ def _json(value: object) -> object:
 
 
 def _others(root: object) -> dict[str, str]:
-    """What stands beside the networks, in a few words each."""
+    """Entries other than networks, in a few words each."""
     if not isinstance(root, dict) or _is_state(root):
         return {}
     held = [(printable(key), value) for key, value in root.items() if not _is_network(value)]

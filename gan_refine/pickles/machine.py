@@ -1,8 +1,8 @@
-"""The state of a pickle machine that makes only data, and the bounds on what it may cost.
+"""The state of an inert pickle interpreter: it makes only data, and bounds the time and memory that a file may cost.
 
-It has nothing that imports, calls or sets an attribute of anything that the file names: a name is looked up in a table of
-our own constructors and is an error when it is not there. Work and memory are bounded: operations and copied elements are
-charged to a budget, and byte strings are views of the file. What the operations do is in operations.py.
+Nothing here imports, calls or sets an attribute of anything that the file names: a name is looked up in a table of this
+package's constructors, and is an error if it is not there. Operations and copied elements are charged to a budget, and byte
+strings are views of the file. operations.py holds the operations.
 """
 
 import struct
@@ -30,20 +30,20 @@ class Budget:
 
 @dataclass(eq=False)
 class Workspace:
-    """What the pickles in one file of `size` bytes share: the budget, the tensors found, bytes that were decoded."""
+    """What the nested pickles of one file of `size` bytes share: the budget, the tensors found, bytes that were decoded."""
 
     size: int
     budget: Budget = field(default_factory=Budget)
     tensors: list[TensorRecord] = field(default_factory=list)
     encoded: list[EncodedBytes] = field(default_factory=list)
     decoded: list[bytes] = field(default_factory=list)
-    operations: "Operations | None" = None  # others than those of operations.py
+    operations: "Operations | None" = None  # in place of those in operations.py
 
     def __post_init__(self) -> None:
         self.end = self.size
 
     def keep(self, data: bytes, text: "LocatedText") -> Blob:
-        """The bytes that a text of the file stands for, placed behind the file's own bytes and the earlier ones."""
+        """The decoded bytes of a text in the file; PickleFile.data has them after the file's own bytes and earlier ones."""
         start, self.end = self.end, self.end + len(data)
         self.encoded.append(EncodedBytes(start, len(data), text.first, text.last, text.opcode))
         self.decoded.append(data)
@@ -61,7 +61,7 @@ class LocatedText(str):
 
 @dataclass(frozen=True, eq=False)
 class Global:
-    """A name that files may hold: a `value` of ours, or a `call` that makes one from the file's arguments."""
+    """A name that files may hold: it stands for a `value`, or for a `call` that makes one from the file's arguments."""
 
     name: str
     value: object = None
@@ -96,12 +96,12 @@ class Machine:
 
     @property
     def place(self) -> int:
-        """The position in the file."""
+        """The byte of the file at which `position` is."""
         return self.base + self.position
 
     def take(self, length: int) -> memoryview:
         if length > len(self.data) - self.position:
-            raise DamagedError(f"it ends in the middle of something at byte {self.base + len(self.data)}")
+            raise DamagedError(f"it is cut off at byte {self.base + len(self.data)}")
         view = self.data[self.position : self.position + length]
         self.position += length
         return view
@@ -110,12 +110,12 @@ class Machine:
         """The bytes before the next line feed, at most `limit`; the position moves behind it."""
         present = min(limit + 1, len(self.data) - self.position)
         size, length = 0, -1
-        while length < 0 and size < present:  # in windows that double, so that the cost is that of the line
+        while length < 0 and size < present:  # in windows that double: the cost stays proportional to the line
             size = min(2 * size or _FIRST_WINDOW, present)
             window = bytes(self.data[self.position : self.position + size])
             length = window.find(b"\n")
         if length < 0:
-            raise DamagedError(f"a line at byte {self.place} has no end")
+            raise DamagedError(f"a line at byte {self.place} does not end")
         self.position += length + 1
         return window[:length]
 
@@ -165,11 +165,11 @@ def is_key(value: object) -> bool:
 def fill(target: dict, pairs: list[tuple[object, object]]) -> None:
     for key, value in pairs:
         if not is_key(key):
-            raise DamagedError(f"a {type(key).__name__} stands as a key")
+            raise DamagedError(f"a {type(key).__name__} is used as a key")
         target[key] = value
 
 
 def members(items: list[object]) -> list[object]:
     if not all(is_key(item) for item in items):
-        raise DamagedError("a set holds something else than strings and numbers")
+        raise DamagedError("a set holds something other than strings and numbers")
     return items

@@ -1,4 +1,4 @@
-"""What each operation of a pickle does to the machine. Codes and arguments as in Python's pickletools, protocols 0 to 5."""
+"""The operations of the pickle interpreter. Codes and arguments are those of Python's pickletools, protocols 0 to 5."""
 
 import re
 import struct
@@ -55,17 +55,17 @@ def _name(machine: Machine) -> str:
 
 
 def _decimal(machine: Machine) -> None:
-    """INT and LONG of protocol 0: decimal digits, "00" and "01" for booleans, perhaps with an L behind."""
+    """INT and LONG of protocol 0: decimal digits, "00" and "01" for booleans, perhaps followed by L."""
     written = machine.line(MAX_NAME).decode("ascii").removesuffix("L")
     if written not in _BOOLEANS and not _DECIMAL.fullmatch(written):
-        raise DamagedError(f"a number at byte {machine.place} is none")
+        raise DamagedError(f"invalid digits before byte {machine.place}")
     machine.stack.append(_BOOLEANS[written] if written in _BOOLEANS else int(written))
 
 
 def _index(machine: Machine) -> int:
     written = machine.line(MAX_NAME).decode("ascii")
     if not _DECIMAL.fullmatch(written):
-        raise DamagedError(f"a place to store at byte {machine.place} is no number")
+        raise DamagedError(f"a memo index before byte {machine.place} is not a number")
     return int(written)
 
 
@@ -85,7 +85,7 @@ def _text_line(machine: Machine) -> None:
 
 
 def _located(machine: Machine, value: str, start: int) -> str:
-    """The text itself, with its place where the protocol lets bytes be written as text."""
+    """The text; with its place in the file if the protocol is one that writes bytes as text."""
     if machine.protocol > LAST_TEXT_PROTOCOL or machine.base:
         return value
     text = LocatedText(value)
@@ -124,7 +124,7 @@ def _get(index_of: Callable[[Machine], int]) -> Callable[[Machine], None]:
     def operation(machine: Machine) -> None:
         index = index_of(machine)
         if index not in machine.memo:
-            raise DamagedError(f"it recalls value {index}, which it never stored")
+            raise DamagedError(f"it reads memo entry {index}, which it never wrote")
         machine.stack.append(machine.memo[index])
 
     return operation
@@ -179,7 +179,7 @@ def _new_dict(machine: Machine) -> None:
 
 def _pairs(machine: Machine, items: list[object]) -> list[tuple[object, object]]:
     if len(items) % 2:
-        raise DamagedError(f"a key without its value at byte {machine.place - 1}")
+        raise DamagedError(f"a key without a value at byte {machine.place - 1}")
     return list(zip(items[::2], items[1::2], strict=True))
 
 
@@ -208,10 +208,10 @@ def _stack_global(machine: Machine) -> None:
 
 
 def _reduce(machine: Machine) -> None:
-    """REDUCE and NEWOBJ alike: the constructor of ours that the name stands for, with the file's arguments."""
+    """REDUCE and NEWOBJ: the constructor that the table has for the name, called with the file's arguments."""
     arguments, function = machine.pop(), machine.pop()
     if not isinstance(function, Global) or function.call is None or not isinstance(arguments, tuple):
-        raise DamagedError(f"a call of something else than a known constructor at byte {machine.place - 1}")
+        raise DamagedError(f"a call of something other than a known constructor at byte {machine.place - 1}")
     machine.budget.spend(len(arguments))
     machine.stack.append(function.call(machine, arguments))
 
@@ -262,7 +262,7 @@ def _persistent_id(machine: Machine) -> None:
 
 def _frame(machine: Machine) -> None:
     if _length(machine, "<Q") > len(machine.data) - machine.position:
-        raise DamagedError(f"it ends in the middle of something at byte {machine.base + len(machine.data)}")
+        raise DamagedError(f"it is cut off at byte {machine.base + len(machine.data)}")
 
 
 OPERATIONS: Operations = {

@@ -7,11 +7,11 @@ from gan_refine.pickles.allowlist import GLOBALS
 from gan_refine.pickles.archives import ZIP_START
 from gan_refine.pickles.machine import Machine, Workspace
 from gan_refine.pickles.operations import run_pickle
-from gan_refine.pickles.records import CONSEQUENCES, DamagedError, PickleFile, printable
+from gan_refine.pickles.records import DAMAGE_ERRORS, DamagedError, PickleFile, error_text, printable
 
 MAX_FILE_BYTES = 8 << 30  # the published files are below 0.4 GB (StyleGAN2) and 1.2 GB (ADM)
 _STARTS = (b"\x80", b"(", b"}")  # PROTO; before protocol 2 the start of a dict or of a tuple
-_WANTED = "wanted is a StyleGAN2-ADA (.pkl with 'G_ema') or EDM (.pkl with 'ema') network pickle"
+_WANTED = "expected a StyleGAN2-ADA (.pkl with 'G_ema') or EDM (.pkl with 'ema') network pickle"
 
 
 def read_pickle(path: Path) -> PickleFile:
@@ -29,9 +29,10 @@ def read_pickle(path: Path) -> PickleFile:
         root = run_pickle(machine)
     except DamagedError as error:
         raise FileFormatError(f"{path} cannot be opened safely: {printable(error)}; {_WANTED}") from error
-    except CONSEQUENCES as error:
-        where = f"near byte {machine.position} ({type(error).__name__}: {printable(error)})"
-        raise FileFormatError(f"{path} is damaged {where}; {_WANTED}") from error
+    except DAMAGE_ERRORS as error:
+        raise FileFormatError(
+            f"{path} is damaged near byte {machine.position} ({error_text(error)}); {_WANTED}"
+        ) from error
     whole = b"".join([data, *workspace.decoded]) if workspace.decoded else data
     file = PickleFile(path, root, whole, tuple(workspace.tensors), tuple(workspace.encoded))
     named = isinstance(root, dict) and all(isinstance(key, str) for key in root)
@@ -55,11 +56,11 @@ def read_bytes(path: Path, wanted: str) -> bytes:
 
 
 def _check_start(path: Path, data: bytes) -> None:
-    """Names the usual mistakes before the machine stumbles over them."""
+    """Raises FileFormatError for usual mistakes, which the interpreter would describe in less helpful words."""
     if data[:2] == ZIP_START:
         raise FileFormatError(
             f"{path} is a zip file, perhaps a state dict written by torch.save: name it .pt and put a .json beside it; {_WANTED}"
         )
     if data[:1] not in _STARTS:
-        kind = "is empty" if not data else "is no pickle (does it hold text, or an error page?)"
+        kind = "is empty" if not data else "is not a pickle (does it hold text, or an error page?)"
         raise FileFormatError(f"{path} {kind}; {_WANTED}")

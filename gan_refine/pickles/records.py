@@ -1,4 +1,4 @@
-"""What a pickle turns into: inert records. Tensors stay in the file until somebody asks for their values."""
+"""What a pickle is read into: inert records. Tensors stay in the file until their values are asked for."""
 
 import math
 import struct
@@ -21,8 +21,8 @@ class DamagedError(Exception):
     """Something that no network pickle holds. The reader adds the path and turns it into a FileFormatError."""
 
 
-# What hostile bytes can raise inside our own constructors: each means that the file is damaged.
-CONSEQUENCES = (
+# What hostile bytes can raise inside the constructors of this package: each means that the file is damaged.
+DAMAGE_ERRORS = (
     ValueError,
     TypeError,
     LookupError,
@@ -38,11 +38,17 @@ CONSEQUENCES = (
 def printable(value: object) -> str:
     """At most 200 characters of it, in one line and without control characters: files choose the names in messages.
 
-    Of anything but texts, numbers and errors only the type is named: to write out what a file made can take forever.
+    Of anything but strings, numbers and errors only the type is named, because printing a file's object can take forever.
     """
     shown = isinstance(value, str | int | float | BaseException) or value is None
     text = str(value)[:200].replace("\n", " ") if shown else f"a {type(value).__name__}"
     return "".join(char if char.isprintable() else "?" for char in text)
+
+
+def error_text(error: BaseException) -> str:
+    """The message in one printable line; after its type's name, unless it is a DamagedError."""
+    text = printable(error)
+    return text if isinstance(error, DamagedError) else f"{type(error).__name__}: {text}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +61,7 @@ class Blob:
 
 @dataclass(frozen=True, eq=False)
 class EncodedBytes:
-    """Bytes that the file holds as text (pickle protocols 0 to 2): decoded they are `data[start : start + length]`.
+    """Bytes that the file holds as text (pickle protocols 0 to 2); PickleFile.data has them decoded, from byte `start`.
 
     In the file itself, the operation with its text is at `first : last`.
     """
@@ -67,7 +73,7 @@ class EncodedBytes:
     opcode: str
 
     def operation(self, data: bytes | bytearray | memoryview) -> bytes:
-        """The operation that stands for `data`, as Python's pickler writes it."""
+        """The pickle operation for `data`, as Python's pickler writes it."""
         text = bytes(data).decode("latin1")
         if self.opcode == "X":
             encoded = text.encode("utf-8")
@@ -88,7 +94,7 @@ class StorageRecord:
 
 @dataclass(frozen=True, eq=False)
 class TensorRecord:
-    """A strided view of a storage that is known to lie inside it."""
+    """A strided view of a storage; its bounds have been checked."""
 
     storage: StorageRecord
     offset: int  # in elements
@@ -105,7 +111,7 @@ class TensorRecord:
         return math.prod(self.shape)
 
     def overlaps_itself(self) -> bool:
-        """True where two elements may lie in one place, as in an expanded tensor."""
+        """Whether two elements may share memory, as in an expanded tensor."""
         reach = 0  # of the faster dimensions, in elements
         for step, length in sorted(
             (step, length) for step, length in zip(self.stride, self.shape, strict=True) if length > 1
@@ -168,7 +174,7 @@ class PersistentObject:
 
 @dataclass(frozen=True, eq=False)
 class PickleFile:
-    """The inert object graph of one file, with the bytes that its tensors and arrays lie in.
+    """The inert object graph of one file, with the bytes of its tensors and arrays.
 
     `data` is the file, followed by what `encoded` lists.
     """
@@ -191,12 +197,11 @@ class PickleFile:
         return b"".join([*pieces, view[end : self.encoded[0].start]])
 
     def tensor(self, record: TensorRecord) -> torch.Tensor:
-        """A copy of the values, on the CPU, in the file's dtype and without gradient."""
+        """A copy of the values, on the CPU, in the file's dtype, without gradient."""
         if record.numel() == 0:
             return torch.empty(record.shape, dtype=record.dtype)
-        size = (
-            record.dtype.itemsize
-        )  # numpy copies what the view shows; copying its whole storage could take far longer
+        size = record.dtype.itemsize
+        # numpy copies the view's elements only; copying the whole storage could take far longer
         start, strides = record.storage.start + record.offset * size, tuple(size * step for step in record.stride)
         raw = np.ndarray(record.shape, _RAW[size], self.data, start, strides).copy()
         return torch.from_numpy(raw).view(record.dtype)
@@ -231,7 +236,7 @@ def named_tensors(module: PersistentObject | PlainObject) -> dict[str, TensorRec
             if isinstance(value, TensorRecord):
                 found[prefix + name] = value
             elif value is not None:
-                raise DamagedError(f"{prefix}{name} is no tensor but a {type(value).__name__}")
+                raise DamagedError(f"{prefix}{name} is a {type(value).__name__}, not a tensor")
         for name, child in _entries(current, "_modules"):
             if child is not None:
                 pending.append((f"{prefix}{name}.", depth + 1, child))
@@ -240,12 +245,14 @@ def named_tensors(module: PersistentObject | PlainObject) -> dict[str, TensorRec
 
 def _entries(module: object, table: str) -> list[tuple[str, object]]:
     if not isinstance(module, PersistentObject | PlainObject):
-        raise DamagedError(f"a {type(module).__name__} stands where a module is expected")
+        raise DamagedError(f"a {type(module).__name__} is found where a module is expected")
     entries = module.state.get(table, {})
     if not isinstance(entries, dict) or len(entries) > MAX_MODULES:
-        raise DamagedError(f"{table} of a {printable(module.class_name)} is no table or an endless one")
+        raise DamagedError(
+            f"{table} of a {printable(module.class_name)} is not a dict, or has more than {MAX_MODULES} entries"
+        )
     if not all(isinstance(name, str) and len(name) <= MAX_NAME // 4 for name in entries):
-        raise DamagedError(f"{table} of a {module.class_name} is no table of names")
+        raise DamagedError(f"{table} of a {module.class_name} has keys that are not names")
     return list(entries.items())
 
 

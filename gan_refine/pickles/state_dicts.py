@@ -1,4 +1,4 @@
-"""Networks as weights alone: safetensors or a weights-only .pt, and beside it a JSON of the same stem that says what they are.
+"""State dicts: weights as safetensors or a weights-only .pt, and beside it a JSON of the same stem that names the network.
 
 {"class": "stylegan2", "init_kwargs": {"z_dim": 512, ...}}; for teachers the class is EDM's, such as "EDMPrecond".
 """
@@ -17,12 +17,12 @@ from gan_refine.pickles.allowlist import STATE_DICT_GLOBALS
 from gan_refine.pickles.archives import read_archive
 from gan_refine.pickles.machine import Workspace
 from gan_refine.pickles.reader import read_bytes
-from gan_refine.pickles.records import CONSEQUENCES, DamagedError, PickleFile, TensorRecord, printable
+from gan_refine.pickles.records import DAMAGE_ERRORS, DamagedError, PickleFile, TensorRecord, error_text, printable
 
 MAX_JSON_BYTES = 1 << 20
 MAX_TENSORS = 100_000
-_WANTED = "wanted is a network's state dict, as .safetensors or as .pt by torch.save, with a .json beside it"
-_JSON_WANTED = 'wanted is {"class": ..., "init_kwargs": {...}}'
+_WANTED = "expected a network's state dict, as .safetensors or as .pt by torch.save, with a .json beside it"
+_JSON_WANTED = 'expected {"class": ..., "init_kwargs": {...}}'
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +40,7 @@ class StateDict:
 
 
 def description_path(path: Path) -> Path:
-    """Where the description of a state dict lies."""
+    """The JSON file beside a state dict."""
     return path.with_suffix(".json")
 
 
@@ -64,27 +64,29 @@ def read_state_dict(path: Path) -> StateDict:
         tensors = read(path, data)
     except DamagedError as error:
         raise FileFormatError(f"{path} cannot be opened safely: {printable(error)}; {_WANTED}") from error
-    except CONSEQUENCES as error:
-        raise FileFormatError(f"{path} is damaged ({type(error).__name__}: {printable(error)}); {_WANTED}") from error
+    except DAMAGE_ERRORS as error:
+        raise FileFormatError(f"{path} is damaged ({error_text(error)}); {_WANTED}") from error
     return StateDict(path, class_name, init_kwargs, tensors)
 
 
 def read_description(path: Path) -> tuple[str, dict[str, object]]:
     """Class and constructor arguments from a JSON file. Raises FileFormatError."""
     if not path.exists():
-        raise FileFormatError(f"{path} is missing: it says what network the weights are of; {_JSON_WANTED}")
+        raise FileFormatError(f"{path} is missing: it must say which network the weights are of; {_JSON_WANTED}")
     data = read_bytes(path, _JSON_WANTED)
     if len(data) > MAX_JSON_BYTES:
         raise FileFormatError(f"{path} has {len(data)} bytes, more than the {MAX_JSON_BYTES} allowed; {_JSON_WANTED}")
     try:
         held = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise FileFormatError(f"{path} is no JSON ({printable(error)}); {_JSON_WANTED}") from error
+        raise FileFormatError(f"{path} is not JSON ({printable(error)}); {_JSON_WANTED}") from error
     if not isinstance(held, dict) or held.keys() != {"class", "init_kwargs"}:
         found = ", ".join(printable(key) for key in list(held)[:4]) if isinstance(held, dict) else type(held).__name__
         raise FileFormatError(f"{path} holds {found or 'nothing'}; {_JSON_WANTED}")
     if not isinstance(held["class"], str) or not isinstance(held["init_kwargs"], dict):
-        raise FileFormatError(f"{path} has a class that is no text or init_kwargs that are no table; {_JSON_WANTED}")
+        raise FileFormatError(
+            f"{path} has a class that is not a string or init_kwargs that are not an object; {_JSON_WANTED}"
+        )
     return held["class"], held["init_kwargs"]
 
 
@@ -92,11 +94,11 @@ def _read_safetensors(path: Path, data: bytes) -> dict[str, torch.Tensor]:
     try:
         return safetensors.torch.load(data)
     except safetensors.SafetensorError as error:
-        raise DamagedError(f"it is no safetensors file ({error})") from error
+        raise DamagedError(f"it is not a safetensors file ({error})") from error
 
 
 def _read_torch(path: Path, data: bytes) -> dict[str, torch.Tensor]:
-    """What torch.save wrote, by our own machine: names and tensors are all that it knows."""
+    """What torch.save wrote, read by the inert interpreter with a table of tensors only."""
     workspace = Workspace(len(data))
     root = read_archive(memoryview(data), 0, STATE_DICT_GLOBALS, workspace)
     if not isinstance(root, dict) or len(root) > MAX_TENSORS:

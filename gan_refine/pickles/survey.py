@@ -1,6 +1,6 @@
-"""What a pickle names and holds, even where it may not be opened: unknown names become placeholders that do nothing.
+"""What a pickle names and holds, even if it may not be opened: unknown names become placeholders that do nothing.
 
-The same machine as the reader's, under the same bounds. It imports and calls as little as that one does: nothing.
+This uses the reader's interpreter under the same bounds. Like the reader it imports and calls nothing that the file names.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -11,7 +11,15 @@ from gan_refine.pickles.allowlist import GLOBALS, STORAGE_GLOBALS
 from gan_refine.pickles.archives import ZIP_START, read_archive
 from gan_refine.pickles.machine import Budget, Global, GlobalTable, Machine, Operations, Workspace
 from gan_refine.pickles.operations import OPERATIONS, run_pickle
-from gan_refine.pickles.records import CONSEQUENCES, Blob, DamagedError, PersistentObject, PlainObject, printable
+from gan_refine.pickles.records import (
+    DAMAGE_ERRORS,
+    Blob,
+    DamagedError,
+    PersistentObject,
+    PlainObject,
+    error_text,
+    printable,
+)
 
 LOAD_STORAGE = ("torch.storage", "_load_from_bytes")
 COPYREG = ("copyreg", "_reconstructor")
@@ -36,7 +44,7 @@ class Survey:
 
 
 def survey_pickle(data: bytes) -> Survey:
-    """Every name in a pickle, or in a file of torch.save, and its object graph as far as it goes; raises nothing."""
+    """Every name in a pickle, or in a file of torch.save, and its object graph up to the first error; raises nothing."""
     workspace = Workspace(len(data), operations=LENIENT)
     names = _Names(workspace.budget)
     problem, root = None, None
@@ -45,17 +53,15 @@ def survey_pickle(data: bytes) -> Survey:
             root = read_archive(memoryview(data), 0, names.table, workspace)
         else:
             root = run_pickle(Machine(memoryview(data), names.table, workspace))
-    except DamagedError as error:
-        problem = printable(error)
-    except CONSEQUENCES as error:
-        problem = f"{type(error).__name__}: {printable(error)}"
+    except (DamagedError, *DAMAGE_ERRORS) as error:
+        problem = error_text(error)
     known = tuple(name for name, is_known in names.found.items() if is_known)
     unknown = tuple(name for name, is_known in names.found.items() if not is_known)
     return Survey(root, known, unknown, tuple(names.persistent), problem)
 
 
 class _Names:
-    """Tables that know every name, and note those that files look up."""
+    """Tables that have an entry for every name, and record the names that a file looks up."""
 
     def __init__(self, budget: Budget) -> None:
         self.found: dict[str, bool] = {}
@@ -85,7 +91,7 @@ class _Names:
     def _storage(self, table: GlobalTable, machine: Machine, args: tuple) -> object:
         (blob,) = args
         if not isinstance(blob, Blob):
-            raise DamagedError("a storage is not made of bytes")
+            raise DamagedError("a storage is not made from bytes")
         return read_archive(blob.view, blob.start, table, machine.workspace)
 
 
@@ -141,7 +147,7 @@ def _call(code: str) -> Operation:
 
 
 def _fill(code: str, operands: int) -> Operation:
-    """APPEND and its like: a placeholder swallows the items, which are so many, or -1: all since the mark."""
+    """APPEND and its like: a placeholder drops the items. `operands` is their number, -1 for all since the mark."""
 
     def operation(machine: Machine) -> None:
         mark = machine.marks[-1] if machine.marks else 0

@@ -1,4 +1,4 @@
-"""StyleGAN2 networks of TensorFlow pickles, converted: other names, other argument names, other orders of axes."""
+"""StyleGAN2 networks of TensorFlow pickles, converted: variables and arguments are renamed, axes are reordered."""
 
 import math
 import re
@@ -182,16 +182,16 @@ def network_arrays(graph: PlainObject) -> Arrays:
         if visited > MAX_COMPONENTS:
             raise DamagedError(f"it has over {MAX_COMPONENTS} components")
         if not isinstance(current, PlainObject) or current.class_name != TENSORFLOW_NETWORK:
-            raise DamagedError(f"its component {prefix} is no network")
+            raise DamagedError(f"its component {prefix} is not a network")
         for name, value in _named_arrays(current):
             if len(prefix) + len(name) > MAX_NAME:
                 raise DamagedError(f"a variable's name is longer than {MAX_NAME} characters")
             if prefix + name in found:
-                raise DamagedError(f"its variable {prefix}{name} is there twice")
+                raise DamagedError(f"its variable {prefix}{name} occurs twice")
             found[prefix + name] = value
         components = current.state.get("components", {})
         if not isinstance(components, dict):
-            raise DamagedError("its components are no dict")
+            raise DamagedError("its components are not a dict")
         pending += [(f"{prefix}{name}/", component) for name, component in components.items()]
     return found
 
@@ -200,7 +200,7 @@ def _named_arrays(graph: PlainObject) -> Iterator[tuple[str, np.ndarray]]:
     variables = graph.state.get("variables", [])
     for entry in variables if isinstance(variables, list | tuple) else [None]:
         if not isinstance(entry, tuple | list) or len(entry) != 2 or not isinstance(entry[0], str):
-            raise DamagedError("its variables are no list of names with arrays")
+            raise DamagedError("its variables are not a list of names with arrays")
         name, value = entry
         if not isinstance(value, ArrayRecord | np.generic | float):
             raise DamagedError(f"its variable {name} is a {type(value).__name__}, not an array")
@@ -226,7 +226,7 @@ def _fill(
     source_of: Callable[[str], Source],
     file_size: int,
 ) -> torch.nn.Module:
-    """A network of ours with every parameter and buffer from its variable; every variable must be used."""
+    """A PyTorch network with every parameter and buffer from its variable; every variable must be used."""
     numbers = sum(array.size for array in arrays.values())
     with BoundedFactories(min(numbers, file_size)):  # one array may be there under many names
         net = cls(**kwargs)
@@ -251,7 +251,7 @@ def _copy(array: np.ndarray, source: Source, target: torch.Tensor) -> None:
         raise DamagedError(f"it has the variable {source.name} in the shape {list(array.shape)}") from error
     if converted.shape != tuple(target.shape):
         got, wanted = list(converted.shape), list(target.shape)
-        raise DamagedError(f"it has the variable {source.name} in another shape (as ours {got}, wanted {wanted})")
+        raise DamagedError(f"it has the variable {source.name} in another shape (converted {got}, expected {wanted})")
     target.copy_(torch.from_numpy(np.array(converted, dtype=converted.dtype.newbyteorder("="))))
 
 

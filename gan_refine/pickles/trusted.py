@@ -1,6 +1,6 @@
-"""The way out, for files that the user trusts like a program of their own: real unpickling, with the embedded source run.
+"""Real unpickling with the embedded source run, for files that the user trusts like a program (--trust-pickle).
 
-Nothing else in the project executes anything of a file, and nothing comes here unless the user asked for it by name.
+Nothing else in the project executes anything from a file, and this is used only if the user asks for it.
 """
 
 import copy
@@ -19,15 +19,16 @@ from typing import NoReturn
 import torch
 
 from gan_refine.errors import FileFormatError
+from gan_refine.files import atomic_file
+from gan_refine.foundation import persistence, public_persistence
 from gan_refine.networks.edm_precond import PRECONDITIONINGS
 from gan_refine.pickles.archives import ZIP_START
 from gan_refine.pickles.reader import read_bytes, read_pickle
-from gan_refine.pickles.records import PickleFile, printable
-from gan_refine.pickles.writer import PROTOCOL, atomic_file, write_networks
-from torch_utils import persistence
+from gan_refine.pickles.records import PickleFile, error_text, printable
+from gan_refine.pickles.writer import PROTOCOL, write_networks
 
 NETWORK_KEYS = ("G", "D", "G_ema", "ema")
-_WANTED = "wanted is a pickle of torch modules"
+_WANTED = "expected a pickle of torch modules"
 _MODULE_PREFIX = "gan_refine_trusted_"
 
 
@@ -48,9 +49,9 @@ EasyDict.__module__ = "dnnlib.util"  # under which it is pickled
 
 
 class Unbuilt:
-    """A persistent object whose source cannot run here, such as an augment_pipe that wants a missing package.
+    """A persistent object whose source cannot run here, such as an augment_pipe that imports a missing package.
 
-    It is pickled again as it was; using it as a network is an error that says why.
+    It is pickled again unchanged; using it as a network is an error that says why.
     """
 
     def __init__(self, meta: dict[str, object], reason: str) -> None:
@@ -62,7 +63,7 @@ class Unbuilt:
 
 @dataclass(frozen=True, eq=False)
 class TrustedFile:
-    """What a file made when it was run. A bare module stands under every key."""
+    """What a file made when it was run. If that is a single module, it is found under every key."""
 
     path: Path
     root: object = field(repr=False)
@@ -89,10 +90,7 @@ class TrustedFile:
         return found if runs and isinstance(found, torch.nn.Module) else None
 
     def networks_only(self) -> PickleFile:
-        """Its networks, dumped again without anything beside them and read inertly: a file of ours if all goes well.
-
-        Raises FileFormatError for what is not known even so.
-        """
+        """Its networks alone, pickled again and read by the inert reader. Raises FileFormatError if that does not know them."""
         keys = [key for key in NETWORK_KEYS if self.optional(key) is not None]
         networks = {key: self.network(key) for key in keys}
         if isinstance(self.root, torch.nn.Module):
@@ -112,7 +110,7 @@ class TrustedFile:
             root: object = {key: copies.get(key, value) for key, value in self.root.items()}
         else:
             root = next(iter(copies.values()))
-        with atomic_file(path) as stream:
+        with atomic_file(path, FileFormatError) as stream, public_persistence():
             if self.by_torch:
                 torch.save(root, stream, pickle_module=_Pickling)
             else:
@@ -156,11 +154,7 @@ def _provide_dnnlib() -> None:
 
 def _fail(path: Path, error: Exception) -> NoReturn:
     advice = "; install it, or make it importable with PYTHONPATH" if isinstance(error, ImportError) else ""
-    raise FileFormatError(f"{path} cannot be unpickled ({_reason(error)}){advice}; {_WANTED}") from error
-
-
-def _reason(error: BaseException) -> str:
-    return f"{type(error).__name__}: {printable(error)}"
+    raise FileFormatError(f"{path} cannot be unpickled ({error_text(error)}){advice}; {_WANTED}") from error
 
 
 class _Unpickler(pickle.Unpickler):
@@ -200,20 +194,24 @@ def _rebuild(meta: dict[str, object]) -> object:
         try:
             _run(source)
         except Exception as error:  # whatever the file's own code raises
-            return Unbuilt(meta, _reason(error))
+            return Unbuilt(meta, error_text(error))
         if persistence.known_class(name, source) is None:
             return Unbuilt(meta, f"it has no persistent class {printable(name)}")
     return persistence._reconstruct_persistent_obj(meta)
 
 
 def _run(source: str) -> None:
-    """Runs the source of a module, whose persistent classes the registry of torch_utils.persistence then knows."""
+    """Runs the source of a module, so that torch_utils.persistence registers its persistent classes.
+
+    What else it imports of torch_utils is the package on the path, where there is one, and else this project's.
+    """
     name = _MODULE_PREFIX + hashlib.sha256(source.encode("utf-8", "surrogatepass")).hexdigest()[:16]
     module = types.ModuleType(name)
     persistence.record_source(module, source)
     sys.modules[name] = module
     try:
-        exec(compile(source, f"<{name}>", "exec"), module.__dict__)
+        with public_persistence():
+            exec(compile(source, f"<{name}>", "exec"), module.__dict__)
     except BaseException:
         del sys.modules[name]
         raise

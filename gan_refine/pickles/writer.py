@@ -2,35 +2,23 @@
 
 import copy
 import pickle
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 import torch
 
-from gan_refine import files
 from gan_refine.errors import FileFormatError
+from gan_refine.files import atomic_file
+from gan_refine.foundation import public_persistence
 from gan_refine.pickles.records import DamagedError, PickleFile, TensorRecord, named_tensors, printable
 
 PROTOCOL = 4  # the newest that Python 3.7, which the published tools ask for, can read
 
 
-@contextmanager
-def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """files.atomic_file, with FileFormatError for a file that cannot be written."""
-    try:
-        with files.atomic_file(Path(path)) as stream:
-            yield stream
-    except OSError as error:
-        reason = f"({error.strerror}); choose a folder that exists, is writable and has room"
-        raise FileFormatError(f"{path} cannot be written {reason}") from error
-
-
 def write_refined(
     file: PickleFile, weights: Mapping[str, torch.Tensor], path: Path, networks: Sequence[str] = ("G_ema", "G")
 ) -> None:
-    """The bytes of `file` with the numbers of `weights` in place of those of the same name in `networks`, if present.
+    """Writes the bytes of `file` with the values of `weights` in those of its `networks` that are present.
 
     Nothing else changes: other networks, attributes and embedded sources stay to the byte, tensors keep their dtype.
     Every parameter must be given; buffers that are not given stay. Raises FileFormatError before anything is written.
@@ -40,10 +28,10 @@ def write_refined(
         for key in networks:
             if key in file.networks():
                 _replace(file, key, weights, output)
-        _check_bystanders(file, networks, output)
+        _check_other_tensors(file, networks, output)
     except DamagedError as error:
         raise FileFormatError(f"{file.path} cannot take these weights: {printable(error)}") from error
-    with atomic_file(path) as stream:
+    with atomic_file(path, FileFormatError) as stream:
         stream.write(file.file_bytes(output))
 
 
@@ -88,16 +76,16 @@ def _bits(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.contiguous().reshape(-1).view(torch.uint8)
 
 
-def _check_bystanders(file: PickleFile, networks: Sequence[str], output: bytearray) -> None:
-    """Raises DamagedError when a tensor outside of `networks` lies in the memory of one that was replaced."""
+def _check_other_tensors(file: PickleFile, networks: Sequence[str], output: bytearray) -> None:
+    """Raises DamagedError if replacing weights has changed a tensor outside of `networks`, which shares their memory."""
     replaced = [net for key, net in file.networks().items() if key in networks]
     if not replaced:
         raise DamagedError(f"it has none of the networks {', '.join(networks)}")
-    meant = {_place(record) for net in replaced for record in named_tensors(net).values()}
-    touched = {place[0] for place in meant}
+    replaced_views = {_place(record) for net in replaced for record in named_tensors(net).values()}
+    touched = {place[0] for place in replaced_views}
     others = [net for key, net in file.networks().items() if key not in networks]
     outside = [record for net in others for record in named_tensors(net).values()]
-    outside += [record for record in file.tensors if _place(record) not in meant]
+    outside += [record for record in file.tensors if _place(record) not in replaced_views]
     sharing = [record for record in outside if record.storage.start in touched]
     if sum(record.numel() for record in sharing) > len(file.data):
         raise DamagedError("its tensors overlap, so that comparing them would take far longer than reading them")
@@ -111,13 +99,13 @@ def _place(record: TensorRecord) -> tuple[int, int, tuple[int, ...], tuple[int, 
 
 
 def write_networks(path: Path, networks: Mapping[str, object]) -> None:
-    """Modules of ours by key ('G', 'D', 'G_ema' or 'ema'), with dicts or None beside them, in the published format.
+    """Writes persistent modules by key ('G', 'D', 'G_ema' or 'ema'), and dicts or None, in the published format; atomic.
 
-    Each module's source is embedded. What is written are copies on the CPU in evaluation mode without gradients; the
-    modules themselves stay as they are.
+    Each module's source is embedded. Copies are written, on the CPU in evaluation mode without gradients; the modules
+    themselves do not change. Raises FileFormatError.
     """
     portable = {key: _portable(value) for key, value in networks.items()}
-    with atomic_file(path) as stream:
+    with atomic_file(path, FileFormatError) as stream, public_persistence():
         pickle.dump(portable, stream, protocol=PROTOCOL)
 
 

@@ -1,13 +1,49 @@
-"""The method: alternate steps of the objective's helpers and of the generator. Prints nothing, writes nothing."""
+"""The method: alternate steps of the score model and of the generator. Prints nothing, writes nothing."""
 
+from collections.abc import Iterator
+from importlib import import_module
+from types import ModuleType
+
+from gan_refine.config import RefineOptions
+from gan_refine.interfaces import Generator, Objective
 from gan_refine.refine.diagnosis import diagnose
 from gan_refine.refine.fitting import fit_batch
-from gan_refine.refine.gradients import PREPARE_STREAM, pool_batch
 from gan_refine.refine.health import SIGMA_BANDS, Health
-from gan_refine.refine.learning import learning_groups
-from gan_refine.refine.loop import Progress, advance, lr_factor, refine
+from gan_refine.refine.loop import Progress, advance, refine
 from gan_refine.refine.modules import load_tensors
-from gan_refine.refine.state import RefineState, StateRecord
+from gan_refine.refine.parameters import trainable_groups
+from gan_refine.refine.pool import Target, make_targets
+from gan_refine.refine.record import StateRecord, expected_bytes, fingerprints, load_state, record_state
+from gan_refine.refine.schedule import lr_factor
+from gan_refine.refine.state import RefineState
 
-__all__ = ["PREPARE_STREAM", "SIGMA_BANDS", "Health", "Progress", "RefineState", "StateRecord"]
-__all__ += ["advance", "diagnose", "fit_batch", "learning_groups", "load_tensors", "lr_factor", "pool_batch", "refine"]
+__all__ = [
+    "SIGMA_BANDS",
+    "Health",
+    "Progress",
+    "RefineState",
+    "StateRecord",
+    "Target",
+    "advance",
+    "diagnose",
+    "expected_bytes",
+    "fingerprints",
+    "fit_batch",
+    "load_state",
+    "load_tensors",
+    "lr_factor",
+    "make_targets",
+    "record_state",
+    "refine",
+    "trainable_groups",
+]
+
+
+class CallablePackage(ModuleType):
+    """`gan_refine.refine` is this package and a function of the public API: it is both, whichever was imported first."""
+
+    def __call__(self, generator: Generator, objective: Objective, options: RefineOptions) -> Iterator[Progress]:
+        return refine(generator, objective, options)
+
+
+import_module(__name__).__class__ = CallablePackage

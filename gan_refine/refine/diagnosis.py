@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from gan_refine.interfaces import Latents, PairedObjective
+from gan_refine.interfaces import Latents, Objective
 from gan_refine.refine.gradients import micro_batches
 from gan_refine.refine.health import SIGMA_BANDS
 from gan_refine.refine.state import RefineState
@@ -19,12 +19,11 @@ def diagnose(state: RefineState) -> str:
 
 def _networks(state: RefineState) -> dict[str, nn.Module]:
     """The generator and the objective's networks by name, those of nested objectives too, the same network once."""
-    assert isinstance(state.generator, nn.Module) and isinstance(state.objective, nn.Module), "both are torch modules"
     found: dict[str, nn.Module] = {"generator": state.generator}
     waiting = list(state.objective.named_children())
     while waiting:
         name, module = waiting.pop(0)
-        if hasattr(module, "generator_terms"):
+        if isinstance(module, Objective):
             waiting += list(module.named_children())
         elif all(module is not other for other in found.values()):
             found[name] = module
@@ -64,17 +63,15 @@ def _broken_layer(state: RefineState) -> str | None:
 
 def _replay(state: RefineState) -> None:
     """The last bad batch again, without gradients and without changing anything."""
-    trouble = state.trouble
-    images, stream = (state.images, 0) if trouble is None else (trouble.images, trouble.stream)
+    bad = state.bad_batch
+    images, stream = (state.images, 0) if bad is None else (bad.images, bad.stream)
     for latents, rng in micro_batches(state, images, stream):
         with torch.no_grad():
             fake = state.generator(latents)
-        if trouble is not None and trouble.network == "helper":
-            state.objective.helper_terms(fake, latents.labels, rng)
+        if bad is not None and bad.network == "auxiliary":
+            state.objective.auxiliary_loss(fake, latents.labels, rng)
         else:
-            state.objective.generator_terms(fake.requires_grad_(), latents.labels, rng)
-            if isinstance(state.objective, PairedObjective):
-                state.objective.fooling_terms(fake, latents.labels)
+            state.objective.generator_loss(fake.requires_grad_(), latents.labels, rng)
 
 
 def _finite(values: tuple) -> bool:
@@ -84,13 +81,15 @@ def _finite(values: tuple) -> bool:
 
 
 def _where(state: RefineState) -> str:
-    if state.trouble is None or not state.trouble.sigmas:
+    if state.bad_batch is None or not state.bad_batch.sigmas:
         return "at every noise level"
-    low, high = min(state.trouble.sigmas), max(state.trouble.sigmas)
+    low, high = min(state.bad_batch.sigmas), max(state.bad_batch.sigmas)
     bounds = (0.0, *SIGMA_BANDS, float("inf"))
     first = max(bound for bound in bounds if bound <= low)
     last = min(bound for bound in bounds if bound > high)
-    return f"{state.trouble.network}'s step, samples with sigma {low:.3g} to {high:.3g}, band {first:g} to {last:g}"
+    return (
+        f"step of the {state.bad_batch.network}, samples with sigma {low:.3g} to {high:.3g}, band {first:g} to {last:g}"
+    )
 
 
 def _words(name: str) -> str:

@@ -6,8 +6,8 @@ from typing import TypedDict
 import numpy as np
 import torch
 
-from gan_refine.interfaces import Terms
-from torch_utils import distributed
+from gan_refine.foundation import distributed
+from gan_refine.interfaces import Loss
 
 # Bounds of the bands of sigma in which health is reported, about one unit of ln sigma each.
 SIGMA_BANDS = (0.02, 0.06, 0.18, 0.54, 1.6, 5.0, 15.0, 80.0)
@@ -29,20 +29,20 @@ class Health:
 
     sums: dict[str, np.ndarray] = field(default_factory=dict)
     counts: np.ndarray = field(default_factory=lambda: np.zeros(NUM_BANDS))
-    norms: dict[str, list[float]] = field(default_factory=lambda: {"generator": [], "helper": [], "critic": []})
+    norms: dict[str, list[float]] = field(default_factory=lambda: {"generator": [], "auxiliary": []})
     samples: int = 0
     nonfinite_samples: int = 0
     skipped_steps: int = 0
 
-    def add(self, terms: Terms) -> None:
-        """Counts one micro-batch of the generator's terms; samples that are not finite count for their share alone."""
-        loss = terms.loss.detach()
-        logs = {name: values.detach().double().cpu().numpy() for name, values in terms.logs.items()}
-        self.samples += len(loss)
-        self.nonfinite_samples += int((~loss.isfinite()).sum())
-        band = np.digitize(terms.sigma.detach().cpu().numpy(), SIGMA_BANDS) - 1
+    def add(self, loss: Loss) -> None:
+        """Counts one micro-batch of the generator's loss; samples that are not finite only count as such."""
+        per_sample = loss.per_sample.detach()
+        logs = {name: values.detach().double().cpu().numpy() for name, values in loss.logs.items()}
+        self.samples += len(per_sample)
+        self.nonfinite_samples += int((~per_sample.isfinite()).sum())
+        band = np.digitize(loss.sigma.detach().cpu().numpy(), SIGMA_BANDS) - 1
         inside = (band >= 0) & (band < NUM_BANDS)
-        for values in (loss.cpu().numpy(), *logs.values()):
+        for values in (per_sample.cpu().numpy(), *logs.values()):
             inside &= np.isfinite(values)
         np.add.at(self.counts, band[inside], 1)
         for name, values in logs.items():

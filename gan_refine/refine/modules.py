@@ -8,17 +8,15 @@ from torch import nn
 Tensors = dict[str, torch.Tensor]
 
 
-def module_tensors(module: object, without: Iterable[nn.Module] = ()) -> Tensors:
+def module_tensors(module: nn.Module, without: Iterable[nn.Module] = ()) -> Tensors:
     """Parameters and buffers by name, as they are and not copied, except those that belong to a module of `without`."""
-    assert isinstance(module, nn.Module), "generators and objectives are torch modules"
     foreign = {id(tensor) for other in without for tensor in other.state_dict(keep_vars=True).values()}
     return {n: t.detach() for n, t in module.state_dict(keep_vars=True).items() if id(t) not in foreign}
 
 
 @torch.no_grad()
-def load_tensors(module: object, tensors: Tensors, without: Iterable[nn.Module] = ()) -> None:
+def load_tensors(module: nn.Module, tensors: Tensors, without: Iterable[nn.Module] = ()) -> None:
     """The inverse: parameters are copied in place; buffers may have another shape. Raises ValueError for other names."""
-    assert isinstance(module, nn.Module), "generators and objectives are torch modules"
     own = module_tensors(module, without)
     if own.keys() != tensors.keys():
         raise ValueError(f"tensors of a {type(module).__name__} differ in {sorted(own.keys() ^ tensors.keys())[:3]}")

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from gan_refine.errors import FileFormatError
-from gan_refine.pickles import CONSEQUENCES, printable, run_pickle_file
+from gan_refine.pickles import DAMAGE_ERRORS, error_text, run_pickle_file
 from gan_refine.teachers.edm import SIGMA_RANGE, EdmTeacher
 
 ATTRIBUTES = ("img_channels", "img_resolution")
@@ -21,24 +21,25 @@ def load_any_teacher(path: Path) -> EdmTeacher:
     net = run_pickle_file(path).network("ema").float().eval()
     missing = [name for name in ATTRIBUTES if not isinstance(getattr(net, name, None), int)]
     if missing:
-        raise FileFormatError(f"{path}: a {type(net).__name__} has no number {' and no '.join(missing)}")
+        raise FileFormatError(f"{path}: a {type(net).__name__} has no integer {' and no integer '.join(missing)}")
     for name, value in DEFAULTS.items():
         if not hasattr(net, name):
             setattr(net, name, value)
-    _try(path, net)
+    _check_call(path, net)
     return EdmTeacher(net)
 
 
-def _try(path: Path, net: nn.Module) -> None:
-    """One call, so that a module with another convention is an error before the run."""
+def _check_call(path: Path, net: nn.Module) -> None:
+    """Calls the module once, so that one with another signature is refused before the run. Raises FileFormatError."""
     noisy = torch.zeros([1, int(net.img_channels), int(net.img_resolution), int(net.img_resolution)])  # type: ignore[arg-type]
     labels = torch.zeros([1, int(net.label_dim)]) if net.label_dim else None  # type: ignore[arg-type]
     name = type(net).__name__
     try:
         with torch.no_grad():
             shape = list(net(noisy, torch.ones([1, 1, 1, 1]), labels).shape)
-    except CONSEQUENCES as error:
-        reason = f"{type(error).__name__}: {printable(error)}"
-        raise FileFormatError(f"{path}: a {name} cannot be called as net(x, sigma, labels) ({reason})") from error
+    except DAMAGE_ERRORS as error:
+        raise FileFormatError(
+            f"{path}: a {name} cannot be called as net(x, sigma, labels) ({error_text(error)})"
+        ) from error
     if shape != list(noisy.shape):
-        raise FileFormatError(f"{path}: a {name} makes {shape} of {list(noisy.shape)}; wanted is a denoiser")
+        raise FileFormatError(f"{path}: a {name} makes {shape} of {list(noisy.shape)}; expected a denoiser")

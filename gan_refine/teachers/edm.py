@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from gan_refine.interfaces import AugmentLabels, Images, ImageSpec, Labels, Sigma
+from gan_refine.interfaces import Denoiser, Images, ImageSpec, Labels, Sigma
 from gan_refine.networks.edm_unet import UNetBlock
 from gan_refine.pickles import build_teacher, read_networks
 
@@ -16,7 +16,7 @@ from gan_refine.pickles import build_teacher, read_networks
 SIGMA_RANGE = (0.002, 80.0)
 
 
-class EdmTeacher(nn.Module):
+class EdmTeacher(Denoiser):
     """A Denoiser around a preconditioned network. Frozen and in evaluation mode, so that equal weights give equal bits."""
 
     def __init__(self, net: nn.Module) -> None:
@@ -24,25 +24,22 @@ class EdmTeacher(nn.Module):
         self.net = net.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.spec = ImageSpec(int(net.img_channels), int(net.img_resolution), int(net.label_dim))  # type: ignore[arg-type]
         low, high = float(net.sigma_min), float(net.sigma_max)  # type: ignore[arg-type]
-        told = getattr(getattr(net, "model", None), "map_augment", None)  # other networks, trusted ones, may lack both
-        self.augment_dim = 0 if told is None else int(told.in_features)
         self.sigma_range = (max(low, SIGMA_RANGE[0]), min(high, SIGMA_RANGE[1]))
 
     def forward(self, noisy: Images, sigma: Sigma, labels: Labels) -> Images:
         noisy = noisy.contiguous(memory_format=torch.channels_last)
         return self.net(noisy, sigma, labels if self.spec.num_classes else None)
 
-    def denoise_augmented(self, noisy: Images, sigma: Sigma, labels: Labels, augment_labels: AugmentLabels) -> Images:
-        """As `forward`, for clean images that were moved as `augment_labels` [N, augment_dim] say."""
-        noisy = noisy.contiguous(memory_format=torch.channels_last)
-        given = labels if self.spec.num_classes else None
-        return self.net(noisy, sigma, given, augment_labels=augment_labels)
-
     def trainable_copy(self) -> "EdmTeacher":
         """An equal denoiser whose weights require gradients; dropout stays off."""
         twin = copy.deepcopy(self)
         twin.requires_grad_(True)
         return twin
+
+
+def edm_network(denoiser: Denoiser) -> nn.Module | None:
+    """The preconditioned network that EDM's samplers call, if the denoiser is one."""
+    return denoiser.net if isinstance(denoiser, EdmTeacher) else None
 
 
 def recompute_activations(module: nn.Module) -> int:

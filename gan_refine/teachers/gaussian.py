@@ -3,10 +3,10 @@
 import torch
 from torch import nn
 
-from gan_refine.interfaces import Images, ImageSpec, Labels, Sigma
+from gan_refine.interfaces import Denoiser, Images, ImageSpec, Labels, Sigma
 
 
-class GaussianTeacher(nn.Module):
+class GaussianTeacher(Denoiser):
     """Data x ~ N(mean, deviation^2) in every pixel: D(x, sigma) = (s^2 x + sigma^2 m) / (s^2 + sigma^2).
 
     As a trainable copy its mean and log deviation are parameters, so that it can follow a Gaussian generator exactly.

@@ -12,7 +12,7 @@ from .. import custom_ops
 
 Pointwise = Callable[[torch.Tensor, float], torch.Tensor]
 
-FEWEST = 49_152  # elements from which a call of the kernel, which costs some microseconds more than one of torch, pays
+MIN_ELEMENTS = 49_152  # below this the kernel, a call of which costs microseconds more than torch's, is slower
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def bias_act(
     clamp = -1.0 if clamp is None else float(clamp)
     if b is None and act == "linear" and gain == 1 and clamp < 0:
         return x
-    if custom_ops.use_kernel(impl, x, FEWEST):
+    if custom_ops.use_kernel(impl, x, MIN_ELEMENTS):
         return _operation(x, b, None, 0, dim % x.ndim, _KINDS.index(act), alpha, gain, clamp)
     return _reference(x, b, dim, spec.func, alpha, gain, clamp)
 
@@ -156,7 +156,7 @@ _ARGUMENTS = (
 
 
 def _layout(x: torch.Tensor, dim: int) -> torch.memory_format:
-    """That of the result, and what the arguments are brought into where they have strides of their own."""
+    """The memory format of the result, into which arguments with other strides are converted."""
     last = x.ndim == 4 and dim == 1 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
     return torch.channels_last if last else torch.contiguous_format
 
@@ -166,7 +166,7 @@ def _fake(x, b, g, order, dim, act, alpha, gain, clamp) -> torch.Tensor:
 
 
 def _run(x, b, g, order, dim, act, alpha, gain, clamp) -> torch.Tensor:
-    """The op on a CPU or GPU; along the reference path where there are no kernels."""
+    """The op on a CPU or GPU; by the reference path if there are no kernels."""
     device, layout = x.device.type, _layout(x, dim)
     if x.dtype not in custom_ops.SUPPORTED[device] or custom_ops.why_not(device) is not None:
         if order:
@@ -223,7 +223,7 @@ def _derivative(x, b, g, order: int, options: list) -> torch.Tensor:
 
 
 def _over_batch(info, in_dims, x, b, g, order, dim, *options):
-    """The mapped dimension becomes the first; a bias of its own for each sample is added beforehand."""
+    """The mapped dimension becomes the first; a bias that differs between samples is added first."""
     tensors = []
     for tensor, axis in zip((x, b, g), in_dims[:3], strict=True):
         tensors.append(tensor if axis is None else tensor.movedim(axis, 0))

@@ -12,7 +12,7 @@ from .. import custom_ops
 
 Factor = int | Sequence[int]
 
-FEWEST = 4096  # elements from which a kernel's call pays: benchmarks/ops.py
+MIN_ELEMENTS = 4096  # below this a kernel's call costs more than it saves: benchmarks/ops.py
 
 
 def setup_filter(
@@ -61,9 +61,9 @@ def upfirdn2d(
     """
     ups, downs, pads = _pair(up), _pair(down), _padding(padding)
     _out_size(x, f, ups, downs, pads)
-    fewest = sys.maxsize if f is None else FEWEST  # torch's own slices and padding are as fast as can be
+    min_elements = sys.maxsize if f is None else MIN_ELEMENTS  # torch's own slices and padding are as fast as can be
     fixed = f is None or not f.requires_grad or not torch.is_grad_enabled()
-    if custom_ops.use_kernel(impl, x, fewest, differentiable=fixed):
+    if custom_ops.use_kernel(impl, x, min_elements, differentiable=fixed):
         return _operation(x, f, ups, downs, pads, flip_filter, gain)
     return _reference(x, f, ups, downs, pads, flip_filter, gain)
 
@@ -111,7 +111,9 @@ def filter2d(
     impl: str = "auto",
 ) -> torch.Tensor:
     """Filters at the same resolution; `padding` is on top of what keeps the size."""
-    pads = _around(f, padding, lambda taps: (taps // 2, (taps - 1) // 2))
+    x0, x1, y0, y1 = _padding(padding)
+    taps_x, taps_y = _filter_size(f)
+    pads = [x0 + taps_x // 2, x1 + (taps_x - 1) // 2, y0 + taps_y // 2, y1 + (taps_y - 1) // 2]
     return upfirdn2d(x, f, padding=pads, flip_filter=flip_filter, gain=gain, impl=impl)
 
 
@@ -124,7 +126,7 @@ def upsample2d(
     gain: float = 1,
     impl: str = "auto",
 ) -> torch.Tensor:
-    """Enlarges by `up`, keeping brightness; `padding` is on top of what aligns the pixels' centres."""
+    """Enlarges by `up`, keeping brightness; `padding` is on top of what aligns the pixel centers."""
     up_x, up_y = _pair(up)
     x0, x1, y0, y1 = _padding(padding)
     taps_x, taps_y = _filter_size(f)
@@ -146,7 +148,7 @@ def downsample2d(
     gain: float = 1,
     impl: str = "auto",
 ) -> torch.Tensor:
-    """Shrinks by `down`, keeping brightness; `padding` is on top of what aligns the pixels' centres."""
+    """Shrinks by `down`, keeping brightness; `padding` is on top of what aligns the pixel centers."""
     down_x, down_y = _pair(down)
     x0, x1, y0, y1 = _padding(padding)
     taps_x, taps_y = _filter_size(f)
@@ -157,14 +159,6 @@ def downsample2d(
         y1 + (taps_y - down_y) // 2,
     ]
     return upfirdn2d(x, f, down=down, padding=pads, flip_filter=flip_filter, gain=gain, impl=impl)
-
-
-def _around(f, padding: Factor, split) -> list[int]:
-    x0, x1, y0, y1 = _padding(padding)
-    taps_x, taps_y = _filter_size(f)
-    before_x, after_x = split(taps_x)
-    before_y, after_y = split(taps_y)
-    return [x0 + before_x, x1 + after_x, y0 + before_y, y1 + after_y]
 
 
 def _pair(factor: Factor) -> tuple[int, int]:
@@ -224,14 +218,14 @@ def _fake(x, f, up, down, padding, flip, gain) -> torch.Tensor:
 
 
 def _layout(x: torch.Tensor) -> torch.memory_format:
-    """That of the result, and what `x` is brought into where it has strides of its own."""
+    """The memory format of the result, into which `x` is converted if it has other strides."""
     if not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
         return torch.channels_last
     return torch.contiguous_format
 
 
 def _run(x, f, up, down, padding, flip, gain) -> torch.Tensor:
-    """The op on a CPU or GPU; along the reference path where there are no kernels."""
+    """The op on a CPU or GPU; by the reference path if there are no kernels."""
     device = x.device.type
     if x.dtype not in custom_ops.SUPPORTED[device] or custom_ops.why_not(device) is not None:
         return _reference(x, f, up, down, padding, flip, gain).clone(memory_format=_layout(x))

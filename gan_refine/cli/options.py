@@ -1,0 +1,100 @@
+"""What the commands share: grouped help, options that several of them have, and their checks."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import click
+import torch
+
+from gan_refine.errors import FileFormatError, OptionError, first_line
+from gan_refine.labels import UNIFORM
+
+F = TypeVar("F", bound=Callable[..., object])
+SETTINGS = {"show_default": True, "max_content_width": 120}
+
+
+class GroupedOption(click.Option):
+    """An option that `GroupedCommand` lists under the heading `group`."""
+
+    def __init__(self, *args, group: str, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.group = group
+
+
+class GroupedCommand(click.Command):
+    """A command whose --help lists its options in groups, in the order in which they are declared."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                groups.setdefault(getattr(parameter, "group", "Other"), []).append(record)
+        for group, records in groups.items():
+            with formatter.section(group):
+                formatter.write_dl(records)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        if self.epilog:
+            with formatter.section("Examples"):
+                formatter.write("".join(f"  {line}\n" for line in self.epilog.splitlines()))
+
+
+def option(group: str, *names: str, metavar: str | None = None, help: str, **kwargs) -> Callable[[F], F]:
+    """click.option in a group of the help."""
+    return click.option(*names, cls=GroupedOption, group=group, metavar=metavar, help=help, **kwargs)
+
+
+def labels_option(group: str) -> Callable[[F], F]:
+    """--labels, the class frequencies."""
+    text = "Class frequencies of a conditional generator: uniform, numbers such as 0.1,0.2,... or a .json file with a list."
+    return option(group, "--labels", metavar="FREQUENCIES", default=UNIFORM, help=text)
+
+
+def noise_mode_option(group: str, default: str = "random") -> Callable[[F], F]:
+    """--noise-mode, the noise inputs of a StyleGAN2."""
+    text = "Noise inputs of a StyleGAN2: drawn for each image, or the constant buffers of its file."
+    return option(group, "--noise-mode", type=click.Choice(["random", "const"]), default=default, help=text)
+
+
+def device_option(group: str) -> Callable[[F], F]:
+    """--device, by default a GPU if there is one."""
+    text = "cpu, cuda, cuda:1, ...  [default: cuda if available, else cpu]"
+    return option(group, "--device", metavar="DEVICE", default=default_device, show_default=False, help=text)
+
+
+def trust_pickle_option(group: str) -> Callable[[F], F]:
+    """--trust-pickle, which lets files run their code."""
+    text = (
+        "RUN the code inside pickles given by path or https URL. Only for files of networks that are not known here, "
+        "from people you would let use your account."
+    )
+    return option(group, "--trust-pickle", is_flag=True, help=text)
+
+
+def default_device() -> str:
+    """The device that a command uses unless it is told."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def check_device(name: str) -> None:
+    """Raises OptionError for a device that torch does not know or cannot use."""
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise OptionError(f"--device={name} cannot be used here; give cpu, or cuda on a machine with a GPU") from error
+
+
+def spell_out(labels: str) -> str:
+    """--labels with the numbers of its .json file, so that a run does not depend on the file later. Raises FileFormatError."""
+    if not labels.endswith(".json"):
+        return labels
+    try:
+        numbers = json.loads(Path(labels).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise FileFormatError(f"--labels={labels} cannot be read as JSON ({first_line(error)})") from error
+    if not isinstance(numbers, list) or not numbers or any(type(number) not in (int, float) for number in numbers):
+        raise FileFormatError(f"--labels={labels} holds no list of numbers; write [0.1, 0.2, ...], one for each class")
+    return ",".join(repr(number) for number in numbers)

@@ -1,0 +1,199 @@
+"""`gan-refine refine`, which run_refine.py is too: refine a GAN with a diffusion teacher and no data set."""
+
+import math
+from pathlib import Path
+
+import click
+from click.core import ParameterSource
+
+from gan_refine.cli.options import (
+    SETTINGS,
+    GroupedCommand,
+    check_device,
+    device_option,
+    labels_option,
+    noise_mode_option,
+    option,
+    spell_out,
+    trust_pickle_option,
+)
+from gan_refine.config import RefineOptions, require
+from gan_refine.errors import OptionError
+from gan_refine.foundation import distributed
+from gan_refine.run.launch import folder_of_this_launch, launch
+from gan_refine.run.options import RunOptions
+from gan_refine.run.resume import find_run, resume
+
+NETWORKS, TRAINING, OBJECTIVE = "Networks", "Training", "Objective and target pools"
+EVALUATION, RUN = "Evaluation", "Run"
+DEFAULTS, TRAINING_DEFAULTS = RunOptions(), RefineOptions()
+KIMG = {
+    "kimg": "total_images",
+    "warmup_kimg": "warmup_images",
+    "pool_kimg": "pool_images",
+    "ema_kimg": "ema_halflife_images",
+    "tick": "tick_images",
+}  # options in thousands of images -> fields of RefineOptions
+EXAMPLES = """\
+# the embedded pair
+gan-refine refine --outdir=training-runs
+# a StyleGAN2-ADA and an EDM pickle of the same data set, 8 GPUs
+torchrun --standalone --nproc-per-node=8 run_refine.py --gan=GAN.pkl --teacher=TEACHER.pkl --batch=256 --outdir=training-runs
+# the paper's alternation with the authors' released settings
+gan-refine refine --objective=diff-instruct --pool-kimg=0 --warmup-kimg=0 --batch=128 --glr=1e-5 --score-lr=1e-5 \\
+    --lr-rampup=0 --lr-decay=0
+"""
+
+
+# fmt: off
+@click.command("refine", cls=GroupedCommand, context_settings=SETTINGS, epilog=EXAMPLES)
+@option(NETWORKS, "--gan", metavar="PKL|URL|NAME", default=DEFAULTS.gan,
+        help="Generator: StyleGAN2 pickle or state dict, embedded name, or one-step:TEACHER,sigma=2.5.")
+@option(NETWORKS, "--which", type=click.Choice(["G_ema", "G"]), default=DEFAULTS.which,
+        help="Network of the GAN's file to refine; the result is written to both.")
+@option(NETWORKS, "--teacher", metavar="PKL|URL|NAME", default=DEFAULTS.teacher,
+        help="Diffusion teacher: EDM pickle or state dict, or embedded name.")
+@option(NETWORKS, "--bridge", metavar="SPEC", default=DEFAULTS.bridge,
+        help="For a GAN 2, 4, 8, ... times as large as its teacher: "
+        "resize[,anchor=1,filter=lanczos|box,measure=auto|full|teacher].")
+@option(NETWORKS, "--train", metavar="PARTS", default=TRAINING_DEFAULTS.train,
+        help="Trained parts of a StyleGAN2: all, or a list of mapping, synthesis, affine, noise, each with a multiple of --glr"
+        " such as synthesis,affine:0.1. Other parts keep their bits.")
+@labels_option(NETWORKS)
+@noise_mode_option(NETWORKS)
+@trust_pickle_option(NETWORKS)
+@option(TRAINING, "--kimg", metavar="KIMG", type=float, default=TRAINING_DEFAULTS.total_images / 1000,
+        help="Length of the run, in thousands of images shown to the generator; above 0.")
+@option(TRAINING, "--batch", metavar="INT", type=int, default=TRAINING_DEFAULTS.batch,
+        help="Global batch size; above 0.")
+@option(TRAINING, "--batch-gpu", metavar="INT|auto", default=None,
+        help="Micro-batch size, a divisor of --batch; auto for the largest that fits.  [default: --batch divided by processes]")
+@option(TRAINING, "--glr", metavar="FLOAT", type=float, default=None,
+        help="Learning rate of the generator.  [default: the objective's, 0.004 with target pools and 0.0001 without; 0.0001 "
+        "for one-step generators]")
+@option(TRAINING, "--score-lr", metavar="FLOAT", type=float, default=TRAINING_DEFAULTS.score_lr,
+        help="Learning rate of the score model.")
+@option(TRAINING, "--lr-rampup", metavar="SHARE", type=float, default=TRAINING_DEFAULTS.lr_rampup,
+        help="Share of the run over which learning rates rise linearly; 0 to 1.")
+@option(TRAINING, "--lr-decay", metavar="SHARE", type=float, default=TRAINING_DEFAULTS.lr_decay,
+        help="Share of each round (without target pools: of the run), at its end, over which learning rates fall to 0 by a "
+        "cosine; 0 to 1.")
+@option(TRAINING, "--beta1", metavar="FLOAT", type=float, default=TRAINING_DEFAULTS.beta1, help="Adam's beta1.")
+@option(TRAINING, "--beta2", metavar="FLOAT", type=float, default=TRAINING_DEFAULTS.beta2, help="Adam's beta2.")
+@option(TRAINING, "--ema-kimg", metavar="KIMG", type=float, default=TRAINING_DEFAULTS.ema_halflife_images / 1000,
+        help="Half-life of the generator's weight average.")
+@option(TRAINING, "--ema-rampup", metavar="SHARE", type=float, default=TRAINING_DEFAULTS.ema_rampup,
+        help="The half-life is at most this share of the images so far; 0 = no ramp-up.")
+@option(TRAINING, "--l2-images", metavar="FLOAT", type=float, default=TRAINING_DEFAULTS.l2_images,
+        help="Weight of the squared distance of each image to the original generator's for the same latents; 0 = off.")
+@option(TRAINING, "--clip-grad", metavar="FLOAT", type=float, default=TRAINING_DEFAULTS.clip_grad,
+        help="Largest norm of a gradient; 0 = no clipping.")
+@option(TRAINING, "--max-skips", metavar="INT", type=int, default=TRAINING_DEFAULTS.max_skips,
+        help="Stop after so many steps in a row whose gradient is not finite.")
+@option(TRAINING, "--recompute/--no-recompute", default=DEFAULTS.recompute,
+        help="Recompute the U-Nets' activations in the backward pass: less memory, more time.")
+@option(TRAINING, "--seed", metavar="INT", type=int, default=TRAINING_DEFAULTS.seed,
+        help="Random seed; at least 0.")
+@option(OBJECTIVE, "--objective", metavar="NAME,KEY=VALUE,...", default=DEFAULTS.objective,
+        help="di-perceptual, diff-instruct, diff-instruct-dmd, sid, sim, sds or adversarial, with options as in "
+        "docs/objectives.md. auto is di-perceptual, or diff-instruct with --pool-kimg=0.")
+@option(OBJECTIVE, "--warmup-kimg", metavar="KIMG", type=float, default=TRAINING_DEFAULTS.warmup_images / 1000,
+        help="Train the score model alone for this many kimg at the start of each round.")
+@option(OBJECTIVE, "--pool-kimg", metavar="KIMG", type=float, default=None,
+        help="Images per target pool; 0 alternates on fresh batches as in the paper.  "
+        f"[default: the objective's, {TRAINING_DEFAULTS.pool_images / 1000} for di-perceptual and diff-instruct, 0 for the others]")
+@option(OBJECTIVE, "--pool-epochs", metavar="INT", type=int, default=TRAINING_DEFAULTS.pool_epochs,
+        help="Passes of the generator over each target pool.")
+@option(OBJECTIVE, "--pool-euler-steps", metavar="INT", type=int, default=TRAINING_DEFAULTS.pool_euler_steps,
+        help="Euler steps that move each image of a target pool, each along the gradient of one draw of noise.")
+@option(OBJECTIVE, "--pool-step-size", metavar="FLOAT", type=float, default=TRAINING_DEFAULTS.pool_step_size,
+        help="Multiple of the gradient by which an image moves in all its Euler steps together.")
+@option(OBJECTIVE, "--pool-step-size-decay", metavar="FLOAT", type=float, default=TRAINING_DEFAULTS.pool_step_size_decay,
+        help="In round r the step size is divided by r to this power.")
+@option(EVALUATION, "--metrics", metavar="LIST|none", default=DEFAULTS.metrics,
+        help="auto (fd), none, or a list of fd, kd, is, pr, dc; the first metric selects the best snapshot.")
+@option(EVALUATION, "--detector", metavar="SPEC", default=DEFAULTS.detector,
+        help="auto (the embedded one that fits), an embedded name, inception[,path=FILE], efficientnet-lite0, "
+        "torchscript,path=FILE.")
+@option(EVALUATION, "--fid-ref", metavar="SPEC", default=DEFAULTS.fid_ref,
+        help="Reference: auto (the detector's own), teacher[,steps=18,images=10000], an .npz file, a folder or a zip of "
+        "images.")
+@option(EVALUATION, "--eval-images", metavar="INT", type=int, default=DEFAULTS.eval_images,
+        help="Images per evaluation; at least 2.")
+@option(EVALUATION, "--teacher-steps", metavar="INT", type=int, default=DEFAULTS.teacher_steps,
+        help="Sampler steps for the metric of the teacher's own samples; at least 2, 0 = off.")
+@option(EVALUATION, "--recall", metavar="INT", type=int, default=DEFAULTS.recall,
+        help="Samples per side for the recall of the teacher's samples, before and at snapshots; at least 4, 0 = off.")
+@option(EVALUATION, "--fid-seeds", metavar="INT", type=int, default=DEFAULTS.fid_seeds,
+        help="Repeat the evaluation before and after with so many sets of new latents, at the end of the run; 0 = off.")
+@option(EVALUATION, "--stop-on-collapse", metavar="FACTOR", type=float, default=DEFAULTS.stop_on_collapse,
+        help="Stop when the first metric (without one: the data-free estimate) exceeds its start by this factor; above 1, 0 = "
+        "never.")
+@option(RUN, "--outdir", metavar="DIR", default=DEFAULTS.outdir, help="Where to make the run folder.")
+@option(RUN, "--desc", metavar="TEXT", default=None, help="Name of the run folder after its number.")
+@option(RUN, "--tick", metavar="KIMG", type=float, default=TRAINING_DEFAULTS.tick_images / 1000,
+        help="Interval between progress records.")
+@option(RUN, "--snap", metavar="TICKS", type=int, default=DEFAULTS.snap,
+        help="Interval between snapshots, each of which is evaluated.")
+@option(RUN, "--snap-minutes", metavar="MINUTES", type=float, default=DEFAULTS.snap_minutes,
+        help="Also save a checkpoint at this interval; 0 = off.")
+@option(RUN, "--keep", metavar="INT", type=int, default=DEFAULTS.keep,
+        help="Checkpoints to keep beside that of the best pickle.")
+@device_option(RUN)
+@option(RUN, "--resume", metavar="DIR|latest", default=None,
+        help="Resume the run in this folder, or the latest below --outdir.")
+@option(RUN, "--dry-run", is_flag=True, help="Check everything, show the resolved options, write nothing.")
+@click.pass_context
+def refine(context: click.Context, dry_run: bool, **given) -> None:
+    """Refine a pretrained GAN with a pretrained diffusion model of the same domain, without a data set.
+
+    Progress goes to standard error; the path of the refined pickle goes to standard output.
+    """
+    distributed.init()
+    rank0 = distributed.is_rank0()
+    run, fit_memory = given.pop("resume"), given["batch_gpu"] == "auto"
+    named = [name for name in given if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+    automatic = {KIMG.get(name, name) for name in ("pool_kimg", "glr") if given[name] is None}
+    options = run_options(given)
+    check_device(options.device)
+    restarted = folder_of_this_launch(Path(options.outdir)) if run is None else None
+    if restarted is not None:
+        result: str | None = resume(restarted, options, ())
+    elif run is None:
+        result = launch(options, automatic, dry_run, fit_memory)
+    elif dry_run:
+        raise OptionError("--dry-run is for new runs; leave out either it or --resume")
+    else:
+        fields = [KIMG.get(name, name) for name in named if not (fit_memory and name == "batch_gpu")]
+        result = resume(find_run(run, Path(options.outdir)), options, fields)
+    if result is not None and rank0:
+        click.echo(result)
+# fmt: on
+
+
+def run_options(given: dict) -> RunOptions:
+    """The options of the command line as a run knows them, with the default of each option that is left to the objective."""
+    share = max(given["batch"] // distributed.get_world_size(), 1)
+    batch_gpu = given.pop("batch_gpu")
+    fields: dict = {field: images(given.pop(name), name) for name, field in KIMG.items() if given[name] is not None}
+    fields |= {name: given.pop(name) for name in vars(TRAINING_DEFAULTS) if given.get(name) is not None}
+    fields["batch_gpu"] = share if batch_gpu in (None, "auto") else whole_number(batch_gpu, "batch-gpu")
+    rest = {name: value for name, value in given.items() if name in vars(DEFAULTS)}
+    refine = RefineOptions(**fields)
+    return RunOptions(refine=refine, **{**rest, "labels": spell_out(given["labels"])})
+
+
+def images(kimg: float, name: str) -> int:
+    """Thousands of images as images, at least one unless 0 is allowed. Raises OptionError."""
+    may_be_0 = name in ("warmup_kimg", "pool_kimg")
+    allowed = "a number of at least 0" if may_be_0 else "a positive number of thousands of images"
+    require(name, kimg, math.isfinite(kimg) and (kimg > 0 or (kimg == 0 and may_be_0)), allowed)
+    return round(kimg * 1000) if may_be_0 else max(round(kimg * 1000), 1)
+
+
+def whole_number(text: str, name: str) -> int:
+    """An integer option that is also called `auto`. Raises OptionError."""
+    try:
+        return int(text)
+    except ValueError as error:
+        raise OptionError(f"--{name}={text} is not allowed; give a whole number, or auto") from error

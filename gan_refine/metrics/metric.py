@@ -1,0 +1,50 @@
+"""The contract of a metric, and the record of what it gives."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+from gan_refine.metrics.references import Reference
+from gan_refine.metrics.statistics import FeatureStatistics, Requirements
+
+
+class Metric(ABC):
+    """A function of the statistics of generated images and a reference. Subclasses are frozen dataclasses of options.
+
+    The reference is None only for a metric whose `requirements.reference` is False.
+    """
+
+    kind: ClassVar[str]  # the start of its name: fd, kd, is, pr, dc
+    higher_is_better: ClassVar[bool]
+
+    @property
+    @abstractmethod
+    def requirements(self) -> Requirements:
+        """What must be collected of the images."""
+
+    @abstractmethod
+    def check(self, num_images: int, reference: Reference) -> None:
+        """Raises MismatchError if this metric needs more images than `num_images`, or more than the reference has."""
+
+    @abstractmethod
+    def __call__(self, fake: FeatureStatistics, reference: Reference) -> dict[str, float]:
+        """{suffix: value}; the main value has the suffix ""."""
+
+    @abstractmethod
+    def convention(self, fake: FeatureStatistics, reference: Reference) -> dict[str, object]:
+        """The conventions that the values follow, as JSON values: divisors, sample sizes, options."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """The values of one metric by their full names, and the conventions that they follow."""
+
+    metric: str
+    values: dict[str, float]
+    convention: dict[str, object]
+    higher_is_better: bool
+
+    @property
+    def value(self) -> float:
+        """The main value. Raises KeyError for a metric without one: pr and dc have two values of equal rank."""
+        return self.values[self.metric]

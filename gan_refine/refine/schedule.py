@@ -1,0 +1,32 @@
+"""Learning rates over a run."""
+
+import math
+
+from gan_refine.refine.state import RefineState
+
+
+def lr_factor(done: float, rampup_share: float, decay_share: float) -> float:
+    """A linear rise over the first `rampup_share` of the run, 1, a cosine to 0 over the last `decay_share`; `done` is in [0, 1].
+
+    Adam's first steps have full size whatever the gradient: without the rise they move a trained network far off.
+    """
+    rise = min(done / rampup_share, 1.0) if rampup_share else 1.0
+    if done <= 1 - decay_share or decay_share == 0:
+        return rise
+    return rise * 0.5 * (1 + math.cos(math.pi * (done - (1 - decay_share)) / decay_share))
+
+
+def rate_factor(state: RefineState, images: int) -> float:
+    """The factor of all learning rates after `images` images.
+
+    It rises once in a run and falls once in each round, so that each target pool is made of a converged generator.
+    """
+    options, left = state.options, state.options.total_images - state.round_start
+    length = min(state.round_images or left, left)
+    fall = lr_factor((images - state.round_start) / length, 0.0, options.lr_decay) if left > 0 else 0.0
+    return lr_factor(images / options.total_images, options.lr_rampup, 0.0) * fall
+
+
+def generator_rates(state: RefineState, factor: float) -> list[float]:
+    """The learning rate of each of the generator's parameter groups."""
+    return [state.options.glr * factor * multiple for multiple in state.generator_multiples]

@@ -1,0 +1,168 @@
+"""One run from its options, to its end or until it is asked to stop: the folder, its lock, the ways to end."""
+
+import json
+import os
+import shlex
+import socket
+import sys
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import filelock
+import torch
+from tqdm import tqdm
+
+from gan_refine.config import parse_spec, to_json
+from gan_refine.errors import UserError
+from gan_refine.files import atomic_file
+from gan_refine.foundation import distributed
+from gan_refine.refine import fit_batch
+from gan_refine.run.build import Run, build, whole
+from gan_refine.run.folder import RunFolder, new_folder, numbered_folders
+from gan_refine.run.history import check_header
+from gan_refine.run.options import RunOptions, description
+from gan_refine.run.ranks import broadcast_from_rank0
+from gan_refine.run.signals import Signals, StopRequested
+from gan_refine.run.trainer import Trainer
+
+LAUNCH_FILE = "launch.json"
+
+
+def launch(
+    options: RunOptions, automatic: Collection[str] = (), dry_run: bool = False, fit_memory: bool = False
+) -> str | None:
+    """A new run. Returns the refined pickle's path or, if it was stopped, the command that resumes it.
+
+    `automatic` are the fields of `options.refine` that the objective decides. With `fit_memory` the micro-batch is the largest
+    that fits. options.json has what was resolved. Raises UserError before anything is written if the options are not right.
+    """
+    run = build(options, automatic, dry_run)
+    introduce(run)
+    if fit_memory:
+        run.options = _fitted(run)
+    if dry_run:
+        tqdm.write(to_json(run.options) + "\nDry run: nothing was written.", file=sys.stderr)
+        return None
+    name = options.desc or description(run.options)
+    folder = Path(broadcast_from_rank0(lambda: str(new_folder(Path(options.outdir), name)).encode()).decode())
+    with locked(folder):
+        broadcast_from_rank0(lambda: _write_first_files(folder, run.options))
+        return drive(run, folder, None)
+
+
+def _fitted(run: Run) -> RunOptions:
+    """The run's options with the largest --batch-gpu that fits."""
+    size = fit_batch(run.generator, run.objective, run.options.refine)
+    if distributed.is_rank0():
+        tqdm.write(f"--batch-gpu={size} is the largest that fits.", file=sys.stderr)
+    return replace(run.options, refine=replace(run.options.refine, batch_gpu=size))
+
+
+def introduce(run: Run) -> None:
+    """One line that names both networks and what their images are."""
+    if distributed.is_rank0():
+        gan = f"{run.options.gan}, {whole(run.generator).spec}"
+        teacher = f"{run.options.teacher}, {run.teacher.denoiser.spec}"
+        tqdm.write(
+            f"GAN: {gan}. Teacher: {teacher}. Objective: {parse_spec(run.options.objective)[0]}.", file=sys.stderr
+        )
+
+
+def _write_first_files(folder: Path, options: RunOptions) -> bytes:
+    for name, text in ((LAUNCH_FILE, json.dumps(_this_launch())), ("options.json", to_json(options))):
+        with atomic_file(folder / name) as stream:
+            stream.write(text.encode())
+    return b""
+
+
+def _this_launch() -> dict[str, str | int]:
+    """What tells one torchrun from another; its processes have the same parent whenever they are started again."""
+    return {"run_id": os.environ.get("TORCHELASTIC_RUN_ID", ""), "host": socket.gethostname(), "parent": os.getppid()}
+
+
+def folder_of_this_launch(outdir: Path) -> Path | None:
+    """The run folder of these processes if torchrun has restarted them, else None."""
+    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) == 0:
+        return None
+
+    def find() -> bytes:
+        for _, folder in reversed(numbered_folders(outdir) if outdir.is_dir() else []):
+            path = folder / LAUNCH_FILE
+            begun = path.is_file() and (folder / "options.json").is_file()
+            if begun and json.loads(path.read_text()) == _this_launch():
+                return str(folder).encode()
+        return b""
+
+    found = broadcast_from_rank0(find).decode()
+    return Path(found) if found else None
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Holds the folder's lock, which ends with the process however that ends. Raises UserError if another holds it."""
+    lock = filelock.FileLock(folder / ".lock")
+
+    def acquire() -> bytes:
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout as error:
+            raise UserError(f"another process is at work in {folder}; wait for its end or start a new run") from error
+        except OSError as error:
+            raise UserError(f"cannot write to {folder} ({error.strerror}); make it writable, then resume") from error
+        return b""
+
+    broadcast_from_rank0(acquire)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def drive(run: Run, folder: Path, found: tuple[dict, str] | None) -> str:
+    """The run from a checkpoint (content and name) or from its start; returns what goes to standard output."""
+    log = RunFolder(folder, distributed.is_rank0())
+    with Signals().installed() as signals, _explained(folder, run.options):
+        trainer = Trainer(run, log, signals)
+        try:
+            if found is None:
+                log.forget_after(-1)
+                trainer.start()
+            else:
+                check_header(found[0], run, found[1])
+                trainer.restore(*found)
+            complete = trainer.refine()
+        except StopRequested:
+            complete = False
+        summary = trainer.finish(complete)
+    to_resume = resume_command(folder, run.options)  # while it is known how many processes there are
+    distributed.leave()
+    if complete:
+        return summary.refined
+    log.say(f"Stopped by {signals.received} after {trainer.state.steps} steps, all of them saved. Resume with:")
+    return to_resume
+
+
+def resume_command(folder: Path, options: RunOptions) -> str:
+    """The command line that resumes the run in `folder` on as many processes of this machine."""
+    processes = distributed.get_world_size()
+    program = "python" if processes == 1 else f"torchrun --nproc-per-node={processes}"
+    trust = " --trust-pickle" if options.trust_pickle else ""
+    return f"{program} run_refine.py --resume={shlex.quote(str(folder))}{trust}"
+
+
+@contextmanager
+def _explained(folder: Path, options: RunOptions) -> Iterator[None]:
+    """Full disks and memories as user errors that say how to resume."""
+    hint = f"every earlier file is intact: resume with {resume_command(folder, options)}"
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"cannot write to {folder} ({error.strerror or error}); make room or make it writable; {hint}"
+        ) from error
+    except torch.cuda.OutOfMemoryError as error:
+        raise UserError(
+            f"out of GPU memory; lower --batch-gpu, or give --batch-gpu=auto or --recompute in a new run ({hint})"
+        ) from error

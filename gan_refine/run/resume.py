@@ -1,0 +1,73 @@
+"""Resuming a run from its folder."""
+
+import sys
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from tqdm import tqdm
+
+from gan_refine.config import to_json
+from gan_refine.errors import FileFormatError, OptionError
+from gan_refine.files import remove_leftovers
+from gan_refine.run.build import build
+from gan_refine.run.checkpoint import Checkpoints, parse
+from gan_refine.run.folder import numbered_folders
+from gan_refine.run.launch import drive, introduce, locked
+from gan_refine.run.options import RunOptions, merge_options, options_from_json, read_options
+from gan_refine.run.ranks import broadcast_from_rank0
+
+
+def resume(folder: Path, given: RunOptions, named: Iterable[str]) -> str:
+    """Resumes the run in `folder` from its newest whole checkpoint, from the start if there is none.
+
+    `named` are the fields of `given` that the command line names. Raises UserError.
+    """
+    with locked(folder):
+        text = broadcast_from_rank0(lambda: to_json(read_options(folder)).encode()).decode()
+        saved = options_from_json(text, f"{folder}/options.json")
+        if saved.trust_pickle and not given.trust_pickle:  # a file of options gives no consent
+            raise OptionError(f"the run in {folder} began with --trust-pickle; give it again to resume")
+        run = build(replace(merge_options(saved, given, named), device=given.device))
+        introduce(run)
+        broadcast_from_rank0(lambda: _tidy(folder))
+        return drive(run, folder, _newest(folder))
+
+
+def find_run(text: str, outdir: Path) -> Path:
+    """The run folder that --resume names: a path, or `latest` for the newest below `outdir`. Raises UserError."""
+    return Path(broadcast_from_rank0(lambda: str(_find_run(text, outdir)).encode()).decode())
+
+
+def _find_run(text: str, outdir: Path) -> Path:
+    if text != "latest":
+        if not Path(text).is_dir():
+            raise FileFormatError(f"--resume={text} is not a folder; give a run folder, or latest")
+        return Path(text)
+    folders = [] if not outdir.is_dir() else [folder for _, folder in numbered_folders(outdir)]
+    runs = [folder for folder in folders if (folder / "options.json").is_file()]
+    if not runs:
+        raise FileFormatError(f"--resume=latest finds no run below --outdir={outdir}; give the run folder")
+    return runs[-1]
+
+
+def _tidy(folder: Path) -> bytes:
+    remove_leftovers(folder)
+    return b""
+
+
+def _newest(folder: Path) -> tuple[dict, str] | None:
+    """Content and name of the newest whole checkpoint, read by rank 0 for all; damaged ones are named."""
+
+    def read() -> bytes:
+        checkpoints = Checkpoints(folder)
+        step, skipped = checkpoints.newest()
+        for text in skipped:
+            tqdm.write(f"Skipped: {text}", file=sys.stderr)
+        if step is None:
+            return b""
+        path = checkpoints.path(step)
+        return path.name.encode() + b"\n" + path.read_bytes()
+
+    name, _, data = broadcast_from_rank0(read).partition(b"\n")
+    return (parse(data, name.decode()), name.decode()) if name else None

@@ -1,0 +1,241 @@
+"""The trainer of one run: measures, refines, saves, keeps the best pickle."""
+
+import math
+import sys
+import time
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from tqdm import tqdm
+
+from gan_refine import assets
+from gan_refine.errors import NonFiniteError
+from gan_refine.evaluation import grid_latents, render
+from gan_refine.files import copy_atomic, require_space
+from gan_refine.foundation import distributed
+from gan_refine.generators import Bridged
+from gan_refine.interfaces import Generator
+from gan_refine.refine import Progress, RefineState, advance, diagnose, load_state, record_state
+from gan_refine.run.build import Run, class_notice, whole
+from gan_refine.run.checkpoint import Checkpoints
+from gan_refine.run.folder import RunFolder, table
+from gan_refine.run.history import RunHistory, check_replicas, needed_space, restore_best
+from gan_refine.run.report import measure_teacher_samples, summarize
+from gan_refine.run.signals import Signals, StopRequested
+from gan_refine.run.summary import Summary
+
+PHASE_SECONDS = 30  # between two lines that tell the phase of a run without ticks
+
+
+@dataclass(frozen=True)
+class StopRequest:
+    """What is asked for after a step, by any process: to stop, or to save a checkpoint."""
+
+    stop: bool
+    save: bool
+
+
+class Measured(NamedTuple):
+    """Of one generator: the first metric, which selects the best snapshot, and the recall; None if disabled."""
+
+    value: float | None
+    recall: float | None
+
+
+class Trainer:
+    """One run, from the state before refinement to the summary. Each process has one; rank 0 writes."""
+
+    def __init__(self, run: Run, folder: RunFolder, signals: Signals) -> None:
+        self.run = run
+        self.folder = folder
+        self.signals = signals
+        self.history = RunHistory()
+        self.state = RefineState(run.generator, run.objective, run.options.refine)
+        self.checkpoints = Checkpoints(folder.path, run.options.keep)
+        self.saved_at = self.reported_at = time.monotonic()
+        self.collapsed = False
+        self.grid = grid_latents(run.generator, run.options.refine.seed)
+        self.best_path = folder.path / "network-refined-best.pkl"
+        self.last_path = folder.path / "network-refined-last.pkl"
+
+    def start(self) -> None:
+        """Measures the state before refinement, whose pickle is the best so far. Ends with the first checkpoint."""
+        run = self.run
+        if self.folder.writes:
+            require_space(self.folder.path, needed_space(run, self.state, run.options.keep + 2), "this run")
+            run.gan.generator.write_original(self.best_path)
+            self.history.best_digest = assets.sha256(self.best_path)
+        classes = class_notice(run.generator.spec, run.teacher.denoiser.spec, run.options.labels)
+        for notice in [*([] if classes is None else [classes]), *run.objective.notices()]:
+            self.folder.say(notice)
+        if run.bridged and run.metric is not None:
+            self.folder.say(f"{run.metric.name} measures {run.measured_spec} images.")
+        self.folder.save_grid("fakes_init.png", render(whole(run.generator), self.grid))
+        with self.signals.raising(alone=distributed.get_world_size() == 1):
+            value, recall = self._measure(run.generator, "original")
+            self.history.before = self.history.best = value
+            self.history.recall_before = self.history.recall = recall
+            self.history.teacher_value = measure_teacher_samples(run, self.folder)
+        self._save()
+
+    def restore(self, content: dict, name: str) -> None:
+        """Goes back to a checkpoint; lines and pickles of later states are removed. Raises MismatchError."""
+        load_state(self.state, content["state"])
+        self.history = RunHistory(**content["history"])
+        self.folder.started = time.time() - self.history.seconds
+        self.folder.forget_after(self.history.kimg)
+        self.folder.say(f"Resumed from {name}, {self.state.phase}.")
+        if self.folder.writes:
+            restore_best(self.run, self.history, self.checkpoints, self.best_path, self.folder.say)
+
+    def refine(self) -> bool:
+        """Runs the loop. True at its end or collapse, False if asked to stop before; a checkpoint is saved in either case."""
+        total = self.run.options.refine.total_images
+        quiet = None if self.folder.writes else True
+        with tqdm(total=total, unit="img", file=sys.stderr, desc="refining", smoothing=0.1, disable=quiet) as bar:
+            try:
+                if self.history.pending:
+                    self._snapshot()
+                    self._save()
+                for progress in advance(self.state):
+                    bar.update(self.state.images - bar.n)
+                    if self._after_step(progress, bar):
+                        return self.collapsed
+            except StopRequested:
+                self._save()
+                return False
+            except NonFiniteError:
+                self._save()
+                raise
+        return True
+
+    def _after_step(self, progress: Progress | None, bar: tqdm) -> bool:
+        """Records, measures and saves what is due; returns whether the run is to end here."""
+        due = False
+        if progress is None:
+            self._tell_phase()
+        else:
+            nats = progress.health.remaining_nats()
+            self.reported_at = time.monotonic()
+            bar.set_postfix_str("" if nats is None else f"data-free gap {nats:.2f} nats")
+            self._record(progress)
+            if self.run.metric is None and nats is not None:
+                self._tell(f"data-free gap {nats:.3f} nats")
+            if nats is not None and self.history.first_nats is not None:
+                self.history.last_nats = nats
+            due = self.history.ticks % self.run.options.snap == 0 or self.state.finished
+            value = self._snapshot() if due else None
+            self.collapsed = self._collapsed(value, nats)
+        request = self._request()
+        if due or self.collapsed or request.stop or request.save:
+            self._save()
+        return self.collapsed or (request.stop and not self.state.finished)
+
+    def _tell(self, text: str) -> None:
+        self.folder.say(f"{self.history.kimg:8.3f} kimg  {text}  ({self.folder.seconds:.0f} s)")
+
+    def _tell_phase(self) -> None:
+        """A line now and then between ticks: warm-up and target pool take most of a short run."""
+        if time.monotonic() - self.reported_at > PHASE_SECONDS:
+            self.folder.say(f"{self.state.phase} ({self.folder.seconds:.0f} s)")
+            self.reported_at = time.monotonic()
+
+    def _request(self) -> StopRequest:
+        """Signals of all processes and the clock of rank 0, agreed on by all."""
+        minutes = self.run.options.snap_minutes
+        timer = bool(minutes) and distributed.is_rank0() and time.monotonic() - self.saved_at > minutes * 60
+        asked = distributed.sum_across(torch.tensor([self.signals.received is not None, timer], dtype=torch.int64))
+        return StopRequest(*(bool(count) for count in asked))
+
+    def finish(self, complete: bool = True) -> Summary:
+        """Writes summary.json and shows the table; the repeated evaluation is for runs that came to their end."""
+        kimg, seconds = self.state.images / 1000, self.folder.seconds
+        summary = summarize(self.run, self.history, kimg, self.best_path, seconds, complete)
+        self.folder.write_text("summary.json", summary.to_json())
+        self.folder.say("\n" + table(summary.rows()))
+        if summary.improved:
+            self.folder.say(f"{summary.metric}: {summary.verdict}")
+        elif self.run.metric is not None and complete:
+            self.folder.say("Nothing improved: the best pickle is the original.")
+        self.folder.say(f"Run folder: {self.folder.path}")
+        return summary
+
+    def _record(self, progress: Progress) -> None:
+        self.history.ticks += 1
+        self.history.kimg = progress.images / 1000
+        record = {"kimg": self.history.kimg, "seconds": round(self.folder.seconds, 2), "glr": progress.glr}
+        self.folder.append("stats.jsonl", record | progress.health.summary())
+
+    def _save(self) -> None:
+        """Saves a checkpoint, unless a weight is not finite: then the last good checkpoint stays."""
+        if not self.state.is_finite():
+            self.folder.say("The weights are not finite and were not saved; the last good checkpoint stays.")
+            return
+        self.history.seconds = self.folder.seconds
+        content = {**self.run.header, "history": vars(self.history), "state": record_state(self.state)}
+        if self.folder.writes:
+            require_space(self.folder.path, needed_space(self.run, self.state, 1), "the next checkpoint")
+            self.checkpoints.save(self.state.steps, content, self.history.best_step)
+        self.saved_at = time.monotonic()
+
+    def _snapshot(self) -> float | None:
+        """Measures the weight average and keeps its pickle if it is the best; returns the first metric."""
+        history = self.history
+        history.pending = True  # if this is interrupted, the resumed run starts with it
+        check_replicas(self.state)
+        if not self.state.is_finite():
+            raise NonFiniteError(diagnose(self.state))
+        average = self.state.average.module
+        name = f"fakes{self.state.images // 1000:06d}.png"
+        self.folder.save_grid(name, render(whole(average), self.grid))
+        if self.folder.writes:
+            average.export(self.last_path)
+        with self.signals.raising(alone=distributed.get_world_size() == 1):
+            value, recall = self._measure(average, name.removesuffix(".png"))
+        self._record_change(average)
+        if self.run.metric is None or (value is not None and history.best is not None and value < history.best):
+            history.best, history.best_kimg, history.best_step = value, history.kimg, self.state.steps
+            history.recall = recall
+            if self.folder.writes:
+                copy_atomic(self.last_path, self.best_path)
+                history.best_digest = assets.sha256(self.best_path)
+        history.pending = False
+        return value
+
+    def _record_change(self, average: Generator) -> None:
+        """How far a bridged generator has moved, in the band that its teacher sees and in the rest."""
+        if isinstance(average, Bridged):
+            change = average.change(self.grid)
+            self.folder.append("bridge.jsonl", {"kimg": self.history.kimg, **change})
+            self._tell(f"changed by {change['seen']:.4f} where the teacher sees, {change['unseen']:.4f} where not")
+
+    def _collapsed(self, value: float | None, nats: float | None) -> bool:
+        """Whether --stop-on-collapse ends this run: by the metric, or without one by the data-free estimate."""
+        self.history.first_nats = nats if self.history.first_nats is None else self.history.first_nats
+        start, now, what = self.history.before, value, "the metric"
+        if self.run.metric is None:
+            start, now, what = self.history.first_nats, nats, "the data-free estimate"
+        factor = self.run.options.stop_on_collapse
+        if not factor or start is None or now is None or (math.isfinite(now) and now <= factor * start):
+            return False
+        self.folder.say(f"Stopped: {what} went from {start:.3f} to {now:.3f}, beyond --stop-on-collapse={factor:g}.")
+        return True
+
+    def _measure(self, generator: Generator, snapshot: str) -> Measured:
+        started, run = time.time(), self.run
+        results, recalls = run.measure(generator), run.measure_recall(generator)
+        measured = [(result, run.measured_spec) for result in results]
+        measured += [(result, run.generator.spec) for result in recalls]
+        for result, spec in measured:  # only now: a signal may come while either is measured
+            record = {
+                "results": result.values,
+                "metric": result.metric,
+                "total_time": round(time.time() - started, 2),
+                "snapshot": snapshot,
+                "kimg": self.history.kimg,
+                "convention": result.convention | ({"images": str(spec)} if run.bridged else {}),
+            }
+            self.folder.append(f"metric-{result.metric}.jsonl", record)
+            self._tell("  ".join(f"{name} {value:.3f}" for name, value in result.values.items()))
+        return Measured(*(found[0].value if found else None for found in (results, recalls)))

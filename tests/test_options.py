@@ -1,0 +1,143 @@
+"""Options of a run: each hyperparameter has a flag, options.json holds what was resolved, a resumed run keeps it."""
+
+import functools
+import json
+import re
+import shlex
+from dataclasses import fields, replace
+
+import pytest
+from click.testing import CliRunner
+
+from gan_refine import assets
+from gan_refine.assets import download
+from gan_refine.cli.refine import EXAMPLES, KIMG, refine
+from gan_refine.config import RefineOptions, build_options, parse_spec, to_json, write_spec
+from gan_refine.errors import OptionError
+from gan_refine.objectives import OBJECTIVES, complete_spec
+from gan_refine.pickles import reader
+from gan_refine.run.build import build
+from gan_refine.run.options import RunOptions, absolute, merge_options, options_from_json
+from runs import write_pair
+
+FLAGS = {flag for parameter in refine.params for flag in parameter.opts}
+
+
+def dry_run(*arguments: str) -> dict:
+    """The options that a new run would write."""
+    result = CliRunner().invoke(refine, [*arguments, "--dry-run", "--metrics=none", "--device=cpu"])
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stderr[result.stderr.index("{") : result.stderr.rindex("}") + 1])
+
+
+def test_every_option_of_the_training_has_a_flag():
+    names = {field: name for name, field in KIMG.items()}
+    for field in fields(RefineOptions):
+        assert f"--{names.get(field.name, field.name).replace('_', '-')}" in FLAGS
+
+
+def test_help_lists_options_in_groups_with_units_and_examples():
+    text = CliRunner().invoke(refine, ["--help"]).output
+    headings = re.findall(r"^(\S.*):$", text, re.MULTILINE)
+    assert headings == ["Networks", "Training", "Objective and target pools", "Evaluation", "Run", "Other", "Examples"]
+    assert re.search(r"--kimg KIMG", text) and re.search(r"--gan PKL\|URL\|NAME", text)
+    assert text.count("gan-refine refine") + text.count("torchrun") >= 3
+
+
+def test_the_examples_of_the_help_are_valid():
+    for line in EXAMPLES.replace("\\\n", "").splitlines():
+        if line.startswith("gan-refine refine"):
+            dry_run(*shlex.split(line)[2:])
+    used = set(re.findall(r"--[a-z0-9-]+(?==)", EXAMPLES))
+    assert used - {"--nproc-per-node"} <= FLAGS
+
+
+def test_what_a_run_records_is_resolved_absolute_and_complete(tmp_path, monkeypatch):
+    gan = assets.resolve("gan", "fashion16")
+    monkeypatch.chdir(gan.parent)
+    options = dry_run(f"--gan={gan.name}", "--outdir=runs")
+    assert options["gan"] == str(gan) and options["gan_sha256"] == assets.sha256(gan)
+    assert options["teacher"] == "fashion16", "names of the catalog stay"
+    assert options["teacher_sha256"] == assets.catalog()["fashion16"].sha256["teacher"]
+    assert options["outdir"] == str(gan.parent / "runs")
+    assert options["objective"] == complete_spec("di-perceptual")
+    assert set(options) == {field.name for field in fields(RunOptions)}
+    assert set(options["refine"]) == {field.name for field in fields(RefineOptions)}
+
+
+def test_a_run_that_measures_records_the_detector_and_the_reference():
+    run = build(RunOptions(eval_images=10), dry_run=True)
+    assert (run.options.metrics, run.options.detector, run.options.fid_ref) == ("fd", "fashion16", "fashion16")
+    assert "auto" not in to_json(run.options)
+    again = build(run.options, dry_run=True)
+    assert again.options == run.options, "resolving what is resolved changes nothing"
+
+
+@pytest.mark.parametrize(
+    "arguments, objective, pool_images, glr",
+    [
+        ([], "di-perceptual", 8192, 4e-3),
+        (["--pool-kimg=0"], "diff-instruct", 0, 1e-4),
+        (["--objective=diff-instruct"], "diff-instruct", 8192, 4e-3),
+        (["--objective=sid"], "sid", 0, 1e-4),
+        (["--objective=sid", "--pool-kimg=0.5"], "sid", 500, 4e-3),
+        (["--objective=sid", "--glr=3e-5"], "sid", 0, 3e-5),
+        (["--gan=one-step:fashion16"], "di-perceptual", 8192, 1e-4),
+    ],
+)
+def test_the_objective_and_the_generator_decide_the_defaults(arguments, objective, pool_images, glr):
+    options = dry_run(*arguments)
+    assert parse_spec(options["objective"])[0] == objective
+    assert (options["refine"]["pool_images"], options["refine"]["glr"]) == (pool_images, glr)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_a_complete_spec_names_every_option_and_means_the_same(name):
+    cls = OBJECTIVES[name].Options
+    complete = complete_spec(name)
+    assert set(parse_spec(complete)[1]) == {field.name for field in fields(cls)}
+    assert build_options(cls, parse_spec(complete)[1], name) == cls()
+    assert complete_spec(complete) == complete == write_spec(name, cls())
+
+
+def test_a_resumed_run_takes_only_what_it_may_and_auto_asks_for_nothing(tmp_path):
+    saved = RunOptions(objective=complete_spec("sid"), detector="fashion16")
+    given = RunOptions(objective="sid", snap=3, refine=replace(RefineOptions(), tick_images=5))
+    merged = merge_options(saved, given, ["objective", "snap", "tick_images", "detector"])
+    assert merged == replace(saved, snap=3, refine=replace(saved.refine, tick_images=5))
+    with pytest.raises(OptionError, match="seed 0 \\(got 1\\)"):
+        merge_options(saved, RunOptions(refine=replace(RefineOptions(), seed=1)), ["seed"])
+    with pytest.raises(OptionError, match="objective sid,"):
+        merge_options(saved, RunOptions(objective="sid,alpha=1.0"), ["objective"])
+    assert options_from_json(to_json(saved), "options.json") == saved
+
+
+def test_paths_become_absolute_wherever_an_option_can_name_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.pkl").touch()
+    here = str(tmp_path / "net.pkl")
+    assert absolute("net.pkl") == here
+    assert absolute("one-step:net.pkl,sigma=3.0") == f"one-step:{here},sigma=3.0"
+    assert absolute("inception,path=net.pkl,depth=64") == f"inception,path={here},depth=64"
+    for text in ("auto", "fashion16", "teacher,steps=18", "https://example.org/net.pkl"):
+        assert absolute(text) == text
+    (tmp_path / "fashion16").mkdir()
+    assert absolute("fashion16") == "fashion16", "a name of the catalog wins over a folder"
+
+
+@pytest.mark.parametrize("gan", ["gan.pkl", "one-step:teacher.pkl"])
+def test_a_run_parses_and_hashes_each_network_file_once(gan, tmp_path, monkeypatch):
+    write_pair(tmp_path)
+    parsed, hashed = [], []
+    read_bytes, digest = reader.read_bytes, download._sha256.__wrapped__
+    monkeypatch.setattr(reader, "read_bytes", lambda path, *rest: parsed.append(path.name) or read_bytes(path, *rest))
+    counted = functools.lru_cache(lambda path, version: hashed.append(path.name) or digest(path, version))
+    monkeypatch.setattr(download, "_sha256", counted)
+    monkeypatch.chdir(tmp_path)
+    short = ["--metrics=fd", "--detector=fashion16", "--eval-images=8", "--fid-seeds=1", "--kimg=0.016", "--batch=8"]
+    short += ["--warmup-kimg=0.008", "--pool-kimg=0.008", "--teacher-steps=2", "--device=cpu", "--outdir=runs"]
+    result = CliRunner().invoke(refine, [f"--gan={gan}", "--teacher=teacher.pkl", *short], catch_exceptions=False)
+    assert result.exit_code == 0
+    inputs = {"gan.pkl", "teacher.pkl"} if gan == "gan.pkl" else {"teacher.pkl"}
+    assert sorted(name for name in parsed if name in inputs) == sorted(inputs)
+    assert sorted(name for name in hashed if name in inputs) == sorted(inputs)
