@@ -43,7 +43,7 @@ def test_hostile_file_is_refused_and_nothing_runs(verdicts: dict[str, Verdict], 
     verdict = verdicts[name]
     assert (verdict["outcome"], verdict["ran"]) == ("refused", False), verdict
     assert str(verdict["message"]).isprintable()
-    assert float(str(verdict["seconds"])) < 1
+    assert float(str(verdict["loops"])) < 10
     assert int(str(verdict["kib"])) < 200 << 10
 
 
@@ -51,7 +51,7 @@ def test_inspect_shows_every_hostile_file(verdicts: dict[str, Verdict]) -> None:
     found = {name: verdict for name, verdict in verdicts.items() if name.startswith("inspect ")}
     assert len(found) == len(HOSTILE) + len(FILES) + 400
     assert not {name: verdict for name, verdict in found.items() if verdict["outcome"] != "opened" or verdict["ran"]}
-    assert max(float(str(verdict["seconds"])) for verdict in found.values()) < 2, "it reads them twice"
+    assert max(float(str(verdict["loops"])) for verdict in found.values()) < 20, "it reads them twice"
     assert max(int(str(verdict["kib"])) for verdict in found.values()) < 200 << 10
 
 

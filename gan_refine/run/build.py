@@ -22,7 +22,7 @@ from gan_refine.evaluation import (
     open_recall,
     resolve_detector,
 )
-from gan_refine.generators import Bridged, BridgeOptions, PretrainedGenerator, bridge, can_bridge
+from gan_refine.generators import BridgeOptions, PretrainedGenerator, bridge, can_bridge
 from gan_refine.interfaces import Generator, ImageSpec, Objective
 from gan_refine.labels import UNIFORM, parse_frequencies
 from gan_refine.metrics import EMBEDDED_DETECTORS, MetricCollection, Result
@@ -67,12 +67,12 @@ class Run:
 
     @property
     def bridged(self) -> bool:
-        return isinstance(self.generator, Bridged)
+        return self.generator.full_size() is not self.generator
 
     @property
     def measured_spec(self) -> ImageSpec:
         """The images that the metric measures."""
-        return whole(self.generator).spec if self.full_size else self.generator.spec
+        return self.generator.full_size().spec if self.full_size else self.generator.spec
 
     def load_refined(self, path: Path) -> Generator:
         """A refined pickle of this run, on its device, whose latents are drawn as this run draws them."""
@@ -82,7 +82,7 @@ class Run:
         """All metrics, with the latents of the run's seed by default; none without a metric."""
         if self.metric is None:
             return []
-        shown = whole(generator) if self.full_size else self._at_teacher_size(generator)
+        shown = generator.full_size() if self.full_size else self._at_teacher_size(generator)
         return measure(shown, self.metric, self.options.refine.seed if seed is None else seed)
 
     def measure_recall(self, generator: Generator) -> list[Result]:
@@ -92,7 +92,7 @@ class Run:
         return measure(self._at_teacher_size(generator), self.recall.metrics, self.options.refine.seed)
 
     def _at_teacher_size(self, generator: Generator) -> Generator:
-        return self.generator.with_full_size(whole(generator)) if isinstance(self.generator, Bridged) else generator
+        return self.generator.with_full_size(generator.full_size())
 
 
 def build(options: RunOptions, automatic: Collection[str] = (), dry_run: bool = False) -> Run:
@@ -207,11 +207,6 @@ def bridge_options(text: str) -> BridgeOptions | None:
     return build_options(choose("bridge", name, {"resize": BridgeOptions}), options, "--bridge=resize")
 
 
-def whole(generator: Generator) -> Generator:
-    """The generator itself, without the bridge to its teacher."""
-    return generator.generator if isinstance(generator, Bridged) else generator
-
-
 def choose_metric(
     options: RunOptions, generator: Generator, bridging: BridgeOptions | None, teacher: Teacher
 ) -> tuple[MetricCollection | None, bool]:
@@ -219,7 +214,7 @@ def choose_metric(
     if bridging is None or bridging.measure == "teacher":
         return make_metric(options, generator.spec, teacher), False
     try:
-        return make_metric(options, whole(generator).spec, None), True
+        return make_metric(options, generator.full_size().spec, None), True
     except (MismatchError, OptionError):
         if bridging.measure == "full":
             raise

@@ -19,7 +19,7 @@ from gan_refine.errors import UserError
 from gan_refine.files import atomic_file
 from gan_refine.foundation import distributed
 from gan_refine.refine import fit_batch
-from gan_refine.run.build import Run, build, whole
+from gan_refine.run.build import Run, build
 from gan_refine.run.folder import RunFolder, new_folder, numbered_folders
 from gan_refine.run.history import check_header
 from gan_refine.run.options import RunOptions, description
@@ -63,7 +63,7 @@ def _fitted(run: Run) -> RunOptions:
 def introduce(run: Run) -> None:
     """One line that names both networks and what their images are."""
     if distributed.is_rank0():
-        gan = f"{run.options.gan}, {whole(run.generator).spec}"
+        gan = f"{run.options.gan}, {run.generator.full_size().spec}"
         teacher = f"{run.options.teacher}, {run.teacher.denoiser.spec}"
         tqdm.write(
             f"GAN: {gan}. Teacher: {teacher}. Objective: {parse_spec(run.options.objective)[0]}.", file=sys.stderr

@@ -14,10 +14,9 @@ from gan_refine.errors import NonFiniteError
 from gan_refine.evaluation import grid_latents, render
 from gan_refine.files import copy_atomic, require_space
 from gan_refine.foundation import distributed
-from gan_refine.generators import Bridged
 from gan_refine.interfaces import Generator
 from gan_refine.refine import Progress, RefineState, advance, diagnose, load_state, record_state
-from gan_refine.run.build import Run, class_notice, whole
+from gan_refine.run.build import Run, class_notice
 from gan_refine.run.checkpoint import Checkpoints
 from gan_refine.run.folder import RunFolder, table
 from gan_refine.run.history import RunHistory, check_replicas, needed_space, restore_best
@@ -71,7 +70,7 @@ class Trainer:
             self.folder.say(notice)
         if run.bridged and run.metric is not None:
             self.folder.say(f"{run.metric.name} measures {run.measured_spec} images.")
-        self.folder.save_grid("fakes_init.png", render(whole(run.generator), self.grid))
+        self.folder.save_grid("fakes_init.png", render(run.generator.full_size(), self.grid))
         with self.signals.raising(alone=distributed.get_world_size() == 1):
             value, recall = self._measure(run.generator, "original")
             self.history.before = self.history.best = value
@@ -188,7 +187,7 @@ class Trainer:
             raise NonFiniteError(diagnose(self.state))
         average = self.state.average.module
         name = f"fakes{self.state.images // 1000:06d}.png"
-        self.folder.save_grid(name, render(whole(average), self.grid))
+        self.folder.save_grid(name, render(average.full_size(), self.grid))
         if self.folder.writes:
             average.export(self.last_path)
         with self.signals.raising(alone=distributed.get_world_size() == 1):
@@ -205,8 +204,8 @@ class Trainer:
 
     def _record_change(self, average: Generator) -> None:
         """How far a bridged generator has moved, in the band that its teacher sees and in the rest."""
-        if isinstance(average, Bridged):
-            change = average.change(self.grid)
+        change = average.change(self.grid)
+        if change:
             self.folder.append("bridge.jsonl", {"kimg": self.history.kimg, **change})
             self._tell(f"changed by {change['seen']:.4f} where the teacher sees, {change['unseen']:.4f} where not")
 
