@@ -1,6 +1,6 @@
 """gan_refine: refine a pretrained GAN with a pretrained diffusion model and no data set (Diff-Instruct, arXiv:2305.18455).
 
-The embedded pair `fashion16`, refined as in the paper and written to a pickle that opens wherever the original did:
+The embedded pair `fashion16`, refined by Diff-Instruct without target pools; the refined pickle opens wherever the original did:
 
     from pathlib import Path
     import gan_refine
@@ -10,7 +10,7 @@ The embedded pair `fashion16`, refined as in the paper and written to a pickle t
     objective = gan_refine.build_objective("diff-instruct", teacher)
     options = gan_refine.RefineOptions(total_images=24_576, pool_images=0, glr=1e-4)
     for progress in gan_refine.refine(generator, objective, options):
-        print(progress.images, progress.health)
+        print(progress.images, progress.health.remaining_nats())
     progress.average.export(Path("refined.pkl"))
     print(gan_refine.evaluate(progress.average, images=10_000))
 

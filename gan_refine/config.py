@@ -72,7 +72,7 @@ class RefineOptions:
         parse_parts(self.train)
         if self.batch % self.batch_gpu:
             raise OptionError(
-                f"--batch={self.batch} is not a multiple of --batch-gpu={self.batch_gpu}; choose one that divides it"
+                f"--batch={self.batch} is not a multiple of --batch-gpu={self.batch_gpu}; choose a --batch-gpu that divides --batch"
             )
 
 

@@ -145,7 +145,7 @@ def test_a_dropped_connection_is_resumed(server: Server) -> None:
 
 def test_the_next_command_resumes(server: Server, cache: Path) -> None:
     server.behaviour.drops = [4 * BLOCK, 0, 0]
-    assert "run the same command again to resume" in refused(Source(server.url))
+    assert "run the same command again to continue the download" in refused(Source(server.url))
     assert leftovers(cache) == ["model.pkl.lock", "model.pkl.part", "model.pkl.part.json"]
     server.behaviour.requests.clear()
     assert fetch(Source(server.url), HURRY).read_bytes() == CONTENT

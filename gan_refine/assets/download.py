@@ -27,7 +27,7 @@ from gan_refine.files import atomic_file
 CACHE_VARIABLE = "GAN_REFINE_CACHE"
 OFFLINE_VARIABLE = "GAN_REFINE_OFFLINE"
 BLOCK = 1 << 16
-_AGAIN = "run the same command again to resume"
+_AGAIN = "run the same command again to continue the download"
 
 
 @dataclass(frozen=True)

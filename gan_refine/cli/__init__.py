@@ -1,4 +1,4 @@
-"""The command `gan-refine COMMAND`, also `python -m gan_refine COMMAND`: one file a command."""
+"""The command `gan-refine COMMAND`, also `python -m gan_refine COMMAND`: one file per command."""
 
 import sys
 

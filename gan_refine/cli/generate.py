@@ -1,4 +1,4 @@
-"""`python -m gan_refine generate`: images of a generator, one PNG a seed."""
+"""`python -m gan_refine generate`: images of a generator, one PNG per seed."""
 
 import re
 import sys

@@ -41,7 +41,7 @@ def report(found: Description) -> str:
     if found.sources:
         lines += ["", "embedded sources (not run)"]
     for source in found.sources:
-        owner = "this installation's" if source.ours else "another"
+        owner = "as in this installation" if source.ours else "another than this installation has"
         lines.append(f"  {source.sha256}  {source.lines} lines, {owner}: {', '.join(source.classes)}")
     return "\n".join(lines)
 

@@ -50,7 +50,7 @@ gan-refine refine --objective=diff-instruct --pool-kimg=0 --warmup-kimg=0 --batc
 @option(NETWORKS, "--gan", metavar="PKL|URL|NAME", default=DEFAULTS.gan,
         help="Generator: StyleGAN2 pickle or state dict, embedded name, or one-step:TEACHER,sigma=2.5.")
 @option(NETWORKS, "--which", type=click.Choice(["G_ema", "G"]), default=DEFAULTS.which,
-        help="Network of the GAN's file to refine; the result is written to both.")
+        help="Network of the GAN's file to refine; the result is written to both G and G_ema.")
 @option(NETWORKS, "--teacher", metavar="PKL|URL|NAME", default=DEFAULTS.teacher,
         help="Diffusion teacher: EDM pickle or state dict, or embedded name.")
 @option(NETWORKS, "--bridge", metavar="SPEC", default=DEFAULTS.bridge,
@@ -58,7 +58,7 @@ gan-refine refine --objective=diff-instruct --pool-kimg=0 --warmup-kimg=0 --batc
         "resize[,anchor=1,filter=lanczos|box,measure=auto|full|teacher].")
 @option(NETWORKS, "--train", metavar="PARTS", default=TRAINING_DEFAULTS.train,
         help="Trained parts of a StyleGAN2: all, or a list of mapping, synthesis, affine, noise, each with a multiple of --glr"
-        " such as synthesis,affine:0.1. Other parts keep their bits.")
+        " such as synthesis,affine:0.1. Other parts stay bit-identical.")
 @labels_option(NETWORKS)
 @noise_mode_option(NETWORKS)
 @trust_pickle_option(NETWORKS)
@@ -81,7 +81,7 @@ gan-refine refine --objective=diff-instruct --pool-kimg=0 --warmup-kimg=0 --batc
 @option(TRAINING, "--beta1", metavar="FLOAT", type=float, default=TRAINING_DEFAULTS.beta1, help="Adam's beta1.")
 @option(TRAINING, "--beta2", metavar="FLOAT", type=float, default=TRAINING_DEFAULTS.beta2, help="Adam's beta2.")
 @option(TRAINING, "--ema-kimg", metavar="KIMG", type=float, default=TRAINING_DEFAULTS.ema_halflife_images / 1000,
-        help="Half-life of the generator's weight average.")
+        help="Half-life of the exponential moving average (EMA) of the generator's weights.")
 @option(TRAINING, "--ema-rampup", metavar="SHARE", type=float, default=TRAINING_DEFAULTS.ema_rampup,
         help="The half-life is at most this share of the images so far; 0 = no ramp-up.")
 @option(TRAINING, "--l2-images", metavar="FLOAT", type=float, default=TRAINING_DEFAULTS.l2_images,
@@ -89,7 +89,7 @@ gan-refine refine --objective=diff-instruct --pool-kimg=0 --warmup-kimg=0 --batc
 @option(TRAINING, "--clip-grad", metavar="FLOAT", type=float, default=TRAINING_DEFAULTS.clip_grad,
         help="Largest norm of a gradient; 0 = no clipping.")
 @option(TRAINING, "--max-skips", metavar="INT", type=int, default=TRAINING_DEFAULTS.max_skips,
-        help="Stop after so many steps in a row whose gradient is not finite.")
+        help="Stop after this many consecutive steps whose gradient is not finite.")
 @option(TRAINING, "--recompute/--no-recompute", default=DEFAULTS.recompute,
         help="Recompute the U-Nets' activations in the backward pass: less memory, more time.")
 @option(TRAINING, "--seed", metavar="INT", type=int, default=TRAINING_DEFAULTS.seed,
@@ -111,7 +111,8 @@ gan-refine refine --objective=diff-instruct --pool-kimg=0 --warmup-kimg=0 --batc
 @option(OBJECTIVE, "--pool-step-size-decay", metavar="FLOAT", type=float, default=TRAINING_DEFAULTS.pool_step_size_decay,
         help="In round r the step size is divided by r to this power.")
 @option(EVALUATION, "--metrics", metavar="LIST|none", default=DEFAULTS.metrics,
-        help="auto (fd), none, or a list of fd, kd, is, pr, dc; the first metric selects the best snapshot.")
+        help="auto (fd), none, or a list of fd, kd, is, pr, dc; fid and kid are fd and kd in Inception features. "
+        "The first metric selects the best snapshot.")
 @option(EVALUATION, "--detector", metavar="SPEC", default=DEFAULTS.detector,
         help="auto (the embedded one that fits), an embedded name, inception[,path=FILE], efficientnet-lite0, "
         "torchscript,path=FILE.")
@@ -125,7 +126,7 @@ gan-refine refine --objective=diff-instruct --pool-kimg=0 --warmup-kimg=0 --batc
 @option(EVALUATION, "--recall", metavar="INT", type=int, default=DEFAULTS.recall,
         help="Samples per side for the recall of the teacher's samples, before and at snapshots; at least 4, 0 = off.")
 @option(EVALUATION, "--fid-seeds", metavar="INT", type=int, default=DEFAULTS.fid_seeds,
-        help="Repeat the evaluation before and after with so many sets of new latents, at the end of the run; 0 = off.")
+        help="Repeat the evaluation before and after with this many sets of new latents, at the end of the run; 0 = off.")
 @option(EVALUATION, "--stop-on-collapse", metavar="FACTOR", type=float, default=DEFAULTS.stop_on_collapse,
         help="Stop when the first metric (without one: the data-free estimate) exceeds its start by this factor; above 1, 0 = "
         "never.")
@@ -138,7 +139,7 @@ gan-refine refine --objective=diff-instruct --pool-kimg=0 --warmup-kimg=0 --batc
 @option(RUN, "--snap-minutes", metavar="MINUTES", type=float, default=DEFAULTS.snap_minutes,
         help="Also save a checkpoint at this interval; 0 = off.")
 @option(RUN, "--keep", metavar="INT", type=int, default=DEFAULTS.keep,
-        help="Checkpoints to keep beside that of the best pickle.")
+        help="Recent checkpoints to keep, in addition to that of the best pickle.")
 @device_option(RUN)
 @option(RUN, "--resume", metavar="DIR|latest", default=None,
         help="Resume the run in this folder, or the latest below --outdir.")

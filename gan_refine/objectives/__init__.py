@@ -1,4 +1,4 @@
-"""Objectives: where the generator's gradient comes from, one file an idea, chosen by name from the table OBJECTIVES."""
+"""Objectives: where the generator's gradient comes from, one file per idea, chosen by name from the table OBJECTIVES."""
 
 from collections.abc import Mapping
 

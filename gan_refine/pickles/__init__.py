@@ -8,7 +8,7 @@ from gan_refine.pickles.construct import (
     build_teacher,
 )
 from gan_refine.pickles.describe import Description, EmbeddedNetwork, describe
-from gan_refine.pickles.export import one_step_sigma, read_networks, write_gan, write_one_step, write_state_dict
+from gan_refine.pickles.network_files import one_step_sigma, read_networks, write_gan, write_one_step, write_state_dict
 from gan_refine.pickles.reader import read_pickle
 from gan_refine.pickles.records import (
     DAMAGE_ERRORS,

@@ -13,7 +13,7 @@ from gan_refine.errors import FileFormatError
 from gan_refine.networks import edm_precond, edm_unet, stylegan2
 from gan_refine.networks.edm_precond import PRECONDITIONINGS
 from gan_refine.pickles.arguments import plain_arguments
-from gan_refine.pickles.export import one_step_sigma, read_networks
+from gan_refine.pickles.network_files import one_step_sigma, read_networks
 from gan_refine.pickles.reader import read_bytes, read_pickle
 from gan_refine.pickles.records import (
     DAMAGE_ERRORS,

@@ -1,4 +1,4 @@
-"""Target pools: images of the generator moved along the objective's gradient, which the generator then learns to make."""
+"""Target pools: images of the generator moved against the objective's gradient, which the generator then learns to make."""
 
 from typing import NamedTuple, TypedDict
 

@@ -1,4 +1,4 @@
-"""Teachers: pretrained denoisers, one file a format."""
+"""Teachers: pretrained denoisers, one file per format."""
 
 from gan_refine.teachers.any_module import load_any_teacher
 from gan_refine.teachers.edm import EdmTeacher, edm_network, load_edm, recompute_activations

@@ -1,0 +1,1 @@
+"""One run: build, trainer, checkpoint, run folder, resume, launch, signals, report."""
