@@ -15,10 +15,11 @@ import run_refine
 from gan_refine.cli import cli
 from gan_refine.cli.main import run_command
 from gan_refine.errors import FileFormatError, MismatchError, OptionError
+from gan_refine.evaluation import Teacher
 from gan_refine.generators import OneStep, OneStepOptions, one_step_of
 from gan_refine.pickles import build_teacher, read_networks, write_networks
 from gan_refine.run.networks import open_gan
-from gan_refine.teachers import load_edm
+from gan_refine.teachers import EdmTeacher, load_edm
 
 
 @pytest.fixture(scope="module")
@@ -163,6 +164,14 @@ def test_evaluate_measures_one_step_generators(tmp_path, monkeypatch, capsys):
 def test_bad_specs_are_named(text, message):
     with pytest.raises((OptionError, FileFormatError), match=message):
         open_gan(text)
+
+
+def test_a_trusted_teacher_is_no_one_step_generator(tmp_path):
+    """Its code is not ours, and the file says so at once, whether or not it was opened before as the teacher."""
+    (tmp_path / "foreign.pkl").write_bytes(b"no network")
+    with pytest.raises(FileFormatError, match=r"foreign\.pkl"):
+        teacher = Teacher(tmp_path / "foreign.pkl", EdmTeacher(small_unet(8)))
+        open_gan(f"one-step:{tmp_path / 'foreign.pkl'}", trust=True, teacher=teacher)
 
 
 def test_other_files_are_refused(teachers, tmp_path):

@@ -121,8 +121,11 @@ def test_paths_become_absolute_wherever_an_option_can_name_one(tmp_path, monkeyp
     assert absolute("inception,path=net.pkl,depth=64") == f"inception,path={here},depth=64"
     for text in ("auto", "fashion16", "teacher,steps=18", "https://example.org/net.pkl"):
         assert absolute(text) == text
-    (tmp_path / "fashion16").mkdir()
-    assert absolute("fashion16") == "fashion16", "a name of the catalog wins over a folder"
+    for name in ("fashion16", "teacher", "auto", "inception", "efficientnet-lite0"):
+        (tmp_path / name).mkdir()
+        assert absolute(name) == name, "a name wins over a folder, as where it is opened"
+    assert absolute("teacher,steps=18") == "teacher,steps=18"
+    assert absolute("inception,path=net.pkl") == f"inception,path={here}"
 
 
 @pytest.mark.parametrize("gan", ["gan.pkl", "one-step:teacher.pkl"])

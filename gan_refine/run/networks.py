@@ -31,12 +31,13 @@ class Gan:
 
 
 def open_gan(text: str, which: str = "G_ema", trust: bool = False, teacher: Teacher | None = None) -> Gan:
-    """The generator of a --gan option, on the CPU; its file is opened and parsed once. Raises UserError.
+    """The generator of a --gan option; its file is opened and parsed once. Raises UserError.
 
-    A one-step generator of `teacher`'s file takes the network that is open already.
+    It is on the CPU, except that a one-step generator of `teacher`'s file copies the network that is open already. With `trust`
+    that network may be of any class, and the file is read again without running it.
     """
     if text.partition(":")[0] == ONE_STEP:
-        return _one_step(text, teacher)
+        return _one_step(text, None if trust else teacher)
     path = assets.resolve("gan", text)
     trusted = family("data", text, path, trust) == TRUSTED
 

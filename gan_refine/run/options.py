@@ -9,10 +9,12 @@ from gan_refine import assets
 from gan_refine.config import RefineOptions, parse_spec, require
 from gan_refine.errors import FileFormatError, OptionError
 from gan_refine.labels import UNIFORM
+from gan_refine.metrics import DETECTORS
 from gan_refine.objectives import complete_spec
 
 AUTO = "auto"
 DEFAULT_PAIR = "fashion16"
+NAMES = {AUTO, "teacher", *DETECTORS}  # what --detector and --fid-ref never take for paths
 
 # What a resumed run may change: nothing of it moves a weight or the choice of the best snapshot.
 FREE = {"outdir", "desc", "device", "snap", "snap_minutes", "keep", "fid_seeds", "stop_on_collapse", "recompute"}
@@ -85,7 +87,7 @@ def absolute(text: str) -> str:
     if colon and prefix == "one-step":
         return f"{prefix}:{absolute(rest)}"
     head, *options = text.split(",")
-    named = head in assets.catalog() or head in assets.public_files()
+    named = head in NAMES or head in assets.catalog() or head in assets.public_files()
     parts = [str(Path(head).resolve()) if Path(head).exists() and not named else head]
     for option in options:
         key, equals, value = option.partition("=")
