@@ -12,10 +12,14 @@ import click
 from tqdm import tqdm
 
 from gan_refine.cli.options import (
+    GAN,
     SETTINGS,
+    TEACHER,
     GroupedCommand,
     check_device,
+    detector_option,
     device_option,
+    fid_ref_option,
     labels_option,
     noise_mode_option,
     option,
@@ -95,22 +99,19 @@ class EvaluateOptions:
 # fmt: off
 @click.command("evaluate", cls=GroupedCommand, context_settings=SETTINGS)
 @option(NETWORKS, "--gan", "gans", metavar="PKL|URL|NAME", multiple=True, required=True,
-        help="Generator: StyleGAN2 pickle or state dict, or embedded name. Repeat it to compare others with the first.")
+        help=GAN + " Repeat it to compare others with the first.")
 @option(NETWORKS, "--teacher", metavar="PKL|URL|NAME", default=None,
-        help="Diffusion teacher for --fid-ref=teacher and --teacher-steps: EDM pickle or state dict, or embedded name.")
+        help=TEACHER + " For --fid-ref=teacher and --teacher-steps.")
 @labels_option(NETWORKS)
 @noise_mode_option(NETWORKS)
 @trust_pickle_option(NETWORKS)
 @option(EVALUATION, "--metrics", metavar="LIST", default="fd",
         help="Any of fd, kd, is, pr, dc, each with its options: fd,infinity=true,kd,subsets=50. fid and kid are fd and kd in "
         "Inception features.")
-@option(EVALUATION, "--detector", metavar="NAME", default="auto",
-        help="auto, fashion16, fashion32, inception, efficientnet-lite0 or torchscript,path=FILE. auto is the embedded detector "
-        "for the images.")
-@option(EVALUATION, "--fid-ref", metavar="REF", default="auto",
-        help="Reference: auto, teacher[,steps=18,images=10000], an .npz file, or a folder or zip file of images.")
+@detector_option(EVALUATION)
+@fid_ref_option(EVALUATION)
 @option(EVALUATION, "--images", metavar="INT", type=int, default=10_000,
-        help="Images of each generator, at least 2; 50000 for fid50k_full.")
+        help="Images of each generator, at least 2; 50000 to compare with published FIDs.")
 @option(EVALUATION, "--seed", metavar="INT", type=int, default=0, help="Random seed of the latents; at least 0.")
 @option(EVALUATION, "--fid-seeds", metavar="INT", type=int, default=1,
         help="Sets of latents, with the seeds seed, seed + 1, ...; two or more give confidence intervals.")

@@ -11,8 +11,16 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from gan_refine.cli.evaluate import check_device
-from gan_refine.cli.options import trust_pickle_option
+from gan_refine.cli.options import (
+    GAN,
+    SETTINGS,
+    GroupedCommand,
+    check_device,
+    device_option,
+    noise_mode_option,
+    option,
+    trust_pickle_option,
+)
 from gan_refine.config import require
 from gan_refine.errors import MismatchError, OptionError, UserError
 from gan_refine.evaluation import render
@@ -24,6 +32,7 @@ from gan_refine.run.networks import open_gan
 MAX_IMAGES = 1_000_000
 MAX_SEED = 2**32 - 1  # numpy's
 BATCH = 16
+NETWORKS, IMAGES, OUTPUT = "Networks", "Images", "Output"
 
 
 @dataclass(frozen=True)
@@ -35,28 +44,22 @@ class Picture:
     name: str
 
 
-def default_device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-@click.command("generate", context_settings={"show_default": True, "max_content_width": 120})
-@click.option("--gan", required=True, help="StyleGAN2 network pickle or state dict, or the name of an embedded pair.")
-@click.option("--which", type=click.Choice(["G_ema", "G"]), default="G_ema", help="The file's generator.")
-@click.option("--seeds", default="0-35", help="Numbers and ranges: 0-35 or 1,2,5-9. The same as in StyleGAN's tools.")
-@click.option("--trunc", type=float, default=1.0, help="Truncation psi: 1 for full diversity, 0 for the mean image.")
-@click.option("--class", "classes", default=None, help="Class of a conditional generator, or several: 0-9.")
-@click.option("--noise-mode", type=click.Choice(["const", "random"]), default="const", help="The network's own noise.")
-@click.option("--outdir", required=True, help="Where to write seedNNNN.png.")
-@click.option(
-    "--grid", is_flag=True, help="Also write grid.png with all images, a row a seed if there are several classes."
-)
-@click.option(
-    "--device",
-    default=default_device,
-    show_default=False,
-    help="cpu, cuda, cuda:1 ...  [default: a GPU if there is one]",
-)
-@trust_pickle_option("Networks")
+# fmt: off
+@click.command("generate", cls=GroupedCommand, context_settings=SETTINGS)
+@option(NETWORKS, "--gan", metavar="PKL|URL|NAME", required=True, help=GAN)
+@option(NETWORKS, "--which", type=click.Choice(["G_ema", "G"]), default="G_ema", help="Network of the GAN's file.")
+@noise_mode_option(NETWORKS, default="const")
+@trust_pickle_option(NETWORKS)
+@option(IMAGES, "--seeds", metavar="SEEDS", default="0-35",
+        help="Numbers and ranges, such as 0-35 or 1,2,5-9, with the latents of StyleGAN's tools.")
+@option(IMAGES, "--trunc", metavar="FLOAT", type=float, default=1.0,
+        help="Truncation psi: 1 for full diversity, 0 for the mean image.")
+@option(IMAGES, "--class", "classes", metavar="CLASSES", default=None,
+        help="Class of a conditional generator, or several such as 0-9.")
+@option(OUTPUT, "--outdir", metavar="DIR", required=True, help="Where to write seedNNNN.png.")
+@option(OUTPUT, "--grid", is_flag=True,
+        help="Also write grid.png with all images, one row per seed if there are several classes.")
+@device_option(OUTPUT)
 def generate(
     gan: str,
     which: str,
@@ -100,6 +103,7 @@ def generate(
         raise UserError(
             f"cannot write to --outdir={outdir} ({error.strerror}); choose a folder that you may write to"
         ) from error
+# fmt: on
 
 
 def images(generator: PretrainedGenerator, pictures: list[Picture], random_noise: bool = False) -> Iterator[PixelBytes]:

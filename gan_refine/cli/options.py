@@ -13,6 +13,8 @@ from gan_refine.labels import UNIFORM
 
 F = TypeVar("F", bound=Callable[..., object])
 SETTINGS = {"show_default": True, "max_content_width": 120}
+GAN = "Generator: StyleGAN2 pickle or state dict, embedded or public name, or one-step:TEACHER,sigma=2.5."
+TEACHER = "Diffusion teacher: EDM pickle or state dict, or embedded or public name."
 
 
 class GroupedOption(click.Option):
@@ -45,6 +47,21 @@ class GroupedCommand(click.Command):
 def option(group: str, *names: str, metavar: str | None = None, help: str, **kwargs) -> Callable[[F], F]:
     """click.option in a group of the help."""
     return click.option(*names, cls=GroupedOption, group=group, metavar=metavar, help=help, **kwargs)
+
+
+def detector_option(group: str) -> Callable[[F], F]:
+    """--detector, whose features the metrics use."""
+    text = "auto (the embedded one that fits), an embedded name, inception[,path=FILE], efficientnet-lite0, torchscript,path=FILE."
+    return option(group, "--detector", metavar="SPEC", default="auto", help=text)
+
+
+def fid_ref_option(group: str) -> Callable[[F], F]:
+    """--fid-ref, what the metrics compare with."""
+    text = (
+        "Reference: auto (the detector's own), teacher[,steps=18,images=10000], an .npz file by path, URL or public name, "
+        "or a folder or a zip of images."
+    )
+    return option(group, "--fid-ref", metavar="SPEC", default="auto", help=text)
 
 
 def labels_option(group: str) -> Callable[[F], F]:

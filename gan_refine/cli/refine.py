@@ -7,10 +7,14 @@ import click
 from click.core import ParameterSource
 
 from gan_refine.cli.options import (
+    GAN,
     SETTINGS,
+    TEACHER,
     GroupedCommand,
     check_device,
+    detector_option,
     device_option,
+    fid_ref_option,
     labels_option,
     noise_mode_option,
     option,
@@ -47,12 +51,10 @@ gan-refine refine --objective=diff-instruct --pool-kimg=0 --warmup-kimg=0 --batc
 
 # fmt: off
 @click.command("refine", cls=GroupedCommand, context_settings=SETTINGS, epilog=EXAMPLES)
-@option(NETWORKS, "--gan", metavar="PKL|URL|NAME", default=DEFAULTS.gan,
-        help="Generator: StyleGAN2 pickle or state dict, embedded name, or one-step:TEACHER,sigma=2.5.")
+@option(NETWORKS, "--gan", metavar="PKL|URL|NAME", default=DEFAULTS.gan, help=GAN)
 @option(NETWORKS, "--which", type=click.Choice(["G_ema", "G"]), default=DEFAULTS.which,
         help="Network of the GAN's file to refine; the result is written to both G and G_ema.")
-@option(NETWORKS, "--teacher", metavar="PKL|URL|NAME", default=DEFAULTS.teacher,
-        help="Diffusion teacher: EDM pickle or state dict, or embedded name.")
+@option(NETWORKS, "--teacher", metavar="PKL|URL|NAME", default=DEFAULTS.teacher, help=TEACHER)
 @option(NETWORKS, "--bridge", metavar="SPEC", default=DEFAULTS.bridge,
         help="For a GAN 2, 4, 8, ... times as large as its teacher: "
         "resize[,anchor=1,filter=lanczos|box,measure=auto|full|teacher].")
@@ -113,12 +115,8 @@ gan-refine refine --objective=diff-instruct --pool-kimg=0 --warmup-kimg=0 --batc
 @option(EVALUATION, "--metrics", metavar="LIST|none", default=DEFAULTS.metrics,
         help="auto (fd), none, or a list of fd, kd, is, pr, dc; fid and kid are fd and kd in Inception features. "
         "The first metric selects the best snapshot.")
-@option(EVALUATION, "--detector", metavar="SPEC", default=DEFAULTS.detector,
-        help="auto (the embedded one that fits), an embedded name, inception[,path=FILE], efficientnet-lite0, "
-        "torchscript,path=FILE.")
-@option(EVALUATION, "--fid-ref", metavar="SPEC", default=DEFAULTS.fid_ref,
-        help="Reference: auto (the detector's own), teacher[,steps=18,images=10000], an .npz file, a folder or a zip of "
-        "images.")
+@detector_option(EVALUATION)
+@fid_ref_option(EVALUATION)
 @option(EVALUATION, "--eval-images", metavar="INT", type=int, default=DEFAULTS.eval_images,
         help="Images per evaluation; at least 2.")
 @option(EVALUATION, "--teacher-steps", metavar="INT", type=int, default=DEFAULTS.teacher_steps,
