@@ -5,6 +5,7 @@ Non-saturating logistic loss with lazy R1 (arXiv:1912.04958, section 4 and appen
 
 import copy
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -18,25 +19,43 @@ from recipes import fashion
 from recipes.training import Checkpoint
 
 R1_INTERVAL = 16  # steps between two penalties, each weighted by the interval (lazy regularisation)
-CHANNEL_BASE = {"fashion16": 512, "fashion16-cond": 512, "fashion32": 1024}
+NOISE_STRENGTH = 0.1  # at the start, where StyleGAN2 has 0: too little of it is learned at 16 pixels to matter
+
+
+@dataclass(frozen=True)
+class Size:
+    """Width and depth of one generator and its discriminator: channels are min(base / resolution, channel_max)."""
+
+    channel_base: int
+    channel_max: int
+    z_dim: int
+    mapping_layers: int
+
+
+SIZES = {
+    "fashion16": Size(1024, 128, z_dim=128, mapping_layers=4),
+    "fashion16-cond": Size(512, 64, z_dim=64, mapping_layers=2),
+    "fashion32": Size(1024, 64, z_dim=64, mapping_layers=2),
+}
 
 
 def generator_kwargs(name: str) -> dict:
     """Constructor arguments of the generator of that name."""
+    size = SIZES[name]
     return {
-        "z_dim": 64,
+        "z_dim": size.z_dim,
         "c_dim": fashion.NUM_CLASSES[name],
-        "w_dim": 64,
+        "w_dim": size.z_dim,
         "img_resolution": fashion.RESOLUTIONS[name],
         "img_channels": 1,
-        "mapping_kwargs": {"num_layers": 2},
-        "synthesis_kwargs": {"channel_base": CHANNEL_BASE[name], "channel_max": 64},
+        "mapping_kwargs": {"num_layers": size.mapping_layers},
+        "synthesis_kwargs": {"channel_base": size.channel_base, "channel_max": size.channel_max},
     }
 
 
 def discriminator_kwargs(name: str) -> dict:
     """Constructor arguments of its discriminator."""
-    widths = {"channel_base": CHANNEL_BASE[name], "channel_max": 64}
+    widths = {"channel_base": SIZES[name].channel_base, "channel_max": SIZES[name].channel_max}
     resolution = fashion.RESOLUTIONS[name]
     classes = fashion.NUM_CLASSES[name]
     return {"c_dim": classes, "img_resolution": resolution, "img_channels": 1, "architecture": "orig", **widths}
@@ -58,6 +77,9 @@ class Trainer:
         self.data, self.batch, self.r1_gamma, self.ema_images = data, batch, r1_gamma, ema_images
         self.device = data.pixels.device
         self.generator = Generator(**generator_kwargs(name)).train().to(self.device)
+        for parameter_name, parameter in self.generator.named_parameters():
+            if parameter_name.endswith("noise_strength"):
+                parameter.data.fill_(NOISE_STRENGTH)
         self.discriminator = Discriminator(**discriminator_kwargs(name)).train().to(self.device)
         self.average = copy.deepcopy(self.generator).eval().requires_grad_(False)
         # The penalty's extra updates count towards Adam's time constants.
@@ -82,7 +104,7 @@ class Trainer:
     def step(self, index: int) -> dict[str, float]:
         torch.manual_seed(index)
         self.discriminator.requires_grad_(False)
-        z, chosen = torch.randn([self.batch, 64]).to(self.device), torch.randint(len(self.data), [self.batch])
+        z, chosen = torch.randn([self.batch, self.generator.z_dim]).to(self.device), torch.randint(len(self.data), [self.batch])
         real, labels = self.data.batch(chosen), self.data.labels(chosen)  # fakes of the same classes
         fake = self.generator(z, labels)
         loss_g = F.softplus(-self.discriminator(fake, labels)).mean()
@@ -105,7 +127,7 @@ class Trainer:
 
 
 @click.command()
-@click.argument("name", type=click.Choice(sorted(CHANNEL_BASE)))
+@click.argument("name", type=click.Choice(sorted(SIZES)))
 @click.option("--data", type=click.Path(exists=True, path_type=Path), required=True, help="Folder of the IDX files.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Checkpoint to write and to go on from.")
 @click.option("--images", type=int, default=256_000, show_default=True, help="Training images in all.")
