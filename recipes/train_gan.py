@@ -104,7 +104,10 @@ class Trainer:
     def step(self, index: int) -> dict[str, float]:
         torch.manual_seed(index)
         self.discriminator.requires_grad_(False)
-        z, chosen = torch.randn([self.batch, self.generator.z_dim]).to(self.device), torch.randint(len(self.data), [self.batch])
+        z, chosen = (
+            torch.randn([self.batch, self.generator.z_dim]).to(self.device),
+            torch.randint(len(self.data), [self.batch]),
+        )
         real, labels = self.data.batch(chosen), self.data.labels(chosen)  # fakes of the same classes
         fake = self.generator(z, labels)
         loss_g = F.softplus(-self.discriminator(fake, labels)).mean()
