@@ -39,7 +39,8 @@ from gan_refine.metrics import (
     reference_of_images,
     save_reference,
 )
-from gan_refine.metrics.detectors import ClassifierDetector, FashionClassifier
+from gan_refine.metrics.classifiers import FashionClassifier
+from gan_refine.metrics.detectors import ClassifierDetector
 from gan_refine.sampling import sample_images
 from gan_refine.teachers import GaussianTeacher, load_edm
 

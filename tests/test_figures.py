@@ -24,7 +24,8 @@ from gan_refine.metrics import (
     metric_name,
     parse_metrics,
 )
-from gan_refine.metrics.detectors import ClassifierDetector, FashionClassifier, Outputs
+from gan_refine.metrics.classifiers import FashionClassifier
+from gan_refine.metrics.detectors import ClassifierDetector, Outputs
 from gan_refine.metrics.kernel import KernelDistance, squared_mmd, subset_distances
 from gan_refine.metrics.precision_recall import DensityCoverage, share_in_balls, squared_radii
 from gan_refine.metrics.statistics import ClassStatistics, FeatureSample, hashes
@@ -311,7 +312,8 @@ import json, sys, torch
 from gan_refine.generators import AffineGenerator
 from gan_refine.interfaces import ImageSpec
 from gan_refine.metrics import FeatureStatistics, MetricCollection, Reference, Requirements, parse_metrics
-from gan_refine.metrics.detectors import ClassifierDetector, FashionClassifier
+from gan_refine.metrics.classifiers import FashionClassifier
+from gan_refine.metrics.detectors import ClassifierDetector
 from gan_refine.evaluation import measure
 from torch_utils import distributed
 torch.set_num_threads(1)

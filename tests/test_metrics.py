@@ -22,7 +22,8 @@ from gan_refine.metrics import (
     load_reference,
     to_uint8,
 )
-from gan_refine.metrics.detectors import ClassifierDetector, FashionClassifier, save_detector
+from gan_refine.metrics.classifiers import FashionClassifier
+from gan_refine.metrics.detectors import ClassifierDetector, save_detector
 from gan_refine.metrics.references import Reference, save_reference
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Float32, UInt8
+from jaxtyping import Float32, UInt8
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from gan_refine.errors import FileFormatError, MismatchError, UserError, first_line
 from gan_refine.files import atomic_file
 from gan_refine.interfaces import Images, ImageSpec, PixelBytes
+from gan_refine.metrics.classifiers import ARCHITECTURES, Classifier, Logits
 
 Features32 = Float32[Tensor, "n d"]
-Logits = Float[Tensor, "n classes"]
 Device = torch.device | str
 
 SUFFIX = "-detector.safetensors"
@@ -139,44 +139,6 @@ def rgb(images_uint8: PixelBytes) -> UInt8[Tensor, "n channels h w"]:
     return images_uint8.expand(-1, 3, -1, -1) if images_uint8.shape[1] == 1 else images_uint8
 
 
-class FashionClassifier(nn.Module):
-    """A small convolutional classifier of grey images [N, 1, R, R] in [-1, 1], R = 16 or 32, with 10 classes.
-
-    `features` gives the penultimate activations [N, num_features] after a SiLU, `forward` the logits [N, 10]. Raises
-    MismatchError for another resolution.
-    """
-
-    num_classes = 10
-    widths = {16: (32, 64, 64, 96), 32: (16, 32, 64, 64, 96)}
-    strides = {16: (1, 2, 1, 2), 32: (1, 2, 2, 1, 2)}
-
-    def __init__(self, resolution: int, num_features: int = 128) -> None:
-        super().__init__()
-        if resolution not in self.widths:
-            raise MismatchError(f"FashionClassifier supports the resolutions {sorted(self.widths)}, got {resolution}")
-        self.spec = ImageSpec(channels=1, resolution=resolution)
-        self.num_features = num_features
-        widths = self.widths[resolution]
-        layers: list[nn.Module] = []
-        for fan_in, fan_out, stride in zip((1, *widths[:-1]), widths, self.strides[resolution], strict=True):
-            convolution = nn.Conv2d(fan_in, fan_out, 3, stride=stride, padding=1, bias=False)
-            layers += [convolution, nn.BatchNorm2d(fan_out), nn.SiLU()]
-        layers += [nn.AvgPool2d(2), nn.Flatten()]  # 4x4 -> 2x2: keeps coarse position at a quarter of the weights
-        self.body = nn.Sequential(*layers)
-        self.penultimate = nn.Sequential(nn.Linear(4 * widths[-1], num_features), nn.SiLU())
-        self.head = nn.Linear(num_features, self.num_classes)
-
-    def features(self, images: Images) -> Float[Tensor, "n d"]:
-        """Penultimate activations [N, num_features] of images in [-1, 1]."""
-        return self.penultimate(self.body(images))
-
-    def forward(self, images: Images) -> Logits:
-        return self.head(self.features(images))
-
-
-ARCHITECTURES: dict[str, type[FashionClassifier]] = {"FashionClassifier": FashionClassifier}
-
-
 @dataclass(frozen=True)
 class Description:
     """The metadata of a detector's file, stored as JSON with the weights."""
@@ -190,9 +152,9 @@ class Description:
 class ClassifierDetector(NetworkDetector):
     """The penultimate features and the logits of a classifier for one image size, as a Detector."""
 
-    network: FashionClassifier
+    network: Classifier
 
-    def __init__(self, name: str, network: FashionClassifier, device: Device = "cpu") -> None:
+    def __init__(self, name: str, network: Classifier, device: Device = "cpu") -> None:
         super().__init__(name, network.spec, network.num_features, network, device)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         size = network.spec.resolution
@@ -222,7 +184,7 @@ def load_detector(path: Path | str, name: str | None = None, device: Device = "c
     return ClassifierDetector(description.name, network, device)
 
 
-def save_detector(path: Path, name: str, network: FashionClassifier) -> None:
+def save_detector(path: Path, name: str, network: Classifier) -> None:
     """Writes a .safetensors file that `load_detector` reads, atomically. Raises OSError."""
     description = Description(type(network).__name__, name, network.spec.resolution, network.num_features)
     weights = {key: value.cpu().contiguous() for key, value in network.state_dict().items()}
