@@ -106,13 +106,17 @@ def write_catalog() -> None:
     path = PRETRAINED / "catalog.json"
     known = catalog() if path.exists() else {}
     pairs = {}
-    for file in sorted(PRETRAINED.glob("*-gan.pkl")):
-        name = file.name.removesuffix("-gan.pkl")
-        entry: dict[str, dict] = {}
-        for kind in KINDS:
-            asset = file_of(kind, name)
-            entry[kind] = {"file": asset.name, "sha256": sha256(asset), "licence": LICENCE}
-        if name in known and known[name].sha256["teacher"] == entry["teacher"]["sha256"]:
+    names = {
+        file.name.removesuffix(f"-{kind}{file.suffix}") for kind in KINDS for file in PRETRAINED.glob(f"*-{kind}.*")
+    }
+    for name in sorted(names):
+        files = {kind: file_of(kind, name) for kind in KINDS}
+        entry: dict[str, dict] = {
+            kind: {"file": file.name, "sha256": sha256(file), "licence": LICENCE}
+            for kind, file in files.items()
+            if file.exists()
+        }
+        if name in known and "teacher" in entry and known[name].sha256["teacher"] == entry["teacher"]["sha256"]:
             entry["teacher"]["measured"] = [vars(m) for m in known[name].teacher_measurements]
         pairs[name] = entry
     path.write_text(json.dumps({"pairs": pairs}, indent=2) + "\n")

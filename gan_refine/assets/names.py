@@ -26,7 +26,9 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Pair:
-    """One embedded pair: file names by kind, their digests, and what was measured of the teacher."""
+    """One embedded pair, or a further detector with its reference: file names and digests by kind, and what was measured of
+    the teacher. It need not have every kind.
+    """
 
     name: str
     files: dict[str, str]
@@ -56,7 +58,7 @@ class PublicFile:
 
 
 def catalog(folder: Path = PRETRAINED) -> dict[str, Pair]:
-    """The embedded pairs by name."""
+    """The embedded pairs and detectors by name."""
     return {name: _pair(name, entry) for name, entry in _entries(folder / "catalog.json", "pairs").items()}
 
 
@@ -72,10 +74,10 @@ def _entries(path: Path, table: str) -> dict[str, dict]:
 
 
 def _pair(name: str, entry: dict) -> Pair:
-    files = {kind: entry[kind]["file"] for kind in KINDS}
-    digests = {kind: entry[kind]["sha256"] for kind in KINDS}
-    measurements = tuple(Measurement(m["metric"], m["value"], m["steps"]) for m in entry["teacher"].get("measured", []))
-    return Pair(name, files, digests, measurements)
+    files = {kind: file["file"] for kind, file in entry.items()}
+    digests = {kind: file["sha256"] for kind, file in entry.items()}
+    measured = entry.get("teacher", {}).get("measured", [])
+    return Pair(name, files, digests, tuple(Measurement(m["metric"], m["value"], m["steps"]) for m in measured))
 
 
 def _public(name: str, entry: dict) -> PublicFile:
@@ -102,10 +104,14 @@ def resolve(kind: str, text: str) -> Path:
     if re.match("https?://", text, re.IGNORECASE):
         listed = next((file for file in public.values() if file.url == text), None)
         return fetch(Source(text) if listed is None else _source(listed))
-    return _local(kind, text, [*pairs, *(file.name for file in public.values() if file.kind == kind)])
+    named = [name for name, pair in pairs.items() if kind in pair.files]
+    return _local(kind, text, [*named, *(file.name for file in public.values() if file.kind == kind)])
 
 
 def _embedded(kind: str, pair: Pair) -> Path:
+    if kind not in pair.files:
+        uses = " or ".join(f"{OPTIONS[each]}={pair.name}" for each in KINDS if each in pair.files)
+        raise MismatchError(f"{OPTIONS[kind]}={pair.name}: there is no embedded {kind} of that name; give {uses}")
     path = PRETRAINED / pair.files[kind]
     if not path.is_file() or sha256(path) != pair.sha256[kind]:
         raise FileFormatError(f"{path} is missing or damaged; restore it (git checkout -- pretrained) or install again")
@@ -129,7 +135,7 @@ def _local(kind: str, text: str, names: Iterable[str]) -> Path:
 def recorded_teacher_value(digest: str, metric: str, steps: int) -> float | None:
     """The catalog's measurement for the teacher of this SHA-256, the metric and the step count, or None."""
     for pair in catalog().values():
-        if pair.sha256["teacher"] == digest:
+        if pair.sha256.get("teacher") == digest:
             for measurement in pair.teacher_measurements:
                 if (measurement.metric, measurement.steps) == (metric, steps):
                     return measurement.value
