@@ -4,6 +4,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 
+import numpy as np
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
@@ -56,7 +57,54 @@ def multistep_from_noise(
     return multistep(denoiser, latents * levels[0], labels, levels)
 
 
-SAMPLERS: dict[str, Callable[..., Tensor]] = {"heun": heun, "multistep": multistep_from_noise}
+@torch.no_grad()
+def unipc(
+    denoiser: Denoiser,
+    latents: Float[Tensor, "n c h w"],
+    labels: Labels,
+    steps: int = 20,
+    sigma_min: float = 0.006,
+    sigma_max: float = 80.0,
+    rho: float = 20.0,
+) -> Float64[Tensor, "n c h w"]:
+    """A predictor-corrector sampler of third order with one call of the denoiser a step (UniPC, arXiv:2302.04867).
+
+    In u = -ln sigma the ODE is dx/du = D - x. Its linear part is solved exactly. D is the polynomial through its last three
+    values for the prediction; once D is known at the predicted image, the step is repeated with the polynomial through that value
+    and the two before it. Latents, state and limits are those of `heun`.
+    """
+    low, high = denoiser.sigma_range
+    levels = karras_grid(steps, max(sigma_min, low), min(sigma_max, high), rho)
+    x = start = latents.to(torch.float64) * levels[0]
+    known: list[tuple[float, Tensor]] = []  # (u, D) of the last steps, latest first
+    for sigma, following in itertools.pairwise(levels):
+        level = torch.full([len(x), 1, 1, 1], sigma, dtype=torch.float32, device=x.device)
+        denoised = denoiser(x.to(torch.float32), level, labels).to(torch.float64)
+        if following == 0:
+            return denoised
+        u = -math.log(sigma)
+        if known:
+            x = integrate(start, known[0][0], u, [(u, denoised), *known[:2]])
+        known = [(u, denoised), *known[:2]]
+        start, x = x, integrate(x, u, -math.log(following), known)
+    raise AssertionError("the last level is 0")
+
+
+def integrate(x: Tensor, start: float, end: float, known: Sequence[tuple[float, Tensor]]) -> Tensor:
+    """x(end) of dx/du = D(u) - x, where D is the polynomial through the `known` points (u, D)."""
+    step = end - start
+    # integrals of exp(v - step) v^k over v in [0, step]
+    moments = [-math.expm1(-step)]
+    for power in range(1, len(known)):
+        moments.append(step**power - power * moments[-1])
+    nodes = np.array([u - start for u, _ in known])
+    weights = np.linalg.solve(np.vander(nodes, increasing=True).T, np.array(moments))
+    return math.exp(-step) * x + sum(
+        float(weight) * denoised for weight, (_, denoised) in zip(weights, known, strict=True)
+    )
+
+
+SAMPLERS: dict[str, Callable[..., Tensor]] = {"heun": heun, "multistep": multistep_from_noise, "unipc": unipc}
 
 
 def sample_images(

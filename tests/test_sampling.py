@@ -10,7 +10,7 @@ from toys import no_labels
 from gan_refine.interfaces import Denoiser, Images, ImageSpec, Labels, Sigma
 from gan_refine.networks.edm_precond import PRECONDITIONINGS
 from gan_refine.noise import karras_grid
-from gan_refine.sampling import heun, multistep, multistep_from_noise, sample_images
+from gan_refine.sampling import heun, integrate, multistep, multistep_from_noise, sample_images, unipc
 from gan_refine.teachers import GaussianTeacher
 
 NETWORKS = ["edm_adm_cond_rgb8", "edm_ddpmpp_uncond_rgb8", "edm_ncsnpp_cond_gray8"]  # those with whole runs
@@ -161,3 +161,33 @@ def test_multistep_is_exact_from_the_third_step_on_where_the_denoiser_is_a_parab
         sigma, following = levels[n], levels[n + 1]
         expected = particular(following) + (states[n - 2] - particular(sigma)) * following / sigma
         torch.testing.assert_close(states[n - 1], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_unipc_reaches_the_exact_gaussian_with_one_call_a_step() -> None:
+    denoiser, latents = Recorder(), torch.randn(16, 1, 4, 4)
+    samples = unipc(denoiser, latents, no_labels(16), steps=80, sigma_min=0.002)
+    torch.testing.assert_close(samples, exact_flow(latents), rtol=0, atol=1e-4)
+    assert len(denoiser.levels) == 80
+
+
+def test_error_of_unipc_falls_with_the_cube_of_the_steps_and_is_smaller_than_heuns() -> None:
+    latents, labels = torch.randn(16, 1, 4, 4), no_labels(16)
+    exact = exact_flow(latents)
+    options = {"sigma_min": 0.002}  # where D(x; sigma_min) is x
+    coarse, fine = (float((unipc(Recorder(), latents, labels, n, **options) - exact).abs().max()) for n in (20, 40))
+    assert coarse / fine > 6  # third order gives 8
+    assert coarse < float((heun(Recorder(), latents, labels, steps=10) - exact).abs().max()) / 3
+
+
+def test_a_step_is_exact_where_the_denoiser_is_a_parabola_through_the_known_values() -> None:
+    def denoised(u: float) -> float:
+        return 0.5 - 0.3 * u + 0.2 * u**2
+
+    def particular(u: float) -> float:
+        return denoised(u) - (-0.3 + 0.4 * u) + 0.4
+
+    x = torch.randn(3, 1, 4, 4, dtype=torch.float64)
+    for nodes in ((0.5, 0.1, -0.4), (1.7, 0.5, 0.1)):  # of a prediction and of a correction, of a step from 0.5 to 1.7
+        known = [(u, torch.full_like(x, denoised(u))) for u in nodes]
+        expected = particular(1.7) + (x - particular(0.5)) * math.exp(0.5 - 1.7)
+        torch.testing.assert_close(integrate(x, 0.5, 1.7, known), expected, rtol=1e-10, atol=1e-10)
