@@ -63,18 +63,18 @@ def unipc(
     latents: Float[Tensor, "n c h w"],
     labels: Labels,
     steps: int = 20,
-    sigma_min: float = 0.006,
+    sigma_min: float = 0.01,
     sigma_max: float = 80.0,
-    rho: float = 20.0,
 ) -> Float64[Tensor, "n c h w"]:
     """A predictor-corrector sampler of third order with one call of the denoiser a step (UniPC, arXiv:2302.04867).
 
     In u = -ln sigma the ODE is dx/du = D - x. Its linear part is solved exactly. D is the polynomial through its last three
     values for the prediction; once D is known at the predicted image, the step is repeated with the polynomial through that value
-    and the two before it. Latents, state and limits are those of `heun`.
+    and the two before it. The levels are equidistant in u, and then 0. Latents, state and limits are as in `heun`.
     """
+    assert steps >= 1, "a sampler takes at least one step"
     low, high = denoiser.sigma_range
-    levels = karras_grid(steps, max(sigma_min, low), min(sigma_max, high), rho)
+    levels = [*np.geomspace(min(sigma_max, high), max(sigma_min, low), steps).tolist(), 0.0]
     x = start = latents.to(torch.float64) * levels[0]
     known: list[tuple[float, Tensor]] = []  # (u, D) of the last steps, latest first
     for sigma, following in itertools.pairwise(levels):

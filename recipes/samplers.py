@@ -68,7 +68,7 @@ def moments(detector: Detector, images: PixelBytes) -> Moments:
 @click.option("--keep", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of the samples.")
 @click.option("--threads", type=int, default=1, show_default=True)
 def main(name: str, specs: tuple[str, ...], images: int, keep: Path, threads: int) -> None:
-    """Prints the table for the teacher of the pair NAME: of SPECS such as unipc,steps=16,rho=7, or of the whole study."""
+    """Prints the table for the teacher of the pair NAME: of SPECS such as unipc,steps=16,sigma_min=0.02, or of the whole study."""
     torch.set_num_threads(threads)
     teacher = load_edm(assets.resolve("teacher", name))
     detector, data = load_detector(assets.resolve("detector", name)), load_reference(assets.resolve("reference", name))
