@@ -333,6 +333,16 @@ def test_file_names_in_the_cache(server: Server, cache: Path) -> None:
 # ---- names
 
 
+def test_a_detector_without_a_pair_has_no_gan() -> None:
+    with pytest.raises(
+        MismatchError, match="no embedded gan of that name; give --detector=fashion16-b or --fid-ref=fashion16-b"
+    ):
+        assets.resolve("gan", "fashion16-b")
+    with pytest.raises(FileFormatError) as caught:
+        assets.resolve("gan", "no-such-name")
+    assert "fashion16-cond" in str(caught.value) and "fashion16-b" not in str(caught.value)
+
+
 def test_public_files_are_complete() -> None:
     public = assets.public_files()
     assert len(public) >= 24

@@ -7,9 +7,18 @@ import numpy as np
 import pytest
 import torch
 
+from gan_refine import assets
 from gan_refine.errors import FileFormatError, MismatchError, OptionError
 from gan_refine.interfaces import ImageSpec
-from gan_refine.metrics import DETECTORS, METRICS, FrechetDistance, choose_detector, open_detector, parse_metrics
+from gan_refine.metrics import (
+    DETECTORS,
+    METRICS,
+    FrechetDistance,
+    choose_detector,
+    load_reference,
+    open_detector,
+    parse_metrics,
+)
 from gan_refine.metrics.extra_detectors import PROJECTED, projection
 from gan_refine.metrics.kernel import KernelDistance
 
@@ -40,6 +49,9 @@ class TestChoosing:
     def test_detectors(self) -> None:
         assert open_detector("fashion32").spec == ImageSpec(1, 32)
         assert choose_detector("auto", ImageSpec(1, 16)).name == "fashion16"
+        second = open_detector("fashion16-b")
+        assert second.spec == ImageSpec(1, 16) and type(second.network).__name__ == "ResidualClassifier"
+        load_reference(assets.resolve("reference", "fashion16-b")).check(second)
         with pytest.raises(OptionError, match="no embedded detector"):
             choose_detector("auto", ImageSpec(3, 16))
         with pytest.raises(MismatchError, match="16x16 grey images but the GAN makes 32x32 RGB"):

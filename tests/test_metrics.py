@@ -22,7 +22,7 @@ from gan_refine.metrics import (
     load_reference,
     to_uint8,
 )
-from gan_refine.metrics.classifiers import FashionClassifier
+from gan_refine.metrics.classifiers import Classifier, FashionClassifier, ResidualClassifier
 from gan_refine.metrics.detectors import ClassifierDetector, save_detector
 from gan_refine.metrics.references import Reference, save_reference
 
@@ -155,12 +155,14 @@ def random_bytes(n: int, resolution: int = 16) -> torch.Tensor:
 
 
 class TestDetectors:
-    @pytest.mark.parametrize("resolution", [16, 32])
-    def test_features_are_those_of_each_image_alone(self, resolution: int) -> None:
-        found = ClassifierDetector("x", FashionClassifier(resolution))
-        images = random_bytes(12, resolution)
+    @pytest.mark.parametrize(
+        "network", [FashionClassifier(16), FashionClassifier(32), ResidualClassifier(16)], ids=["16", "32", "residual"]
+    )
+    def test_features_are_those_of_each_image_alone(self, network: Classifier) -> None:
+        found = ClassifierDetector("x", network)
+        images = random_bytes(12, network.spec.resolution)
         features = found(images)
-        assert features.shape == (12, 128) and features.dtype == torch.float32
+        assert features.shape == (12, network.num_features) and features.dtype == torch.float32
         torch.testing.assert_close(torch.cat([found(part) for part in images.split(5)]), features, rtol=1e-4, atol=1e-6)
 
     def test_bytes_become_minus_one_to_one(self, detector: ClassifierDetector) -> None:
