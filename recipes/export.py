@@ -32,7 +32,7 @@ from gan_refine.networks.edm_precond import EDMPrecond
 from gan_refine.networks.stylegan2 import Discriminator, Generator
 from gan_refine.noise import rng_for
 from gan_refine.pickles import write_networks
-from gan_refine.sampling import sample_images
+from gan_refine.sampling import DEFAULT_STEPS, sample_images
 from gan_refine.teachers import load_edm
 from recipes import train_gan, train_teacher
 from recipes.training import commit, hardware
@@ -126,7 +126,7 @@ def write_catalog() -> None:
 @main.command()
 @click.argument("name")
 @click.option("--images", type=int, default=10_000, show_default=True)
-@click.option("--steps", type=int, default=18, show_default=True)
+@click.option("--steps", type=int, default=DEFAULT_STEPS, show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--threads", type=int, default=2, show_default=True)
 @click.option("--keep", type=click.Path(file_okay=False, path_type=Path), help="Keeps samples here and reuses them.")
@@ -148,12 +148,12 @@ def measure(name: str, images: int, steps: int, seed: int, threads: int, keep: P
                 metric.update(batch)
                 bar.update(len(batch))
             value = metric.result()[metric.name]
-    record = {"metric": metric.name, "value": value, "steps": steps}
+    record = {"metric": metric.name, "value": value, "sampler": "unipc", "steps": steps}
     click.echo(f"{record}, {time.time() - started:.0f} s, {hardware()}, commit {commit()}")
     path = PRETRAINED / "catalog.json"
     content = json.loads(path.read_text())
     others = content["pairs"][name]["teacher"].get("measured", [])
-    others = [m for m in others if (m["metric"], m["steps"]) != (record["metric"], steps)]
+    others = [m for m in others if m["metric"] != metric.name]
     content["pairs"][name]["teacher"]["measured"] = [*others, record]
     path.write_text(json.dumps(content, indent=2) + "\n")
 

@@ -9,8 +9,7 @@ from toys import no_labels
 
 from gan_refine.interfaces import Denoiser, Images, ImageSpec, Labels, Sigma
 from gan_refine.networks.edm_precond import PRECONDITIONINGS
-from gan_refine.noise import karras_grid
-from gan_refine.sampling import heun, integrate, multistep, multistep_from_noise, sample_images, unipc
+from gan_refine.sampling import heun, integrate, sample_images, unipc
 from gan_refine.teachers import GaussianTeacher
 
 NETWORKS = ["edm_adm_cond_rgb8", "edm_ddpmpp_uncond_rgb8", "edm_ncsnpp_cond_gray8"]  # those with whole runs
@@ -123,44 +122,6 @@ def test_sample_images_draws_one_hot_classes() -> None:
     )
     assert torch.equal(labels.sum(dim=1), torch.ones(600))
     assert (labels.sum(dim=0) - 200).abs().max() < 5 * math.sqrt(600 * 2 / 9)
-
-
-def test_multistep_follows_the_closed_form_of_a_gaussian_in_both_directions() -> None:
-    x = 0.3 + 0.2 * torch.randn(6, 1, 4, 4)
-    levels = karras_grid(24, 0.02, 2.5, 7.0)[:-1]
-    growth = math.sqrt((DEVIATION**2 + 2.5**2) / (DEVIATION**2 + 0.02**2))
-    noisy = multistep(Recorder(), x, no_labels(6), levels[::-1])
-    torch.testing.assert_close(noisy, MEAN + growth * (x - MEAN), rtol=2e-3, atol=2e-3)
-    torch.testing.assert_close(multistep(Recorder(), noisy, no_labels(6), levels), x, rtol=2e-3, atol=2e-3)
-
-
-def test_multistep_from_noise_reaches_the_exact_gaussian_with_one_call_a_step() -> None:
-    denoiser, latents = Recorder(), torch.randn(16, 1, 4, 4)
-    samples = multistep_from_noise(denoiser, latents, no_labels(16), steps=80)
-    torch.testing.assert_close(samples.double(), exact_flow(latents), rtol=0, atol=2e-3)
-    assert len(denoiser.levels) == 80
-
-
-class Parabola(GaussianTeacher):
-    """A denoiser whose output is a parabola in u = -ln sigma, whatever the image: then the ODE has a closed form."""
-
-    def forward(self, noisy: Images, sigma: Sigma, labels: Labels) -> Images:
-        u = -sigma.log()
-        return (0.5 - 0.3 * u + 0.2 * u**2).expand_as(noisy)
-
-
-def test_multistep_is_exact_from_the_third_step_on_where_the_denoiser_is_a_parabola() -> None:
-    levels, x = [1.0, 0.7, 0.4, 0.2, 0.05], torch.randn(3, 1, 4, 4)
-    states = [multistep(Parabola(0, 1, ImageSpec(1, 4)), x, no_labels(3), levels[:n]) for n in (3, 4, 5)]
-
-    def particular(sigma: float) -> float:
-        u = -math.log(sigma)
-        return (0.5 - 0.3 * u + 0.2 * u**2) - (-0.3 + 0.4 * u) + 0.4
-
-    for n in (2, 3):
-        sigma, following = levels[n], levels[n + 1]
-        expected = particular(following) + (states[n - 2] - particular(sigma)) * following / sigma
-        torch.testing.assert_close(states[n - 1], expected, rtol=1e-5, atol=1e-6)
 
 
 def test_unipc_reaches_the_exact_gaussian_with_one_call_a_step() -> None:

@@ -10,7 +10,7 @@ from gan_refine.assets.names import (
     PublishedFid,
     catalog,
     public_files,
-    recorded_teacher_value,
+    recorded_measurement,
     resolve,
 )
 
@@ -27,7 +27,7 @@ __all__ = [
     "catalog",
     "fetch",
     "public_files",
-    "recorded_teacher_value",
+    "recorded_measurement",
     "resolve",
     "sha256",
 ]

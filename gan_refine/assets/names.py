@@ -17,10 +17,11 @@ OPTIONS = {"gan": "--gan", "teacher": "--teacher", "detector": "--detector", "re
 
 @dataclass(frozen=True)
 class Measurement:
-    """A metric of the pair's teacher that the catalog records, sampled in `steps` steps."""
+    """A metric of the pair's teacher that the catalog records, and how it was sampled: a name in SAMPLERS and its steps."""
 
     metric: str
     value: float
+    sampler: str
     steps: int
 
 
@@ -77,7 +78,7 @@ def _pair(name: str, entry: dict) -> Pair:
     files = {kind: file["file"] for kind, file in entry.items()}
     digests = {kind: file["sha256"] for kind, file in entry.items()}
     measured = entry.get("teacher", {}).get("measured", [])
-    return Pair(name, files, digests, tuple(Measurement(m["metric"], m["value"], m["steps"]) for m in measured))
+    return Pair(name, files, digests, tuple(Measurement(**each) for each in measured))
 
 
 def _public(name: str, entry: dict) -> PublicFile:
@@ -132,11 +133,11 @@ def _local(kind: str, text: str, names: Iterable[str]) -> Path:
     )
 
 
-def recorded_teacher_value(digest: str, metric: str, steps: int) -> float | None:
-    """The catalog's measurement for the teacher of this SHA-256, the metric and the step count, or None."""
+def recorded_measurement(digest: str, metric: str) -> Measurement | None:
+    """The catalog's measurement of this metric for the teacher of this SHA-256, or None."""
     for pair in catalog().values():
         if pair.sha256.get("teacher") == digest:
             for measurement in pair.teacher_measurements:
-                if (measurement.metric, measurement.steps) == (metric, steps):
-                    return measurement.value
+                if measurement.metric == metric:
+                    return measurement
     return None

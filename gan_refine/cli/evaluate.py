@@ -116,7 +116,7 @@ class EvaluateOptions:
 @option(EVALUATION, "--fid-seeds", metavar="INT", type=int, default=1,
         help="Sets of latents, with the seeds seed, seed + 1, ...; two or more give confidence intervals.")
 @option(EVALUATION, "--teacher-steps", metavar="INT", type=int, default=0,
-        help="Measure samples of the teacher too, by Heun's sampler with this many steps, and the share of the gap to it that is "
+        help="Measure samples of the teacher too, with this many calls for each, and the share of the gap to it that is "
         "closed; 0 = off.")
 @option(OUTPUT, "--outdir", metavar="DIR", type=click.Path(path_type=Path), default=None,
         help="Append the results to metric-NAME.jsonl in this folder.")

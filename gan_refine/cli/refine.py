@@ -120,7 +120,7 @@ gan-refine refine --objective=diff-instruct --pool-kimg=0 --warmup-kimg=0 --batc
 @option(EVALUATION, "--eval-images", metavar="INT", type=int, default=DEFAULTS.eval_images,
         help="Images per evaluation; at least 2.")
 @option(EVALUATION, "--teacher-steps", metavar="INT", type=int, default=DEFAULTS.teacher_steps,
-        help="Sampler steps for the metric of the teacher's own samples; at least 2, 0 = off.")
+        help="Calls of the teacher for each of its own samples, whose metric is measured; at least 2, 0 = off.")
 @option(EVALUATION, "--recall", metavar="INT", type=int, default=DEFAULTS.recall,
         help="Samples per side for the recall of the teacher's samples, before and at snapshots; at least 4, 0 = off.")
 @option(EVALUATION, "--fid-seeds", metavar="INT", type=int, default=DEFAULTS.fid_seeds,

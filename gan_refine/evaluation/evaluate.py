@@ -122,7 +122,7 @@ def measure(
 def measure_teacher(
     teacher: Teacher, metrics: MetricCollection, steps: int, seed: int, progress: OnProgress = ignore_progress
 ) -> list[Result]:
-    """All metrics of the teacher's own samples by Heun's sampler, with 2 `steps` - 1 calls for each image."""
+    """All metrics of the teacher's own samples, with `steps` calls for each image."""
     samples = teacher_images(teacher.denoiser, metrics.num_images, steps, seed, progress, teacher.frequencies)
     return _results(metrics, samples)
 

@@ -46,7 +46,7 @@ def teacher_images(
     seed: int,
     progress: OnProgress = ignore_progress,
     frequencies: Frequencies | None = None,
-    sampler: str = "heun",
+    sampler: str = "unipc",
 ) -> IndexedImages:
     """This process's part of `num_images` samples of the teacher, by a deterministic sampler of SAMPLERS with `steps` steps."""
     part = distributed.get_rank(), distributed.get_world_size()

@@ -7,8 +7,6 @@ from gan_refine.evaluation.references import SamplingOptions, Teacher, teacher_r
 from gan_refine.interfaces import ImageSpec
 from gan_refine.metrics import MetricCollection, OnProgress, Recall, choose_detector, ignore_progress
 
-STEPS = 20  # calls of the teacher for each of its samples
-
 
 @dataclass(frozen=True)
 class RecallMeter:
@@ -32,7 +30,7 @@ def open_recall(
     The teacher's samples are read from the cache if they were made before. Raises UserError.
     """
     chosen = choose_detector(resolve_detector(metrics, detector)[1], spec, device)
-    options = SamplingOptions(STEPS, num_images, sampler="multistep")
+    options = SamplingOptions(images=num_images)
     other_options = replace(options, seed=options.seed + 1)
     reference, others = (teacher_reference(teacher, chosen, each, progress) for each in (options, other_options))
     recall = Recall()

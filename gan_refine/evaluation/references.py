@@ -28,21 +28,22 @@ from gan_refine.metrics import (
     reference_of_images,
     save_reference,
 )
+from gan_refine.sampling import DEFAULT_STEPS
 
 VERSION = 1  # of the cached files; to be raised with a change of the samplers or of the file's fields
 
 
 @dataclass(frozen=True)
 class SamplingOptions:
-    """`teacher,steps=18,images=50000,seed=0,sampler=heun`: which samples of the teacher, and how many.
+    """`teacher,steps=18,images=50000,seed=0,sampler=unipc`: which samples of the teacher, and how many.
 
-    Heun's sampler calls the teacher 2 steps - 1 times for each image, the multistep sampler `steps` times.
+    UniPC calls the teacher `steps` times for each image, Heun's sampler 2 steps - 1 times.
     """
 
-    steps: int = 18
+    steps: int = DEFAULT_STEPS
     images: int = 10_000
     seed: int = 7_000_001  # unlike the seeds of evaluations, so that a teacher can be measured against itself
-    sampler: Literal["heun", "multistep"] = "heun"
+    sampler: Literal["unipc", "heun"] = "unipc"
 
     def __post_init__(self) -> None:
         require("steps", self.steps, self.steps >= 2, "at least 2")

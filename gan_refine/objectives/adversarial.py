@@ -15,7 +15,7 @@ from gan_refine.noise import rng_for
 from gan_refine.objectives.diff_instruct import DiffInstruct, DiffInstructOptions
 from gan_refine.objectives.gan_file import GanFile, accepts_images
 from gan_refine.objectives.score_model import frozen
-from gan_refine.sampling import sample_images
+from gan_refine.sampling import DEFAULT_STEPS, sample_images
 
 R1_INTERVAL = 16  # lazy regularization: one step in so many carries the penalty, multiplied by this number
 SAMPLE_STREAM = 2001
@@ -31,7 +31,7 @@ class AdversarialOptions:
     weighting: Literal["sigma2", "dmd"] = "sigma2"  # of Diff-Instruct's gradient
     samples: int = 4096  # teacher samples, made once before the first step
     sample_seed: int = 0
-    steps: int = 14  # of the teacher's sampler
+    steps: int = DEFAULT_STEPS  # of the teacher's sampler
     r1_gamma: float = 0.1
     discriminator_lr: float = 2.5e-3
     discriminator_width: int = 64  # channels at most, of a new discriminator

@@ -11,6 +11,7 @@ from gan_refine.errors import FileFormatError, OptionError
 from gan_refine.labels import UNIFORM
 from gan_refine.metrics import DETECTORS
 from gan_refine.objectives import complete_spec
+from gan_refine.sampling import DEFAULT_STEPS
 
 AUTO = "auto"
 DEFAULT_PAIR = "fashion16"
@@ -41,7 +42,7 @@ class RunOptions:
     fid_ref: str = AUTO
     fid_seeds: int = 0
     eval_images: int = 10_000
-    teacher_steps: int = 18
+    teacher_steps: int = DEFAULT_STEPS
     recall: int = 0
     snap: int = 1
     snap_minutes: float = 0

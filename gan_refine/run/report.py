@@ -11,6 +11,7 @@ from gan_refine.run.build import Run
 from gan_refine.run.folder import RunFolder
 from gan_refine.run.history import RunHistory
 from gan_refine.run.summary import RecallSummary, Summary
+from gan_refine.sampling import DEFAULT_STEPS
 
 
 def summarize(run: Run, history: RunHistory, kimg: float, best_path: Path, seconds: float, complete: bool) -> Summary:
@@ -57,10 +58,12 @@ def measure_teacher_samples(run: Run, folder: RunFolder) -> float | None:
     if run.full_size:
         folder.say(f"The teacher's {metric.name} is not measured: its images are smaller than the metric's.")
         return None
-    recorded = assets.recorded_teacher_value(run.options.teacher_sha256, metric.name, steps)
-    if recorded is not None and run.options.fid_ref == metric.detector.name and teacher.frequencies is None:
-        folder.say(f"teacher's {metric.name} {recorded:.3f} ({steps} steps, recorded in pretrained/catalog.json)")
-        return recorded
+    recorded = assets.recorded_measurement(run.options.teacher_sha256, metric.name)
+    usual = steps == DEFAULT_STEPS and run.options.fid_ref == metric.detector.name and teacher.frequencies is None
+    if recorded is not None and usual:
+        how = f"{recorded.steps} steps of {recorded.sampler}, recorded in pretrained/catalog.json"
+        folder.say(f"teacher's {metric.name} {recorded.value:.3f} ({how})")
+        return recorded.value
     images = run.options.eval_images
     title, quiet = f"sampling the teacher, {steps} steps", None if folder.writes else True
     with tqdm(total=images, unit="img", file=sys.stderr, desc=title, disable=quiet) as bar:
