@@ -12,7 +12,7 @@ from gan_refine import load_generator
 from gan_refine.evaluation.evaluate import evaluate
 from gan_refine.interfaces import Generator, Images, Latents
 
-TO_TEACHER = {"reference": "teacher,images=5000,steps=20,sampler=multistep", "teacher": "fashion16"}
+TO_TEACHER = {"reference": "teacher,images=5000", "teacher": "fashion16"}
 
 
 class Threshold(Generator):
