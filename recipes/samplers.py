@@ -1,8 +1,7 @@
 """Calls of the teacher against the worth of its samples: `python recipes/samplers.py fashion16 --images=1000 --keep=FOLDER`.
 
-All samplers start from the same noise. The columns: calls; mean squared difference of an image to that of 200 calls, in levels of 255,
-the median over the images (a few images in a hundred end elsewhere, whatever the sampler, and dominate the mean); share of the
-values that are 0; Frechet distances to those samples and to the data in the features of the pair's detector, the one that may
+All samplers start from the same noise. The columns: calls; mean squared difference of an image to that of 200 calls, in levels of 255, a
+median over the images (a few in a hundred end elsewhere and dominate the mean); share of the values that are 0; Frechet distances to those samples and to the data in the features of the pair's detector, the one that may
 choose settings. Samples are bytes. A study that was interrupted goes on with what is in --keep.
 """
 
@@ -27,7 +26,9 @@ from gan_refine.sampling import SAMPLERS
 from gan_refine.teachers import load_edm
 
 CONVERGED = "unipc,steps=200"
-STUDY = [f"heun,steps={n}" for n in (8, 10, 14, 18)] + [f"unipc,steps={n}" for n in (14, 16, 18, 20, 24, 32)]
+STUDY = [f"heun,steps={n}" for n in (8, 10, 14, 18, 20)] + [
+    f"unipc,steps={n}" for n in (10, 12, 14, 16, 18, 20, 28, 40)
+]
 STREAM = 4001  # of `rng_for`
 
 
