@@ -1,8 +1,9 @@
 """Calls of the teacher against the worth of its samples: `python recipes/samplers.py fashion16 --images=1000 --keep=FOLDER`.
 
-All samplers start from the same noise. The columns: calls; mean squared difference of an image to that of 200 calls, in levels of 255, a
-median over the images (a few in a hundred end elsewhere and dominate the mean); share of the values that are 0; Frechet distances to those samples and to the data in the features of the pair's detector, the one that may
-choose settings. Samples are bytes. A study that was interrupted goes on with what is in --keep.
+All samplers start from the same noise; samples are bytes. The columns: calls; mean squared difference of an image to that of 200
+calls, in levels of 255, a median over the images (a few in a hundred end elsewhere and dominate the mean); share of the values
+that are 0; Frechet distances to those samples and to the data in the features of the pair's detector, the one that may choose
+settings. A study that was interrupted goes on with what is in --keep.
 """
 
 import sys
