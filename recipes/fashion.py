@@ -1,50 +1,27 @@
-"""Fashion-MNIST (Zalando, MIT licence) as training images: `fashion16` averaged down, with or without classes, `fashion32` padded.
+"""Fashion-MNIST (Zalando, MIT licence) as training images: `fashion16` averaged down, with or without classes.
 
 Debian ships the four files in its package `dataset-fashion-mnist`, under /usr/share/datasets.
 """
 
 import gzip
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-RESOLUTIONS = {"fashion16": 16, "fashion16-cond": 16, "fashion32": 32}
-NUM_CLASSES = {"fashion16": 0, "fashion16-cond": 10, "fashion32": 0}
+from recipes.images import Images
 
-
-@dataclass(frozen=True)
-class Images:
-    """Grey images as uint8 [N, 1, R, R], their classes as int64 [N], and how many of these a network of that name is told."""
-
-    pixels: torch.Tensor
-    classes: torch.Tensor
-    num_classes: int
-
-    def __len__(self) -> int:
-        return len(self.pixels)
-
-    def batch(self, index: torch.Tensor) -> torch.Tensor:
-        """Float32 images in [-1, 1]."""
-        return self.pixels[index.to(self.pixels.device)].to(torch.float32) / 127.5 - 1
-
-    def labels(self, index: torch.Tensor) -> torch.Tensor:
-        """One-hot labels [N, num_classes] of those images: empty for a network without classes."""
-        if not self.num_classes:
-            return torch.zeros([len(index), 0], device=self.pixels.device)
-        return F.one_hot(self.classes[index.to(self.classes.device)], self.num_classes).to(torch.float32)
+RESOLUTIONS = {"fashion16": 16, "fashion16-cond": 16}
+NUM_CLASSES = {"fashion16": 0, "fashion16-cond": 10}
 
 
 def load(folder: Path, name: str, split: str = "train", device: str = "cpu") -> Images:
-    """The 60,000 'train' or 10,000 't10k' images at the resolution of `name`."""
+    """The 60,000 'train' or 10,000 't10k' images, with the classes of `name`."""
     raw = _read_idx(folder / f"{split}-images-idx3-ubyte.gz", ndim=3)
     classes = _read_idx(folder / f"{split}-labels-idx1-ubyte.gz", ndim=1)
     padded = np.pad(raw, ((0, 0), (2, 2), (2, 2)))  # 28x28 -> 32x32 on the same black ground
-    pixels = torch.from_numpy(padded)[:, None]
-    if RESOLUTIONS[name] == 16:
-        pixels = F.avg_pool2d(pixels.to(torch.float32), 2).round().to(torch.uint8)
+    pixels = F.avg_pool2d(torch.from_numpy(padded)[:, None].to(torch.float32), 2).round().to(torch.uint8)
     return Images(pixels.to(device), torch.from_numpy(classes.astype(np.int64)).to(device), NUM_CLASSES[name])
 
 

@@ -1,6 +1,7 @@
-"""Trains a StyleGAN2 on Fashion-MNIST: `python recipes/train_gan.py fashion16 --data=FOLDER --out=gan16.pt`.
+"""Trains a StyleGAN2: `python recipes/train_gan.py fashion16 --data=FOLDER --out=gan16.pt`.
 
-Non-saturating logistic loss with lazy R1 (arXiv:1912.04958, section 4 and appendix B). An interrupted run goes on from --out.
+Non-saturating logistic loss with lazy R1 (arXiv:1912.04958, section 4 and appendix B), for `emoji32` with
+adaptive augmentation (arXiv:2006.06676). An interrupted run goes on from --out.
 """
 
 import copy
@@ -15,7 +16,8 @@ import torch.nn.functional as F
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from gan_refine.networks.stylegan2 import Discriminator, Generator
-from recipes import fashion
+from recipes import augment, datasets
+from recipes.images import Images
 from recipes.training import Checkpoint
 
 R1_INTERVAL = 16  # steps between two penalties, each weighted by the interval (lazy regularisation)
@@ -35,19 +37,20 @@ class Size:
 SIZES = {
     "fashion16": Size(1024, 128, z_dim=128, mapping_layers=4),
     "fashion16-cond": Size(512, 64, z_dim=64, mapping_layers=2),
-    "fashion32": Size(1024, 64, z_dim=64, mapping_layers=2),
+    "emoji32": Size(1024, 80, z_dim=128, mapping_layers=4),
 }
+ADAPTIVE = {"emoji32": 200_000}  # images in which the probability of augmentation can go from 0 to 1
 
 
 def generator_kwargs(name: str) -> dict:
     """Constructor arguments of the generator of that name."""
-    size = SIZES[name]
+    size, shape = SIZES[name], datasets.SHAPES[name]
     return {
         "z_dim": size.z_dim,
-        "c_dim": fashion.NUM_CLASSES[name],
+        "c_dim": shape.classes,
         "w_dim": size.z_dim,
-        "img_resolution": fashion.RESOLUTIONS[name],
-        "img_channels": 1,
+        "img_resolution": shape.resolution,
+        "img_channels": shape.channels,
         "mapping_kwargs": {"num_layers": size.mapping_layers},
         "synthesis_kwargs": {"channel_base": size.channel_base, "channel_max": size.channel_max},
     }
@@ -56,9 +59,9 @@ def generator_kwargs(name: str) -> dict:
 def discriminator_kwargs(name: str) -> dict:
     """Constructor arguments of its discriminator."""
     widths = {"channel_base": SIZES[name].channel_base, "channel_max": SIZES[name].channel_max}
-    resolution = fashion.RESOLUTIONS[name]
-    classes = fashion.NUM_CLASSES[name]
-    return {"c_dim": classes, "img_resolution": resolution, "img_channels": 1, "architecture": "orig", **widths}
+    shape = datasets.SHAPES[name]
+    images = {"img_resolution": shape.resolution, "img_channels": shape.channels}
+    return {"c_dim": shape.classes, "architecture": "orig", **images, **widths}
 
 
 def r1_penalty(discriminator: Discriminator, real: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -71,9 +74,8 @@ def r1_penalty(discriminator: Discriminator, real: torch.Tensor, labels: torch.T
 class Trainer:
     """Both networks, their optimisers and the generator's average; one `step` is one update of each."""
 
-    def __init__(
-        self, name: str, data: fashion.Images, batch: int, lr: float, r1_gamma: float, ema_images: int
-    ) -> None:
+    def __init__(self, name: str, data: Images, batch: int, lr: float, r1_gamma: float, ema_images: int) -> None:
+        self.adaptive = augment.Adaptive(ADAPTIVE[name]) if name in ADAPTIVE else None
         self.data, self.batch, self.r1_gamma, self.ema_images = data, batch, r1_gamma, ema_images
         self.device = data.pixels.device
         self.generator = Generator(**generator_kwargs(name)).train().to(self.device)
@@ -95,11 +97,18 @@ class Trainer:
         }
 
     def state_dict(self) -> dict:
-        return {name: part.state_dict() for name, part in self.parts.items()}
+        adaptive = {} if self.adaptive is None else {"adaptive": self.adaptive.state_dict()}
+        return {name: part.state_dict() for name, part in self.parts.items()} | adaptive
 
     def load_state_dict(self, state: dict) -> None:
         for name, part in self.parts.items():
             part.load_state_dict(state[name])
+        if self.adaptive is not None:
+            self.adaptive.load_state_dict(state["adaptive"])
+
+    def _seen(self, images: torch.Tensor) -> torch.Tensor:
+        """The images as the discriminator sees them."""
+        return images if self.adaptive is None else self.adaptive(images, torch.default_generator)
 
     def step(self, index: int) -> dict[str, float]:
         torch.manual_seed(index)
@@ -110,17 +119,22 @@ class Trainer:
         )
         real, labels = self.data.batch(chosen), self.data.labels(chosen)  # fakes of the same classes
         fake = self.generator(z, labels)
-        loss_g = F.softplus(-self.discriminator(fake, labels)).mean()
+        loss_g = F.softplus(-self.discriminator(self._seen(fake), labels)).mean()
         self._update(self.opt_g, loss_g)
         self.discriminator.requires_grad_(True)
-        logits_real, logits_fake = self.discriminator(real, labels), self.discriminator(fake.detach(), labels)
+        real, fake = self._seen(real), self._seen(fake.detach())
+        logits_real, logits_fake = self.discriminator(real, labels), self.discriminator(fake, labels)
         self._update(self.opt_d, F.softplus(-logits_real).mean() + F.softplus(logits_fake).mean())
         if index % R1_INTERVAL == 0:
             self._update(self.opt_d, self.r1_gamma / 2 * R1_INTERVAL * r1_penalty(self.discriminator, real, labels))
         decay = 0.5 ** (self.batch / min(self.ema_images, (index + 1) * self.batch * 0.05))
         torch._foreach_lerp_(list(self.average.parameters()), list(self.generator.parameters()), 1 - decay)
         self.average.mapping.w_avg.copy_(self.generator.mapping.w_avg)
-        return {"loss_g": float(loss_g.detach()), "real": float(logits_real.detach().mean())}
+        figures = {"loss_g": float(loss_g.detach()), "real": float(logits_real.detach().mean())}
+        if self.adaptive is not None:
+            self.adaptive.observe(logits_real)
+            figures |= {"r_t": self.adaptive.r_t, "augment": self.adaptive.probability}
+        return figures
 
     @staticmethod
     def _update(optimizer: torch.optim.Optimizer, loss: torch.Tensor) -> None:
@@ -131,7 +145,7 @@ class Trainer:
 
 @click.command()
 @click.argument("name", type=click.Choice(sorted(SIZES)))
-@click.option("--data", type=click.Path(exists=True, path_type=Path), required=True, help="Folder of the IDX files.")
+@click.option("--data", type=click.Path(exists=True, path_type=Path), required=True, help=datasets.HELP)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Checkpoint to write and to go on from.")
 @click.option("--images", type=int, default=256_000, show_default=True, help="Training images in all.")
 @click.option("--batch", type=int, default=64, show_default=True)
@@ -156,7 +170,7 @@ def main(
 ) -> None:
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    trainer = Trainer(name, fashion.load(data, name, device=device), batch, lr, r1_gamma, ema_images)
+    trainer = Trainer(name, datasets.load(name, data, device=device), batch, lr, r1_gamma, ema_images)
     checkpoint = Checkpoint(out)
     first = 0
     if (state := checkpoint.load()) is not None:

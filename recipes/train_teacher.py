@@ -1,6 +1,7 @@
-"""Trains an EDM teacher on Fashion-MNIST: `python recipes/train_teacher.py fashion16 --data=FOLDER --out=teacher16.pt`.
+"""Trains an EDM teacher: `python recipes/train_teacher.py fashion16 --data=FOLDER --out=teacher16.pt`.
 
-The loss is eq. 2 with the weight and noise distribution of Table 1 of arXiv:2206.00364. An interrupted run goes on from --out.
+The loss is eq. 2 with the weight and noise distribution of Table 1 of arXiv:2206.00364; `emoji32` has its augmentation
+(appendix F.2). An interrupted run goes on from --out.
 """
 
 import copy
@@ -15,29 +16,47 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from gan_refine.networks.edm_precond import EDMPrecond
 from gan_refine.teachers import load_edm
-from recipes import fashion
+from recipes import augment, datasets
+from recipes.images import Images
 from recipes.training import Checkpoint
 
 ARCHITECTURES = {
     "fashion16": {"model_channels": 32, "channel_mult": [1, 2, 2]},
     "fashion16-cond": {"model_channels": 32, "channel_mult": [1, 2, 2]},
-    "fashion32": {"model_channels": 16, "channel_mult": [1, 2, 4, 4]},
+    "emoji32": {"model_channels": 32, "channel_mult": [1, 1, 2, 2], "augment_dim": augment.NUM_LABELS},
 }
+AUGMENT_PROBABILITY = 0.12  # of each move where the network is told of moves; flips in x happen to half of the images
+WATCHED = 256  # images of each split that the average is measured on
 
 
 def network_kwargs(name: str) -> dict:
     """Constructor arguments of EDMPrecond for the teacher of that name."""
-    fixed = {"img_channels": 1, "model_type": "SongUNet", "num_blocks": 1, "attn_resolutions": [8], "dropout": 0.0}
-    size = {"img_resolution": fashion.RESOLUTIONS[name], "label_dim": fashion.NUM_CLASSES[name]}
+    fixed = {"model_type": "SongUNet", "num_blocks": 1, "attn_resolutions": [8], "dropout": 0.0}
+    shape = datasets.SHAPES[name]
+    size = {"img_resolution": shape.resolution, "img_channels": shape.channels, "label_dim": shape.classes}
     return {**size, **fixed, **ARCHITECTURES[name]}
 
 
-def edm_loss(net: EDMPrecond, clean: torch.Tensor, labels: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
+def edm_loss(
+    net: EDMPrecond,
+    clean: torch.Tensor,
+    labels: torch.Tensor,
+    rng: torch.Generator,
+    augment_labels: torch.Tensor | None = None,
+) -> torch.Tensor:
     """Mean weighted denoising error at ln sigma ~ N(-1.2, 1.2^2)."""
     sigma = (torch.randn([len(clean), 1, 1, 1], generator=rng) * 1.2 - 1.2).exp().to(clean.device)
     weight = (sigma**2 + net.sigma_data**2) / (sigma * net.sigma_data) ** 2
     noisy = clean + sigma * torch.randn(clean.shape, generator=rng).to(clean.device)
-    return (weight * (net(noisy, sigma, labels) - clean) ** 2).mean()
+    moves = {} if augment_labels is None else {"augment_labels": augment_labels}
+    return (weight * (net(noisy, sigma, labels, **moves) - clean) ** 2).mean()
+
+
+@torch.no_grad()
+def measured_loss(net: EDMPrecond, images: Images) -> float:
+    """The loss of images evenly spaced in `images`, none augmented, always with the same noise."""
+    index = torch.arange(0, len(images), max(len(images) // WATCHED, 1))[:WATCHED]
+    return float(edm_loss(net, images.batch(index), images.labels(index), torch.Generator().manual_seed(0)))
 
 
 def learning_rate(done: float, peak: float) -> float:
@@ -57,7 +76,7 @@ def start_from(net: EDMPrecond, path: Path) -> None:
 
 @click.command()
 @click.argument("name", type=click.Choice(sorted(ARCHITECTURES)))
-@click.option("--data", type=click.Path(exists=True, path_type=Path), required=True, help="Folder of the IDX files.")
+@click.option("--data", type=click.Path(exists=True, path_type=Path), required=True, help=datasets.HELP)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Checkpoint to write and to go on from.")
 @click.option("--images", type=int, default=307_200, show_default=True, help="Training images in all.")
 @click.option("--batch", type=int, default=128, show_default=True)
@@ -82,7 +101,7 @@ def main(
 ) -> None:
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    dataset = fashion.load(data, name, device=device)
+    dataset, held_out = (datasets.load(name, data, split, device) for split in ("train", "test"))
     net = EDMPrecond(**network_kwargs(name)).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     if start is not None:
         start_from(net, start)
@@ -99,9 +118,13 @@ def main(
     for step in range(first, total):
         rng = torch.Generator().manual_seed(step)
         chosen = torch.randint(len(dataset), [batch], generator=rng)
-        clean = dataset.batch(chosen).contiguous(memory_format=torch.channels_last)
+        clean, moves = dataset.batch(chosen), None
+        if net.model.map_augment is not None:
+            moved = augment.move(clean, AUGMENT_PROBABILITY, rng, mirror=1.0)
+            clean, moves = moved.images, moved.labels
+        clean = clean.contiguous(memory_format=torch.channels_last)
         optimizer.param_groups[0]["lr"] = learning_rate(step / total, lr)
-        loss = edm_loss(net, clean, dataset.labels(chosen), rng)
+        loss = edm_loss(net, clean, dataset.labels(chosen), rng, moves)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
@@ -117,7 +140,11 @@ def main(
                 "step": step + 1,
             }
             checkpoint.save(state, images=(step + 1) * batch)
-            print(f"{(step + 1) * batch} images, {checkpoint.origin['seconds']:.0f} s, loss {running:.4f}", flush=True)
+            watched = f"train {measured_loss(ema, dataset):.4f}, held_out {measured_loss(ema, held_out):.4f}"
+            print(
+                f"{(step + 1) * batch} images, {checkpoint.origin['seconds']:.0f} s, loss {running:.4f}, {watched}",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,28 @@
+"""The data sets of the recipes by the name of the pair."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from recipes import emoji, fashion
+from recipes.images import Images
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Channels and resolution of the images, and how many classes the networks are told."""
+
+    channels: int
+    resolution: int
+    classes: int
+
+
+SHAPES = {name: Shape(1, fashion.RESOLUTIONS[name], fashion.NUM_CLASSES[name]) for name in fashion.RESOLUTIONS}
+HELP = "Folder of the IDX files of Fashion-MNIST, or the file that recipes/emoji.py wrote."
+SHAPES["emoji32"] = Shape(3, emoji.RESOLUTION, 0)
+
+
+def load(name: str, path: Path, split: str = "train", device: str = "cpu") -> Images:
+    """The 'train' or 'test' images: `path` is the folder of the IDX files of Fashion-MNIST or the file of recipes/emoji.py."""
+    if name in fashion.RESOLUTIONS:
+        return fashion.load(path, name, {"train": "train", "test": "t10k"}[split], device)
+    return emoji.load(path, split, device)
