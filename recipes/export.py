@@ -3,7 +3,7 @@
 python recipes/export.py teacher fashion16 teacher16.pt     the network pickle and its origin record
 python recipes/export.py gan fashion16 gan16.pt
 python recipes/export.py measure fashion16                  the teacher's own distance, into catalog.json
-python recipes/export.py measure fashion32 --keep=samples   the same, which goes on where it was stopped
+python recipes/export.py measure fashion16 --keep=samples   the same, which goes on where it was stopped
 python recipes/export.py catalog                            digests and licences of everything there, into catalog.json
 """
 

@@ -39,7 +39,6 @@ class Design:
 DESIGNS = {
     "fashion16": Design("fashion16", FashionClassifier),
     "fashion16-b": Design("fashion16", ResidualClassifier, seed=1),
-    "fashion32": Design("fashion32", FashionClassifier),
 }
 
 

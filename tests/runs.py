@@ -130,14 +130,14 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def write_pair(folder: Path, seed: int = 0, resolution: int = 16) -> list[str]:
-    """Arguments that name a generator and a teacher of grey images, of some thousand weights each; the teacher's are 16x16."""
+def write_pair(folder: Path, seed: int = 0, resolution: int = 16, teacher_resolution: int = 16) -> list[str]:
+    """Arguments that name a generator and a teacher of grey images, of some thousand weights each."""
     torch.manual_seed(seed)
     widths = {"channel_base": 2 * resolution, "channel_max": 4}
     make = lambda: Generator(8, 0, 8, resolution, 1, mapping_kwargs={"num_layers": 2}, synthesis_kwargs=widths)  # noqa: E731
     networks = {"G": make(), "D": Discriminator(0, resolution, 1, architecture="orig", **widths), "G_ema": make()}
     write_networks(folder / "gan.pkl", {**networks, "training_set_kwargs": None, "augment_pipe": None})
-    write_networks(folder / "teacher.pkl", {"ema": small_unet(16)})
+    write_networks(folder / "teacher.pkl", {"ema": small_unet(teacher_resolution)})
     return [f"--gan={folder / 'gan.pkl'}", f"--teacher={folder / 'teacher.pkl'}"]
 
 

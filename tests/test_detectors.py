@@ -47,7 +47,6 @@ class TestChoosing:
             parse_metrics(text)
 
     def test_detectors(self) -> None:
-        assert open_detector("fashion32").spec == ImageSpec(1, 32)
         assert choose_detector("auto", ImageSpec(1, 16)).name == "fashion16"
         second = open_detector("fashion16-b")
         assert second.spec == ImageSpec(1, 16) and type(second.network).__name__ == "ResidualClassifier"

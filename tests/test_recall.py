@@ -118,7 +118,7 @@ def test_a_bridged_generator_is_compared_at_the_teachers_size(commands, tmp_path
     sizes = {}
     for path in folder.glob("metric-*.jsonl"):
         sizes[path.stem] = {json.loads(line)["convention"]["images"] for line in path.open()}
-    assert sizes == {f"metric-{NAME}": {"16x16 grey"}, "metric-fd32-fashion32": {"32x32 grey"}}
+    assert sizes == {f"metric-{NAME}": {"16x16 grey"}, "metric-fd32-fashion16": {"16x16 grey"}}
 
 
 def test_bad_counts_are_one_line(commands, tmp_path):

@@ -287,7 +287,7 @@ def test_plain_pickle_load_in_a_fresh_process(tmp_path: Path) -> None:
     )
     assert opened(tmp_path / "g.pkl", "G_ema").stdout == "Generator\n"
     assert opened(tmp_path / "t.pkl", "ema").stdout == "EDMPrecond\n"
-    for name in ("fashion16", "fashion32"):  # written when the sources were others
+    for name in ("fashion16", "fashion16-cond"):  # written when the sources were others
         assert opened(ROOT / f"pretrained/{name}-gan.pkl", "G_ema").stdout == "Generator\n"
         assert opened(ROOT / f"pretrained/{name}-teacher.pkl", "ema").stdout == "EDMPrecond\n"
     foreign = opened(odd_gan(tmp_path), "G_ema")

@@ -26,7 +26,7 @@ METRICS: dict[str, type[Metric]] = {
 }
 # Entries of the catalog whose detectors come with a reference; `auto` is the first that fits. Results are reported in the features
 # of fashion16-b too, but nothing is chosen by it.
-EMBEDDED_DETECTORS = ("fashion16", "fashion32", "fashion16-b")
+EMBEDDED_DETECTORS = ("fashion16", "fashion16-b")
 ALIASES = {"fid": "fd", "kid": "kd"}  # for --metrics; a result is called fid or kid only where it is (`metric_name`)
 
 
@@ -52,7 +52,7 @@ DETECTORS: dict[str, Opener] = {
 
 
 def open_detector(text: str, device: Device = "cpu") -> Detector:
-    """The detector that --detector names: `fashion16`, `fashion32`, `inception`, `efficientnet-lite0` or `torchscript,path=FILE`.
+    """The detector that --detector names: `fashion16`, `fashion16-b`, `inception`, `efficientnet-lite0` or `torchscript,path=FILE`.
 
     Raises UserError if there is no such detector or its file cannot be read.
     """
