@@ -1,7 +1,7 @@
 """From training checkpoints to the files in pretrained/.
 
-python recipes/export.py teacher fashion16 teacher16.pt     the network pickle and its origin record
-python recipes/export.py gan fashion16 gan16.pt
+python recipes/export.py teacher emoji32 teacher32.pt --log=teacher32.log     the network pickle and its origin record
+python recipes/export.py gan emoji32 gan32.pt --log=gan32.log
 python recipes/export.py measure fashion16                  the teacher's own distance, into catalog.json
 python recipes/export.py measure fashion16 --keep=samples   the same, which goes on where it was stopped
 python recipes/export.py catalog                            digests and licences of everything there, into catalog.json
@@ -37,7 +37,11 @@ from gan_refine.teachers import load_edm
 from recipes import train_gan, train_teacher
 from recipes.training import commit, hardware
 
-LICENCE = "Apache-2.0; trained on Fashion-MNIST (MIT, Zalando SE)"
+LICENCES = {
+    "fashion": "Apache-2.0; trained on Fashion-MNIST (MIT, Zalando SE)",
+    "emoji": "Apache-2.0; trained on Noto Emoji (Apache-2.0, Google LLC) and Fluent Emoji (MIT, Microsoft Corporation)",
+}
+CURVE_LINES = 32  # of a log that an origin record keeps
 FILES = {
     "gan": "{}-gan.pkl",
     "teacher": "{}-teacher.pkl",
@@ -53,6 +57,14 @@ def file_of(kind: str, name: str) -> Path:
     return PRETRAINED / FILES[kind].format(owner)
 
 
+def licence_of(name: str) -> str:
+    """The licence of the files of that pair, which names what they were trained on."""
+    return next(text for images, text in LICENCES.items() if name.startswith(images))
+
+
+LOG = click.option("--log", type=click.Path(exists=True, path_type=Path), help="What the training printed: its curve.")
+
+
 @click.group()
 def main() -> None:
     """Make the files in pretrained/ from checkpoints of the training recipes."""
@@ -61,41 +73,54 @@ def main() -> None:
 @main.command()
 @click.argument("name")
 @click.argument("checkpoint", type=click.Path(exists=True, path_type=Path))
-def teacher(name: str, checkpoint: Path) -> None:
+@LOG
+def teacher(name: str, checkpoint: Path, log: Path | None) -> None:
     """The averaged weights of a train_teacher.py checkpoint as an EDM network pickle."""
     saved = torch.load(checkpoint, weights_only=True)
     net = EDMPrecond(**train_teacher.network_kwargs(name))
     net.load_state_dict(saved["state"]["ema"])
     path = file_of("teacher", name)
     write_networks(path, {"ema": net})
-    _write_origin(path, saved["origin"])
+    _write_origin(name, path, saved["origin"], log)
 
 
 @main.command()
 @click.argument("name")
 @click.argument("checkpoint", type=click.Path(exists=True, path_type=Path))
-def gan(name: str, checkpoint: Path) -> None:
-    """G, D and G_ema of a train_gan.py checkpoint as a StyleGAN2-ADA network pickle."""
+@LOG
+def gan(name: str, checkpoint: Path, log: Path | None) -> None:
+    """D and G_ema of a train_gan.py checkpoint as a StyleGAN2-ADA network pickle; without G, a third of the size."""
     saved = torch.load(checkpoint, weights_only=True)
     networks = {
-        "G": Generator(**train_gan.generator_kwargs(name)),
         "D": Discriminator(**train_gan.discriminator_kwargs(name)),
         "G_ema": Generator(**train_gan.generator_kwargs(name)),
     }
-    parts = {"G": "generator", "D": "discriminator", "G_ema": "average"}
-    for key, part in parts.items():
+    for key, part in {"D": "discriminator", "G_ema": "average"}.items():
         networks[key].load_state_dict(saved["state"]["trainer"][part])
     path = file_of("gan", name)
     write_networks(path, {**networks, "training_set_kwargs": None, "augment_pipe": None})
-    _write_origin(path, saved["origin"])
+    _write_origin(name, path, saved["origin"], log)
 
 
-def _write_origin(path: Path, origin: str) -> None:
+def curve(log: Path) -> list[str]:
+    """At most CURVE_LINES of the lines that a training printed, evenly spaced and with the last; repeated steps once."""
+    by_images = {}
+    for line in log.read_text().splitlines():
+        if found := re.match(r"(\d+) images, ", line):
+            by_images[int(found[1])] = line
+    lines = [by_images[images] for images in sorted(by_images)]
+    every = math.ceil(len(lines) / CURVE_LINES)
+    return lines[::-1][:: max(every, 1)][::-1]
+
+
+def _write_origin(name: str, path: Path, origin: str, log: Path | None) -> None:
     record = json.loads(origin)
     # The folders of whoever ran it are of no use to anyone else.
-    command = re.sub(r"\S*/(\w+\.py)", r"recipes/\1", re.sub(r"--data=\S+", "--data=FOLDER", record["command"]))
+    command = re.sub(r"\S*/(\w+\.py)", r"recipes/\1", re.sub(r"--data=\S+", "--data=DATA", record["command"]))
     command = re.sub(r"--out=\S*/", "--out=", command)
-    record |= {"command": command, "sha256": sha256(path), "licence": LICENCE}
+    record |= {"command": command, "sha256": sha256(path), "licence": licence_of(name)}
+    if log is not None:
+        record["curve"] = curve(log)
     path.with_suffix(".json").write_text(json.dumps(record, indent=2) + "\n")
     click.echo(f"{path.name}: {path.stat().st_size} bytes")
 
@@ -112,7 +137,7 @@ def write_catalog() -> None:
     for name in sorted(names):
         files = {kind: file_of(kind, name) for kind in KINDS}
         entry: dict[str, dict] = {
-            kind: {"file": file.name, "sha256": sha256(file), "licence": LICENCE}
+            kind: {"file": file.name, "sha256": sha256(file), "licence": licence_of(name)}
             for kind, file in files.items()
             if file.exists()
         }
@@ -134,6 +159,10 @@ def measure(name: str, images: int, steps: int, seed: int, threads: int, keep: P
     """The distance of the teacher's own samples, by the deterministic sampler, recorded in catalog.json."""
     torch.set_num_threads(threads)
     pair = catalog()[name]
+    if "detector" not in pair.files:
+        raise click.UsageError(
+            f"{name} has no detector of its own; measure it with `gan-refine evaluate --detector=NAME`"
+        )
     detector = load_detector(PRETRAINED / pair.files["detector"])
     reference = load_reference(PRETRAINED / pair.files["reference"])
     net = load_edm(PRETRAINED / pair.files["teacher"])

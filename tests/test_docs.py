@@ -30,6 +30,7 @@ OTHER_OPTIONS = {
     "pip": {"--no-deps"},
     "torch_utils.custom_ops": {"--build"},
     "recipes/sweep.py": {"--evaluations", "--save", "--out", "--threads"},
+    "recipes/neighbours.py": {"--data"},
     "benchmarks": {"--fashion", "--subset-size", "--probe", "--resized"},
 }
 
