@@ -2,8 +2,7 @@
 
 python recipes/export.py teacher emoji32 teacher32.pt --log=teacher32.log     the network pickle and its origin record
 python recipes/export.py gan emoji32 gan32.pt --log=gan32.log
-python recipes/export.py measure fashion16                  the teacher's own distance, into catalog.json
-python recipes/export.py measure fashion16 --keep=samples   the same, which goes on where it was stopped
+python recipes/export.py samples fashion16                  the teacher's samples for the default options
 python recipes/export.py catalog                            digests and licences of everything there, into catalog.json
 """
 
@@ -11,31 +10,23 @@ import json
 import math
 import re
 import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
-import numpy as np
 import torch
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from gan_refine.assets import KINDS, PRETRAINED, catalog, sha256
-from gan_refine.evaluation import Teacher, measure_teacher
-from gan_refine.evaluation.images import CHUNK, TEACHER_STREAM
-from gan_refine.files import atomic_file
-from gan_refine.interfaces import Denoiser, PixelBytes
-from gan_refine.metrics import MetricCollection, load_detector, load_reference, to_uint8
+from gan_refine.evaluation import NUM_IMAGES, SamplingOptions, Teacher, teacher_samples
+from gan_refine.evaluation.samples import cache_key, store_samples
 from gan_refine.networks.edm_precond import EDMPrecond
 from gan_refine.networks.stylegan2 import Discriminator, Generator
-from gan_refine.noise import rng_for
 from gan_refine.pickles import write_networks
-from gan_refine.sampling import DEFAULT_STEPS, sample_images
+from gan_refine.sampling import DEFAULT_STEPS
 from gan_refine.teachers import load_edm
 from recipes import train_gan, train_teacher
-from recipes.training import commit, hardware
 
 LICENCES = {
     "fashion": "Apache-2.0; trained on Fashion-MNIST (MIT, Zalando SE)",
@@ -127,9 +118,8 @@ def _write_origin(name: str, path: Path, origin: str, log: Path | None) -> None:
 
 @main.command(name="catalog")
 def write_catalog() -> None:
-    """Rewrites catalog.json from the files that are there; measurements of unchanged teachers are kept."""
+    """Rewrites catalog.json from the files that are there."""
     path = PRETRAINED / "catalog.json"
-    known = catalog() if path.exists() else {}
     pairs = {}
     names = {
         file.name.removesuffix(f"-{kind}{file.suffix}") for kind in KINDS for file in PRETRAINED.glob(f"*-{kind}.*")
@@ -141,8 +131,6 @@ def write_catalog() -> None:
             for kind, file in files.items()
             if file.exists()
         }
-        if name in known and "teacher" in entry and known[name].sha256["teacher"] == entry["teacher"]["sha256"]:
-            entry["teacher"]["measured"] = [vars(m) for m in known[name].teacher_measurements]
         pairs[name] = entry
     path.write_text(json.dumps({"pairs": pairs}, indent=2) + "\n")
     click.echo(f"{path.name}: {', '.join(pairs)}")
@@ -150,55 +138,19 @@ def write_catalog() -> None:
 
 @main.command()
 @click.argument("name")
-@click.option("--images", type=int, default=10_000, show_default=True)
-@click.option("--steps", type=int, default=DEFAULT_STEPS, show_default=True)
-@click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--threads", type=int, default=2, show_default=True)
-@click.option("--keep", type=click.Path(file_okay=False, path_type=Path), help="Keeps samples here and reuses them.")
-def measure(name: str, images: int, steps: int, seed: int, threads: int, keep: Path | None) -> None:
-    """The distance of the teacher's own samples, by the deterministic sampler, recorded in catalog.json."""
+def samples(name: str, threads: int) -> None:
+    """The teacher's samples that runs and evaluations compare with by default, so that nobody need make them."""
     torch.set_num_threads(threads)
-    pair = catalog()[name]
-    if "detector" not in pair.files:
-        raise click.UsageError(
-            f"{name} has no detector of its own; measure it with `gan-refine evaluate --detector=NAME`"
-        )
-    detector = load_detector(PRETRAINED / pair.files["detector"])
-    reference = load_reference(PRETRAINED / pair.files["reference"])
-    net = load_edm(PRETRAINED / pair.files["teacher"])
-
-    metric = MetricCollection(detector, reference, images)
-    started = time.time()
-    with tqdm(total=images) as bar:
-        if keep is None:
-            value = measure_teacher(Teacher(None, net), metric, steps, seed, bar.update)[0].value
-        else:
-            for batch in kept_samples(net, keep, images, steps, seed):
-                metric.update(batch)
-                bar.update(len(batch))
-            value = metric.result()[metric.name]
-    record = {"metric": metric.name, "value": value, "sampler": "unipc", "steps": steps}
-    click.echo(f"{record}, {time.time() - started:.0f} s, {hardware()}, commit {commit()}")
-    path = PRETRAINED / "catalog.json"
-    content = json.loads(path.read_text())
-    others = content["pairs"][name]["teacher"].get("measured", [])
-    others = [m for m in others if m["metric"] != metric.name]
-    content["pairs"][name]["teacher"]["measured"] = [*others, record]
-    path.write_text(json.dumps(content, indent=2) + "\n")
-
-
-def kept_samples(net: Denoiser, folder: Path, images: int, steps: int, seed: int) -> Iterator[PixelBytes]:
-    """The samples of `measure_teacher`, batch by batch; those in `folder` are read, the others made and put there."""
-    folder.mkdir(parents=True, exist_ok=True)
-    batches = math.ceil(images / CHUNK)
-    for number in range(batches):
-        path = folder / f"seed{seed}-steps{steps}-{number:04d}.npy"
-        if not path.exists():
-            rng = rng_for(seed, 0, 0, TEACHER_STREAM)
-            ((made, _),) = sample_images(net, images, steps=steps, batch=CHUNK, rng=rng, part=(number, batches))
-            with atomic_file(path) as stream:
-                np.save(stream, to_uint8(made).numpy())
-        yield torch.from_numpy(np.load(path))
+    path = PRETRAINED / catalog()[name].files["teacher"]
+    teacher, options = Teacher(path, load_edm(path)), SamplingOptions(NUM_IMAGES, DEFAULT_STEPS)
+    for old in PRETRAINED.glob(f"{name}-samples-*.npz"):
+        old.unlink()
+    with tqdm(total=2 * options.images) as bar:
+        made = teacher_samples(Teacher(None, teacher.denoiser), options, bar.update)
+    store_samples(
+        PRETRAINED / f"{name}-samples-{cache_key(teacher, options)}.npz", torch.cat([made.reference, made.others])
+    )
 
 
 if __name__ == "__main__":

@@ -19,8 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from gan_refine import assets
 from gan_refine.config import RefineOptions, build_options
-from gan_refine.evaluation import measure
-from gan_refine.metrics import MetricCollection, load_detector, load_reference
+from gan_refine.evaluation import NUM_IMAGES, Teacher, YardstickOptions, open_yardsticks
 from gan_refine.objectives import GanFile, build_objective
 from gan_refine.refine import refine
 from gan_refine.run.networks import open_gan
@@ -35,7 +34,7 @@ from gan_refine.teachers import load_edm
 @click.option(
     "--evaluations", type=int, default=4, show_default=True, help="Evaluations along each run, the last at its end."
 )
-@click.option("--eval-images", type=int, default=10_000, show_default=True)
+@click.option("--eval-images", type=int, default=NUM_IMAGES, show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--save", type=click.Path(path_type=Path), default=None, help="Folder for each run's last average.")
 @click.option("--threads", type=int, default=2, show_default=True)
@@ -58,12 +57,13 @@ def main(
 ) -> None:
     torch.set_num_threads(threads)
     original = open_gan(gan or name).generator.to(device)
-    teacher = load_edm(assets.resolve("teacher", name)).to(torch.device(device))
-    detector = load_detector(assets.resolve("detector", name), device=device)
-    reference = load_reference(assets.resolve("reference", name))
+    path = assets.resolve("teacher", name)
+    teacher = load_edm(path).to(torch.device(device))
+    measured = YardstickOptions(num_images=eval_images)
+    yardsticks = open_yardsticks(measured, original.spec, Teacher(path, teacher), device)
 
     def distance(generator) -> float:
-        return round(measure(generator, MetricCollection(detector, reference, eval_images), seed)[0].value, 3)
+        return round(yardsticks.measure(generator, seed)[0].value, 3)
 
     before = distance(original)
     for setting in settings:
@@ -77,7 +77,13 @@ def main(
             curve.append([progress.images, distance(progress.average)])
             nats.append(progress.health.remaining_nats())
             click.echo(f"{setting} seed {seed}: {curve[-1]} after {time.time() - started:.0f} s", err=True)
-        record: dict[str, object] = {"pair": name, "gan": gan or name, "setting": setting, "seed": seed}
+        record: dict[str, object] = {
+            "pair": name,
+            "metric": yardsticks.name,
+            "gan": gan or name,
+            "setting": setting,
+            "seed": seed,
+        }
         record |= {"before": before, "curve": curve, "nats": nats}
         if save is not None:
             save.mkdir(parents=True, exist_ok=True)

@@ -20,7 +20,15 @@ ROOT = Path(__file__).parent.parent
 
 # 30 steps of the generator in three rounds, with 4 steps of warm-up and 2 batches of a pool in each.
 SMALL = ["--kimg=0.24", "--batch=8", "--batch-gpu=4", "--warmup-kimg=0.032", "--pool-kimg=0.016", "--tick=0.016"]
-SMALL += ["--snap=3", "--ema-kimg=0.05", "--eval-images=32", "--teacher-steps=0", "--device=cpu", "--desc=tiny"]
+SMALL += [
+    "--snap=3",
+    "--ema-kimg=0.05",
+    "--eval-images=32",
+    "--teacher-steps=0",
+    "--fid-seeds=1",
+    "--device=cpu",
+    "--desc=tiny",
+]
 
 SERVER = """
 import json, os, signal, sys, traceback
@@ -130,14 +138,20 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def write_pair(folder: Path, seed: int = 0, resolution: int = 16, teacher_resolution: int = 16) -> list[str]:
-    """Arguments that name a generator and a teacher of grey images, of some thousand weights each."""
+def write_pair(
+    folder: Path, seed: int = 0, resolution: int = 16, teacher_resolution: int = 16, channels: int = 1
+) -> list[str]:
+    """Arguments that name a generator and a teacher, by default of grey images, of some thousand weights each."""
     torch.manual_seed(seed)
     widths = {"channel_base": 2 * resolution, "channel_max": 4}
-    make = lambda: Generator(8, 0, 8, resolution, 1, mapping_kwargs={"num_layers": 2}, synthesis_kwargs=widths)  # noqa: E731
-    networks = {"G": make(), "D": Discriminator(0, resolution, 1, architecture="orig", **widths), "G_ema": make()}
+    make = lambda: Generator(8, 0, 8, resolution, channels, mapping_kwargs={"num_layers": 2}, synthesis_kwargs=widths)  # noqa: E731
+    networks = {
+        "G": make(),
+        "D": Discriminator(0, resolution, channels, architecture="orig", **widths),
+        "G_ema": make(),
+    }
     write_networks(folder / "gan.pkl", {**networks, "training_set_kwargs": None, "augment_pipe": None})
-    write_networks(folder / "teacher.pkl", {"ema": small_unet(teacher_resolution)})
+    write_networks(folder / "teacher.pkl", {"ema": small_unet(teacher_resolution, channels)})
     return [f"--gan={folder / 'gan.pkl'}", f"--teacher={folder / 'teacher.pkl'}"]
 
 

@@ -3,51 +3,63 @@
 import json
 import sys
 import zipfile
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from toys import SingleImage
 
 from gan_refine import assets
 from gan_refine.cli import cli
 from gan_refine.cli.main import run_command
 from gan_refine.errors import FileFormatError, MismatchError, OptionError
 from gan_refine.evaluation import (
+    FLOOR,
+    NUM_IMAGES,
+    Measured,
     SamplingOptions,
     Teacher,
-    check_first_is_distance,
+    YardstickOptions,
+    Yardsticks,
+    data_references,
     evaluate,
     images,
-    measure,
-    measure_teacher,
-    open_metrics,
-    open_reference,
-    references,
+    open_yardsticks,
+    tabulate,
+    teacher_samples,
+    verdict,
 )
-from gan_refine.evaluation.references import cache_key, teacher_reference
+from gan_refine.evaluation.images import teacher_images
+from gan_refine.evaluation.samples import cache_key
 from gan_refine.generators import AffineGenerator
 from gan_refine.interfaces import ImageSpec
 from gan_refine.metrics import (
-    MetricCollection,
+    FeatureStatistics,
     Moments,
-    load_detector,
+    Requirements,
     load_reference,
-    open_detector,
+    only_reports,
     read_images,
+    reference_of,
     reference_of_images,
     save_reference,
 )
 from gan_refine.metrics.classifiers import FashionClassifier
 from gan_refine.metrics.detectors import ClassifierDetector
+from gan_refine.metrics.tables import ONLY_REPORT
 from gan_refine.networks.stylegan2 import Generator
 from gan_refine.pickles import write_networks
-from gan_refine.sampling import sample_images
+from gan_refine.run.build import build
+from gan_refine.run.options import RunOptions
+from gan_refine.sampling import DEFAULT_STEPS, sample_images
 from gan_refine.teachers import GaussianTeacher, load_edm
 
+ROOT = Path(__file__).parent.parent
 SPEC = ImageSpec(1, 16)
-SMALL = SamplingOptions(steps=2, images=60)
+SMALL = SamplingOptions(images=60, steps=2)
 
 
 @pytest.fixture(autouse=True)
@@ -89,7 +101,8 @@ class TestImages:
         moments = Moments(128)
         moments.update(detector(torch.from_numpy(self.pixels)[:, None]))
         for path in (folder, tmp_path / "images.zip"):
-            found = open_reference(str(path), detector, None)
+            (found,) = data_references(str(path), [detector])
+            assert found is not None
             torch.testing.assert_close(found.mean, moments.mean)
             torch.testing.assert_close(found.covariance, moments.covariance(1))
             assert (found.num_images, found.ddof, found.source) == (12, 1, "data")
@@ -117,47 +130,39 @@ class TestImages:
             reference_of_images(tmp_path / "x.zip", detector)
 
 
-class TestSamplingOptions:
-    def test_is_the_reference_of_the_samplers_images(self, detector: ClassifierDetector, teacher: Teacher) -> None:
+class TestSamples:
+    def test_two_disjoint_sets_from_the_sampler_and_then_from_the_cache(self, teacher: Teacher, cache: Path) -> None:
         seen: list[int] = []
-        first = teacher_reference(teacher, detector, SMALL, seen.append)
-        assert sum(seen) == 60
-        assert (first.source, first.num_images, first.ddof, first.detector) == ("teacher", 60, 1, "fashion16")
-        again = teacher_reference(teacher, detector, SMALL, lambda n: pytest.fail("the cache was not used"))
-        assert torch.equal(again.mean, first.mean) and torch.equal(again.covariance, first.covariance)
-        assert again.features is not None and first.features is not None and torch.equal(again.features, first.features)
-        assert again.source == "teacher"
+        made = teacher_samples(teacher, SMALL, seen.append)
+        assert sum(seen) == 120 and len(list((cache / "samples").iterdir())) == 1
+        drawn = torch.cat([part for _, part in teacher_images(teacher.denoiser, 120, 2, SMALL.seed)])
+        assert torch.equal(torch.cat([made.reference, made.others]), drawn)
+        again = teacher_samples(teacher, SMALL, lambda n: pytest.fail("the cache was not used"))
+        assert torch.equal(again.reference, made.reference) and torch.equal(again.others, made.others)
 
-    def test_key_depends_on_all_that_matters(self, detector: ClassifierDetector, teacher: Teacher) -> None:
-        variants = [SMALL, SamplingOptions(3, 60), SamplingOptions(2, 61), SamplingOptions(2, 60, seed=1)]
-        keys = {cache_key(teacher, detector, options) for options in variants}
-        keys.add(cache_key(teacher, ClassifierDetector("fashion16", FashionClassifier(16)), SMALL))  # other weights
-        keys.add(cache_key(teacher, ClassifierDetector("other", detector.network), SMALL))
+    def test_key_depends_on_all_that_matters(self, teacher: Teacher) -> None:
+        variants = [SMALL, SamplingOptions(60, 3), SamplingOptions(61, 2), SamplingOptions(60, 2, seed=1)]
+        keys = {cache_key(teacher, options) for options in variants}
+        assert teacher.path is not None
         teacher.path.write_bytes(b"other weights")
-        keys.add(cache_key(teacher, detector, SMALL))
-        assert len(keys) == 7
+        assert len(keys | {cache_key(teacher, SMALL)}) == 5
 
-    def test_damaged_cache_is_said_not_mended(
-        self, detector: ClassifierDetector, teacher: Teacher, cache: Path
-    ) -> None:
-        teacher_reference(teacher, detector, SMALL)
-        (file,) = (cache / "references").iterdir()
-        file.write_text("damaged")
-        with pytest.raises(FileFormatError, match="delete this file"):
-            teacher_reference(teacher, detector, SMALL)
+    @pytest.mark.parametrize("content", [b"damaged", b"images of another size"])
+    def test_a_damaged_file_is_said_not_mended(self, content: bytes, teacher: Teacher, cache: Path) -> None:
+        teacher_samples(teacher, SMALL)
+        (file,) = (cache / "samples").iterdir()
+        file.write_bytes(content)
+        if content != b"damaged":
+            np.savez(file, images=np.zeros([120, 1, 8, 8], np.uint8))
+        with pytest.raises(FileFormatError, match="delete it and run again"):
+            teacher_samples(teacher, SMALL)
 
-    def test_options(self, detector: ClassifierDetector, teacher: Teacher, monkeypatch: pytest.MonkeyPatch) -> None:
-        asked: list[SamplingOptions] = []
-        made = open_reference("auto", detector, None)
-        monkeypatch.setattr(
-            references, "teacher_reference", lambda a, b, options, progress: (asked.append(options), made)[1]
-        )
-        open_reference("teacher,steps=7,images=9", detector, teacher)
-        assert asked == [SamplingOptions(steps=7, images=9)]
-        with pytest.raises(OptionError, match="needs a teacher"):
-            open_reference("teacher", detector, None)
-        with pytest.raises(OptionError, match="steps=1 is not allowed"):
-            open_reference("teacher,steps=1", detector, teacher)
+    def test_samples_that_come_with_the_project_are_those_of_its_teachers(self) -> None:
+        found = sorted(assets.PRETRAINED.glob("*-samples-*.npz"))
+        for path in found:
+            file = assets.resolve("teacher", path.name.partition("-samples-")[0])
+            key = cache_key(Teacher(file, load_edm(file)), SamplingOptions(NUM_IMAGES, DEFAULT_STEPS))
+            assert path.stem.endswith(key), "recipes/export.py samples makes the file again"
 
     def test_parts_of_the_sampler_are_the_whole(self, teacher: Teacher) -> None:
         options = {"steps": 2, "batch": 4}
@@ -172,79 +177,117 @@ class TestSamplingOptions:
             assert torch.equal(batch, parts[number % 2][number // 2])
 
 
-class TestOpenMetrics:
-    def test_spellings(self) -> None:
-        for text in ("auto", "fd", "fd-fashion16"):
-            assert open_metrics(text, "auto", "auto", SPEC, 250).name == "fd250-fashion16"
-        with pytest.raises(OptionError, match="names a detector"):
-            open_metrics("fd-fashion16", "fashion16-b", "auto", SPEC, 250)
+def opened(teacher: Teacher | None = None, spec: ImageSpec = SPEC, **options) -> Yardsticks:
+    detectors = options.pop("detectors", ("fashion16",))
+    return open_yardsticks(
+        YardstickOptions(detectors=detectors, num_images=60, teacher_steps=2, **options), spec, teacher
+    )
 
-    def test_who_asks_for_fid_gets_fid_or_an_error(self) -> None:
-        with pytest.raises(FileFormatError, match="inception,path=FILE"):
-            open_metrics("fid", "auto", "auto", SPEC, 250)
 
-    def test_a_distance_selects_the_best_snapshot(self) -> None:
-        with pytest.raises(OptionError, match="the first metric selects the best snapshot"):
-            check_first_is_distance(open_metrics("is,fd", "auto", "auto", SPEC, 250))
+class TestYardsticks:
+    def test_the_teacher_ranks_and_the_data_stand_beside_it(self, teacher: Teacher) -> None:
+        found = opened(teacher, detectors=("auto", "fashion16-b")).for_table()
+        assert [each.detector.name for each in found.all] == ["fashion16", "pixels", "fashion16-b"]
+        assert found.name == "fd60-fashion16-teacher"
+        names = [result.metric for result in found.floor]
+        assert names == [
+            *("fd60-fashion16-teacher", "nn60-fashion16-teacher", "fd60-fashion16"),
+            *("fd60-pixels-teacher", "nn60-pixels-teacher"),
+            *("fd60-fashion16-b-teacher", "nn60-fashion16-b-teacher", "fd60-fashion16-b"),
+        ]
 
-    def test_reference_is_read_only_where_one_is_needed(self) -> None:
-        assert open_metrics("is", "auto", "auto", SPEC, 250).reference is None
+    def test_one_pass_of_the_generator_feeds_all(self, teacher: Teacher) -> None:
+        generator = AffineGenerator(0.3, 0.1, SPEC)
+        shown: list[int] = []
+        generator.register_forward_hook(lambda module, inputs, made: shown.append(len(made)))
+        together = opened(teacher, detectors=("fashion16", "pixels")).measure(generator, seed=3)
+        assert shown == [60]
+        alone = [opened(teacher, detectors=(name,)).measure(generator, seed=3) for name in ("fashion16", "pixels")]
+        assert together == [result for results in alone for result in results]
 
-    def test_teacher_of_another_size(self, teacher: Teacher) -> None:
-        with pytest.raises(MismatchError, match="the GAN makes 32x32 grey images but the teacher 16x16 grey"):
-            open_metrics("fd", "auto", "auto", ImageSpec(1, 32), 250, teacher)
+    def test_an_equal_generator_is_at_the_floor_and_one_image_covers_nothing(self, teacher: Teacher) -> None:
+        options = YardstickOptions(detectors=("pixels",), num_images=400, teacher_steps=18)
+        yardsticks = open_yardsticks(options, SPEC, teacher).for_table()
+        equal, lost = AffineGenerator(0.3, 0.1, SPEC), SingleImage(torch.full([1, 1, 16, 16], 0.1))
+        runs = [
+            Measured(name, s, yardsticks.measure(net, s))
+            for s in (0, 1)
+            for name, net in (("lost", lost), ("equal", equal))
+        ]
+        (table,) = tabulate(yardsticks, runs)
+        assert [row.name for row in table.rows] == [FLOOR, "lost", "equal"]
+        metric = "fd400-pixels-teacher"
+        assert table.rows[2].shares[metric].mean == pytest.approx(1, abs=0.1)
+        assert table.rows[1].values["nn400-pixels-teacher_recall"] == [0, 0]
+        assert verdict(table, "equal").startswith("Nearer to the teacher: ")
+        text = table.lines()
+        assert text[0] == "pixels (may choose settings)" and text[1].split()[:3] == ["fd", "teacher", "share"]
+        json.dumps(table.record())
 
     def test_large_images_go_through_the_generator_few_at_a_time(self, monkeypatch: pytest.MonkeyPatch) -> None:
         generator = AffineGenerator(0.3, 0.1, SPEC)
         shown: list[int] = []
         generator.register_forward_hook(lambda module, inputs, made: shown.append(len(made)))
-        metrics = open_metrics("fd", "auto", "auto", SPEC, 300)
-        whole = measure(generator, metrics, seed=1)
+        yardsticks = open_yardsticks(YardstickOptions(detectors=("fashion16",), num_images=300), SPEC)
+        whole = yardsticks.measure(generator, seed=1)
         assert shown == [250, 50]
         shown.clear()
         monkeypatch.setattr(images, "PIXELS_AT_ONCE", 100 * 16 * 16)
-        assert measure(generator, metrics, seed=1)[0].values == pytest.approx(whole[0].values, rel=1e-6)
+        assert yardsticks.measure(generator, seed=1)[0].values == pytest.approx(whole[0].values, rel=1e-6)
         assert shown == [100, 100, 50, 50]
+
+    def test_metrics_that_need_no_reference_are_measured_once(self, teacher: Teacher) -> None:
+        found = opened(teacher, metrics="fd,is").measure(AffineGenerator(0.3, 0.1, SPEC), seed=0)
+        assert [result.metric for result in found] == ["fd60-fashion16-teacher", "is60-fashion16", "fd60-fashion16"]
+
+    def test_who_asks_for_fid_gets_fid_or_an_error(self) -> None:
+        with pytest.raises(FileFormatError, match="inception,path=FILE"):
+            opened(metrics="fid", detectors=("auto",))
+
+    def test_mistakes(self, teacher: Teacher, tmp_path: Path) -> None:
+        with pytest.raises(MismatchError, match="the GAN makes 32x32 grey images but the teacher 16x16 grey"):
+            opened(teacher, ImageSpec(1, 32))
+        with pytest.raises(OptionError, match="nothing to measure against for detector pixels"):
+            opened(None, detectors=("pixels",))
+        with pytest.raises(OptionError, match="nothing to measure against; give a teacher"):
+            opened(None, ImageSpec(3, 32), detectors=("auto",))
+        with pytest.raises(OptionError, match="--fid-ref is for data"):
+            opened(teacher, fid_ref="teacher")
+        with pytest.raises(MismatchError, match="made with detector other"):
+            np.savez(tmp_path / "other.npz", mu=np.zeros(128), sigma=np.eye(128), detector="other")
+            opened(fid_ref=str(tmp_path / "other.npz"))
 
 
 class TestEvaluate:
     generator = AffineGenerator(0.3, 0.1, SPEC)
-    options = "teacher,steps=18,images=300"
-
-    def test_embedded_reference(self) -> None:
-        (result,) = measure(self.generator, open_metrics("fd", "auto", "auto", SPEC, 300), seed=3)
-        assert evaluate(self.generator, images=300, seed=3) == {"fd300-fashion16": result.value}
-        assert set(evaluate(self.generator, metrics="is", images=20)) == {"is20-fashion16", "is20-fashion16_std"}
 
     def test_folder_of_images(self, tmp_path: Path) -> None:
         folder = write_images(tmp_path / "images", np.random.default_rng(0).integers(0, 256, [30, 16, 16], np.uint8))
         found = evaluate(self.generator, metrics="pr", reference=folder, images=20)
-        assert set(found) == {"pr20-fashion16_precision", "pr20-fashion16_recall"}
+        kinds = [f"pr20-{name}_{kind}" for name in ("fashion16", "pixels") for kind in ("precision", "recall")]
+        assert list(found) == kinds
 
     def test_samples_of_a_teacher(self, teacher: Teacher, cache: Path) -> None:
-        bare = evaluate(self.generator, reference=self.options, teacher=teacher.denoiser, images=300)
+        options = {"detector": "fashion16", "images": 300}
+        bare = evaluate(self.generator, teacher=teacher.denoiser, **options)
         assert not cache.exists(), "a denoiser without its file has no key in the cache"
-        cached = evaluate(self.generator, reference=self.options, teacher=teacher, images=300)
-        assert len(list((cache / "references").iterdir())) == 1
-        assert bare == cached and set(bare) == {"fd300-fashion16-teacher"}
-        other = evaluate(AffineGenerator(0.1, 0.4, SPEC), reference=self.options, teacher=teacher, images=300)
+        cached = evaluate(self.generator, teacher=teacher, **options)
+        assert len(list((cache / "samples").iterdir())) == 1
+        assert bare == cached and list(bare) == ["fd300-fashion16-teacher", "fd300-fashion16"]
+        other = evaluate(AffineGenerator(0.1, 0.4, SPEC), teacher=teacher, **options)
         assert 10 * bare["fd300-fashion16-teacher"] < other["fd300-fashion16-teacher"], "not the teacher's distribution"
 
     def test_teacher_by_name(self, cache: Path) -> None:
-        found = evaluate(self.generator, reference="teacher,steps=2,images=20", teacher="fashion16", images=20)
-        assert set(found) == {"fd20-fashion16-teacher"} and len(list((cache / "references").iterdir())) == 1
+        found = evaluate(self.generator, teacher="fashion16", teacher_steps=2, images=20)
+        assert list(found) == [
+            f"fd20-{name}" for name in ("fashion16-teacher", "fashion16", "teacher-teacher", "pixels-teacher")
+        ]
 
-    def test_mistakes(self, teacher: Teacher) -> None:
+    def test_mistakes(self) -> None:
         with pytest.raises(OptionError, match="seed=-1"):
             evaluate(self.generator, seed=-1)
-        with pytest.raises(OptionError, match="has no use with reference=auto"):
-            evaluate(self.generator, teacher=teacher)
-        with pytest.raises(OptionError, match="needs a teacher"):
-            evaluate(self.generator, reference="teacher")
-        with pytest.raises(MismatchError, match="at least 2 images"):
+        with pytest.raises(OptionError, match="images=1"):
             evaluate(self.generator, images=1)
-        with pytest.raises(MismatchError, match="the GAN makes 32x32 grey images but the teacher 16x16 grey"):
-            evaluate(AffineGenerator(0.3, 0.1, ImageSpec(1, 32)), reference="teacher", teacher=teacher)
 
 
 def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -253,7 +296,7 @@ def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
 
 
 class TestCommand:
-    def test_two_generators(
+    def test_generators_and_baselines_against_data(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
     ) -> None:
         copy = tmp_path / "copy.pkl"
@@ -266,62 +309,57 @@ class TestCommand:
             "--device=cpu",
             "--metrics=fd,is",
         ]
-        assert command(monkeypatch, *arguments, f"--outdir={tmp_path / 'out'}") == 0
+        arguments += ["--detector=fashion16", "--baselines", f"--outdir={tmp_path / 'out'}"]
+        assert command(monkeypatch, *arguments) == 0
         captured = capsys.readouterr()
-        lines = [json.loads(line) for line in captured.out.splitlines()]
-        assert [(line["metric"], line["seed"], line["snapshot"]) for line in lines[:3]] == [
-            ("fd40-fashion16", 0, "fashion16"),
-            ("is40-fashion16", 0, "fashion16"),
-            ("fd40-fashion16", 0, "copy"),
-        ]
-        assert {"results", "metric", "total_time", "total_time_str", "num_gpus", "snapshot_pkl", "timestamp"} <= set(
-            lines[0]
-        )
+        *lines, table = [json.loads(line) for line in captured.out.splitlines()]
+        names = ["fashion16", "copy", "fashion16, flat", "fashion16, psi0.9", "fashion16, psi0.8"]
+        assert [line["snapshot"] for line in lines] == 2 * [name for name in names for _ in range(2)]
+        assert [line["metric"] for line in lines[:2]] == ["fd40-fashion16", "is40-fashion16"]
+        fields = {"results", "metric", "total_time", "total_time_str", "num_gpus", "snapshot_pkl", "timestamp"}
+        assert fields <= set(lines[0])
         assert lines[0]["convention"] == {"ddof": 1, "reference_ddof": 1}
         assert lines[0]["results"] == lines[2]["results"], "the same latents for both"
-        assert lines[0]["results"] != lines[4]["results"], "other latents with another seed"
-        assert "no significant change: +0.000" in captured.err
-        files = {path.name: path.read_text().splitlines() for path in (tmp_path / "out").iterdir()}
+        assert lines[0]["results"] != lines[10]["results"], "other latents with another seed"
+        assert f"{copy}: fd40-fashion16: no significant change: +0.000" in captured.err
+        assert [row["name"] for row in table["table"][0]["rows"]] == ["fashion16", str(copy), *names[2:]]
+        assert json.loads((tmp_path / "out" / "table.json").read_text()) == table
+        files = {path.name: path.read_text().splitlines() for path in (tmp_path / "out").glob("*.jsonl")}
         assert {name: len(found) for name, found in files.items()} == {
-            "metric-fd40-fashion16.jsonl": 4,
-            "metric-is40-fashion16.jsonl": 4,
+            "metric-fd40-fashion16.jsonl": 10,
+            "metric-is40-fashion16.jsonl": 10,
         }
 
-    def test_the_teacher_beside_generators(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    def test_against_a_teacher_with_all_figures(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
     ) -> None:
-        copy = tmp_path / "copy.pkl"
-        copy.write_bytes(assets.resolve("gan", "fashion16").read_bytes())
-        teacher = assets.resolve("teacher", "fashion16")
-        arguments = [f"--teacher={teacher}", "--teacher-steps=4", "--images=300", "--metrics=fd,is", "--device=cpu"]
-        assert command(monkeypatch, "--gan=fashion16", f"--gan={copy}", *arguments) == 0
+        arguments = ["--gan=fashion16", "--teacher=fashion16", "--teacher-steps=2", "--images=40", "--fid-seeds=1"]
+        assert command(monkeypatch, *arguments, "--detector=auto", "--detector=fashion16-b", "--device=cpu") == 0
         captured = capsys.readouterr()
-        lines = [json.loads(line) for line in captured.out.splitlines()]
-        assert [line["snapshot"] for line in lines[::2]] == ["fashion16", "copy", f"{teacher} in 4 steps"]
-        assert lines[4]["snapshot_pkl"] == str(teacher)
-        net = load_edm(assets.resolve("teacher", "fashion16"))
-        detector = load_detector(assets.resolve("detector", "fashion16"))
-        reference = load_reference(assets.resolve("reference", "fashion16"))
-        own = measure_teacher(Teacher(None, net), MetricCollection(detector, reference, 300), 4, 0)[0].value
-        assert lines[4]["results"]["fd300-fashion16"] == pytest.approx(own, rel=1e-5)
-        assert captured.err.count("gap ") == 1, "of the distance, not of the score, and not of the first"
-        told = "gap closed 0.0%" if own < lines[0]["results"]["fd300-fashion16"] else "no gap to close"
-        assert f"{copy}: {told}" in captured.err
+        for title in (
+            "fashion16 (chose the default settings)",
+            "teacher (may choose settings)",
+            "fashion16-b (only reports)",
+        ):
+            assert title in captured.err.splitlines()
+        headings = next(line for line in captured.err.splitlines() if "fd teacher" in line).split()
+        assert headings == ["fd", "teacher", "recall", "precision", "coverage", "distance", "fd", "data"]
+        assert captured.err.count(FLOOR) == 4
 
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            (["--fid-ref=teacher"], "needs a teacher"),
             (["--images=1"], "--images=1 is not allowed"),
             (["--seed=-1"], "--seed=-1 is not allowed"),
             (["--gan=fashion16"], "given the same name twice"),
             (["--gan={large}"], "large.pkl 32x32 grey"),
-            (["--teacher=fashion16"], "has no use without --fid-ref=teacher"),
-            (["--teacher-steps=2"], "--teacher-steps=2 measures a teacher"),
             (["--teacher=fashion16", "--teacher-steps=1"], "--teacher-steps=1 is not allowed"),
             (["--outdir={pickled}"], "cannot write to --outdir="),
             (["--fid-seeds=0"], "--fid-seeds=0"),
             (["--metrics=fud"], "unknown metric"),
+            (["--fid-ref=teacher"], "--fid-ref is for data"),
+            (["--detector=teacher"], "needs a teacher"),
+            (["--detector=pixels", "--detector=pixels"], "names a detector twice"),
             (["--detector=inception,path=nowhere"], "is not a file"),
             (["--fid-ref=nowhere.npz"], "nowhere.npz"),
             (["--device=tpu9"], "--device=tpu9"),
@@ -352,12 +390,28 @@ class TestCommand:
         assert message in captured.err.strip().splitlines()[-1]
 
 
-def test_features_and_source_survive_the_file(tmp_path: Path, detector: ClassifierDetector, teacher: Teacher) -> None:
-    made = teacher_reference(teacher, detector, SMALL)
+def test_features_and_source_survive_the_file(tmp_path: Path, detector: ClassifierDetector) -> None:
+    pixels = torch.randint(0, 256, [60, 1, 16, 16], dtype=torch.uint8)
+    kept = FeatureStatistics(detector, 60, Requirements(sample=True))
+    kept.update(detector.outputs(pixels), 0)
+    made = reference_of(kept, source="teacher")
     save_reference(tmp_path / "r.npz", made)
     found = load_reference(tmp_path / "r.npz")
-    assert found.source == "teacher" and found.features is not None and torch.equal(found.features, made.features)
+    assert found.features is not None and made.features is not None
+    assert found.source == "teacher" and torch.equal(found.features, made.features)
     np.savez(tmp_path / "bad.npz", mu=np.zeros(3), sigma=np.eye(3), features=np.zeros([5, 4]))
     with pytest.raises(FileFormatError, match=r"finite ones \[m, 3\]"):
         load_reference(tmp_path / "bad.npz")
-    assert open_detector("fashion16").digest() == open_detector("fashion16").digest()
+
+
+def test_no_default_and_no_recipe_reads_a_detector_that_only_reports() -> None:
+    """The defaults of runs and sweeps leave them out, a run refuses to select by one, and no recipe but their maker names them."""
+    for only_reporting in ONLY_REPORT:
+        assert only_reporting not in json.dumps(asdict(RunOptions())) + json.dumps(asdict(YardstickOptions()))
+        names = [path.name for path in (ROOT / "recipes").glob("*.py") if f'"{only_reporting}' in path.read_text()]
+        assert set(names) <= {"train_detector.py", "export.py"}
+    assert not any(only_reports(each.detector.name) for each in opened(None, detectors=("auto",)).all)
+    with pytest.raises(OptionError, match="fashion16-b only reports, and the first one selects"):
+        build(RunOptions(detector=("fashion16-b", "fashion16"), teacher_steps=0))
+    with pytest.raises(OptionError, match="the first metric selects the best snapshot"):
+        build(RunOptions(metrics="is,fd", detector=("fashion16",), teacher_steps=0))

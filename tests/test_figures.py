@@ -122,6 +122,19 @@ class TestNearestNeighbors:
         assert values["dc40-fashion16_density"] == pytest.approx(float(covered.sum() / (5 * 40)))
         assert values["dc40-fashion16_coverage"] == pytest.approx(float(covered.any(dim=0).double().mean()))
 
+    def test_one_pass_gives_what_the_separate_metrics_give(
+        self, detector: ClassifierDetector, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("gan_refine.metrics.precision_recall.ROWS", 17)
+        made, real = random_bytes(40), random_bytes(60)
+        metrics = MetricCollection(detector, reference_of(detector, real), 40, parse_metrics("pr,dc,k=3,nn"))
+        metrics.update(made)
+        values = metrics.result()
+        for name, kind in (("recall", "pr"), ("precision", "pr"), ("coverage", "dc")):
+            assert values[f"nn40-fashion16_{name}"] == values[f"{kind}40-fashion16_{name}"]
+        nearest = torch.cdist(detector(made).double(), detector(real).double()).amin(dim=1)
+        assert values["nn40-fashion16_distance"] == pytest.approx(float(nearest.mean()), rel=1e-6)
+
     def test_too_few_images(self, detector: ClassifierDetector) -> None:
         with pytest.raises(MismatchError, match="pr with k=3 needs more than 3 images on each side and has 3 and 9"):
             MetricCollection(detector, reference_of(detector, random_bytes(9)), 3, parse_metrics("pr,k=3"))
@@ -311,10 +324,10 @@ WORKER = """
 import json, sys, torch
 from gan_refine.generators import AffineGenerator
 from gan_refine.interfaces import ImageSpec
-from gan_refine.metrics import FeatureStatistics, MetricCollection, Reference, Requirements, parse_metrics
+from gan_refine.metrics import FeatureStatistics, Reference, Requirements, parse_metrics
 from gan_refine.metrics.classifiers import FashionClassifier
 from gan_refine.metrics.detectors import ClassifierDetector
-from gan_refine.evaluation import measure
+from gan_refine.evaluation import Yardstick, Yardsticks
 from torch_utils import distributed
 torch.set_num_threads(1)
 torch.manual_seed(0)
@@ -323,8 +336,9 @@ kept = FeatureStatistics(detector, 300, Requirements(sample=True))
 kept.update(detector.outputs(torch.randint(0, 256, [300, 1, 16, 16], dtype=torch.uint8)), 0)
 reference = Reference(kept.moments.mean, kept.moments.covariance(), 300, 1, None, kept.sample.features)
 distributed.init()
-metrics = MetricCollection(detector, reference, 1100, parse_metrics("fd,infinity=true,kd,subsets=3,subset_size=100,is,pr,dc"))
-results = measure(AffineGenerator(0.3, 0.1, ImageSpec(1, 16)), metrics, seed=3)
+metrics = tuple(parse_metrics("fd,infinity=true,kd,subsets=3,subset_size=100,is,pr,dc"))
+yardsticks = Yardsticks((Yardstick(detector, (reference,)),), metrics, 1100)
+results = yardsticks.measure(AffineGenerator(0.3, 0.1, ImageSpec(1, 16)), seed=3)
 print(json.dumps({name: value for result in results for name, value in result.values.items()}))
 if torch.distributed.is_initialized():
     torch.distributed.destroy_process_group()

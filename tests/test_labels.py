@@ -18,12 +18,11 @@ from gan_refine.cli import cli
 from gan_refine.cli.options import spell_out
 from gan_refine.errors import FileFormatError, MismatchError, OptionError
 from gan_refine.evaluation.images import teacher_images
-from gan_refine.evaluation.references import SamplingOptions, Teacher, cache_key
+from gan_refine.evaluation.samples import SamplingOptions, Teacher, cache_key
 from gan_refine.generators import AnyGenerator, BridgeOptions, LatentOptions, OneStep, StyleGan2, bridge
 from gan_refine.generators.mean_w import mean_w
 from gan_refine.interfaces import ImageSpec
 from gan_refine.labels import draw_labels, parse_frequencies
-from gan_refine.metrics import open_detector
 from gan_refine.networks.stylegan2 import Discriminator
 from gan_refine.objectives import Adversarial, AdversarialOptions, GanFile
 from gan_refine.pickles import write_networks
@@ -206,9 +205,8 @@ def test_samples_of_the_teacher_follow_the_prior():
 def test_references_of_other_priors_are_other_files(tmp_path):
     path = tmp_path / "teacher.pkl"
     path.write_bytes(b"weights")
-    detector = open_detector("fashion16")
     key = lambda classes, prior: cache_key(  # noqa: E731
-        Teacher(path, Listening(classes), prior), detector, SamplingOptions()
+        Teacher(path, Listening(classes), prior), SamplingOptions(20, 2)
     )
     assert key(3, PRIOR) != key(3, None) != key(3, (0.5, 0.25, 0.25))
     assert key(0, PRIOR) == key(0, None), "no classes, no difference"
@@ -306,28 +304,28 @@ def test_evaluate_measures_under_a_prior(tmp_path, monkeypatch):
     monkeypatch.setenv("GAN_REFINE_CACHE", str(tmp_path / "cache"))
     gan, teacher = write(tmp_path, 3, 3)
     found = []
-    for labels, reference in [("uniform", "auto"), ("0,0,1", "auto"), ("0,0,1", "teacher,steps=2,images=20")]:
+    for labels, others in [("uniform", []), ("0,0,1", []), ("0,0,1", [teacher, "--teacher-steps=2"])]:
         own = [
             gan,
             f"--labels={labels}",
-            f"--fid-ref={reference}",
             "--detector=fashion16",
             "--images=32",
+            "--fid-seeds=1",
             "--device=cpu",
+            *others,
         ]
-        own += [teacher] if reference != "auto" else []
         result = CliRunner().invoke(cli, ["evaluate", *own])
         assert result.exception is None, result.exception
-        found.append(json.loads(result.stdout))
+        found.append(json.loads(result.stdout.splitlines()[0]))
         assert found[-1]["labels"] == labels and found[-1]["noise_mode"] == "random"
     first, second, third = (next(iter(line["results"].values())) for line in found)
     assert first != second != third
-    (cached,) = (tmp_path / "cache" / "references").iterdir()
+    (cached,) = (tmp_path / "cache" / "samples").iterdir()
     file = Teacher(tmp_path / "teacher.pkl", Listening(3, 16), (0.0, 0.0, 1.0))
-    options = SamplingOptions(steps=2, images=20)
-    assert cached.stem == cache_key(file, open_detector("fashion16"), options)
-    assert cached.stem != cache_key(replace(file, frequencies=None), open_detector("fashion16"), options)
+    options = SamplingOptions(images=32, steps=2)
+    assert cached.stem == cache_key(file, options)
+    assert cached.stem != cache_key(replace(file, frequencies=None), options)
     (tmp_path / "two").mkdir()
     other = write(tmp_path / "two", 3, 2)[1]
-    result = CliRunner().invoke(cli, ["evaluate", gan, other, "--labels=0,0,1", "--fid-ref=teacher", "--images=32"])
+    result = CliRunner().invoke(cli, ["evaluate", gan, other, "--labels=0,0,1", "--images=32"])
     assert isinstance(result.exception, MismatchError) and "knows 2 classes" in str(result.exception)

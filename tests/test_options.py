@@ -67,7 +67,7 @@ def test_what_a_run_records_is_resolved_absolute_and_complete(tmp_path, monkeypa
 
 def test_a_run_that_measures_records_the_detector_and_the_reference():
     run = build(RunOptions(eval_images=10), dry_run=True)
-    assert (run.options.metrics, run.options.detector, run.options.fid_ref) == ("fd", "fashion16", "fashion16")
+    assert (run.options.metrics, run.options.detector, run.options.fid_ref) == ("fd", ("fashion16",), "auto")
     assert "auto" not in to_json(run.options)
     again = build(run.options, dry_run=True)
     assert again.options == run.options, "resolving what is resolved changes nothing"
@@ -101,7 +101,7 @@ def test_a_complete_spec_names_every_option_and_means_the_same(name):
 
 
 def test_a_resumed_run_takes_only_what_it_may_and_auto_asks_for_nothing(tmp_path):
-    saved = RunOptions(objective=complete_spec("sid"), detector="fashion16")
+    saved = RunOptions(objective=complete_spec("sid"), detector=("fashion16",))
     given = RunOptions(objective="sid", snap=3, refine=replace(RefineOptions(), tick_images=5))
     merged = merge_options(saved, given, ["objective", "snap", "tick_images", "detector"])
     assert merged == replace(saved, snap=3, refine=replace(saved.refine, tick_images=5))

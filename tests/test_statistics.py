@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from gan_refine.evaluation import PairedComparison, estimate, gap_closed
+from gan_refine.evaluation import PairedComparison, estimate, gap_closed, interval
 
 
 class TestUncertainty:
@@ -22,6 +22,13 @@ class TestUncertainty:
         assert gap_closed(8.0, 5.0, 4.0) == 0.75
         assert gap_closed(8.0, 9.0, 4.0) == -0.25
         assert gap_closed(4.0, 3.0, 4.0) is None, "no gap"
+
+    def test_interval_of_shares(self) -> None:
+        found = interval([0.1, 0.2, 0.3])
+        assert (found.mean, found.count, found.sign) == (pytest.approx(0.2), 3, 0)
+        assert found.margin == pytest.approx(4.302653 * 0.1 / 3**0.5, rel=1e-6)
+        assert (interval([0.2, 0.21, 0.2]).sign, interval([-0.2, -0.21, -0.2]).sign) == (1, -1)
+        assert str(interval([0.123])) == "12.3%"
 
     def test_noise_is_called_noise(self) -> None:
         paired = PairedComparison([8.0, 8.1, 7.9], [7.9, 8.2, 7.8])

@@ -4,20 +4,17 @@ from gan_refine.assets.download import Patience, Source, cache_folder, fetch, sh
 from gan_refine.assets.names import (
     KINDS,
     PRETRAINED,
-    Measurement,
     Pair,
     PublicFile,
     PublishedFid,
     catalog,
     public_files,
-    recorded_measurement,
     resolve,
 )
 
 __all__ = [
     "KINDS",
     "PRETRAINED",
-    "Measurement",
     "Pair",
     "Patience",
     "PublicFile",
@@ -27,7 +24,6 @@ __all__ = [
     "catalog",
     "fetch",
     "public_files",
-    "recorded_measurement",
     "resolve",
     "sha256",
 ]

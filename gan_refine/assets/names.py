@@ -16,25 +16,12 @@ OPTIONS = {"gan": "--gan", "teacher": "--teacher", "detector": "--detector", "re
 
 
 @dataclass(frozen=True)
-class Measurement:
-    """A metric of the pair's teacher that the catalog records, and how it was sampled: a name in SAMPLERS and its steps."""
-
-    metric: str
-    value: float
-    sampler: str
-    steps: int
-
-
-@dataclass(frozen=True)
 class Pair:
-    """One embedded pair, or a further detector with its reference: file names and digests by kind, and what was measured of
-    the teacher. It need not have every kind.
-    """
+    """One embedded pair, or a further detector with its reference: file names and digests by kind, not always of every kind."""
 
     name: str
     files: dict[str, str]
     sha256: dict[str, str]
-    teacher_measurements: tuple[Measurement, ...]
 
 
 @dataclass(frozen=True)
@@ -77,8 +64,7 @@ def _entries(path: Path, table: str) -> dict[str, dict]:
 def _pair(name: str, entry: dict) -> Pair:
     files = {kind: file["file"] for kind, file in entry.items()}
     digests = {kind: file["sha256"] for kind, file in entry.items()}
-    measured = entry.get("teacher", {}).get("measured", [])
-    return Pair(name, files, digests, tuple(Measurement(**each) for each in measured))
+    return Pair(name, files, digests)
 
 
 def _public(name: str, entry: dict) -> PublicFile:
@@ -131,13 +117,3 @@ def _local(kind: str, text: str, names: Iterable[str]) -> Path:
     raise FileFormatError(
         f"{OPTIONS[kind]}={text} is {found}; give a file, an http(s) URL or one of {', '.join(sorted(names))}"
     )
-
-
-def recorded_measurement(digest: str, metric: str) -> Measurement | None:
-    """The catalog's measurement of this metric for the teacher of this SHA-256, or None."""
-    for pair in catalog().values():
-        if pair.sha256.get("teacher") == digest:
-            for measurement in pair.teacher_measurements:
-                if measurement.metric == metric:
-                    return measurement
-    return None

@@ -4,7 +4,7 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,36 +24,29 @@ from gan_refine.cli.options import (
     noise_mode_option,
     option,
     spell_out,
+    teacher_steps_option,
     trust_pickle_option,
 )
-from gan_refine.config import parse_spec, require
+from gan_refine.config import require
 from gan_refine.errors import MismatchError, OptionError, UserError
 from gan_refine.evaluation import (
-    PairedComparison,
+    NUM_IMAGES,
+    Measured,
     Teacher,
-    estimate,
-    gap_closed,
-    measure,
-    measure_teacher,
-    open_metrics,
+    YardstickOptions,
+    Yardsticks,
+    baselines,
+    open_yardsticks,
+    tabulate,
+    verdict,
 )
+from gan_refine.files import atomic_file
 from gan_refine.foundation import distributed
 from gan_refine.interfaces import Generator
 from gan_refine.labels import parse_frequencies
-from gan_refine.metrics import MetricCollection, Result
 from gan_refine.run.networks import open_gan, open_teacher
 
 NETWORKS, EVALUATION, OUTPUT = "Networks", "Evaluation", "Output"
-
-
-@dataclass(frozen=True)
-class Measured:
-    """The results of one generator, or of the teacher, with one set of latents; `seconds` is what they took."""
-
-    name: str
-    seed: int
-    results: list[Result]
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -64,11 +57,12 @@ class EvaluateOptions:
     teacher: str | None
     teacher_steps: int
     metrics: str
-    detector: str
+    detector: tuple[str, ...]
     fid_ref: str
     images: int
     seed: int
     fid_seeds: int
+    baselines: bool
     outdir: Path | None
     device: str
     trust_pickle: bool
@@ -76,24 +70,17 @@ class EvaluateOptions:
     noise_mode: str
 
     def __post_init__(self) -> None:
+        steps = self.teacher_steps
         require("images", self.images, self.images >= 2, "at least 2")
         require("seed", self.seed, self.seed >= 0, "at least 0")
         require("fid_seeds", self.fid_seeds, self.fid_seeds >= 1, "at least 1")
+        require("teacher_steps", steps, steps == 0 or steps >= 2, "0 or at least 2")
         if len(set(self.gans)) < len(self.gans):
             raise OptionError(f"--gan is given the same name twice: {', '.join(self.gans)}; give each once")
-        steps = self.teacher_steps
-        require("teacher_steps", steps, steps == 0 or steps >= 2, "0 or at least 2")
-        if self.teacher is None and steps:
-            raise OptionError(f"--teacher-steps={steps} measures a teacher; give --teacher=FILE")
-        if self.teacher is not None and not steps and parse_spec(self.fid_ref)[0] != "teacher":
-            raise OptionError(
-                f"--teacher={self.teacher} has no use without --fid-ref=teacher or --teacher-steps=18; give one of them"
-            )
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """The names of everything that is measured: the generators and, last, the teacher with its steps."""
-        return (*self.gans, f"{self.teacher} in {self.teacher_steps} steps") if self.teacher_steps else self.gans
+    def yardsticks(self) -> YardstickOptions:
+        return YardstickOptions(self.metrics, self.detector, self.fid_ref, self.images, self.teacher_steps)
 
 
 # fmt: off
@@ -101,45 +88,54 @@ class EvaluateOptions:
 @option(NETWORKS, "--gan", "gans", metavar="PKL|URL|NAME", multiple=True, required=True,
         help=GAN + " Repeat it to compare others with the first.")
 @option(NETWORKS, "--teacher", metavar="PKL|URL|NAME", default=None,
-        help=TEACHER + " For --fid-ref=teacher and --teacher-steps.")
+        help=TEACHER + " The generators are compared with its samples.")
+@option(NETWORKS, "--baselines", is_flag=True,
+        help="Measure baselines without learning too: the first generator with its flat ground cleared, and with truncation.")
 @labels_option(NETWORKS)
 @noise_mode_option(NETWORKS)
 @trust_pickle_option(NETWORKS)
-@option(EVALUATION, "--metrics", metavar="LIST", default="fd",
-        help="Any of fd, kd, is, pr, dc, each with its options: fd,infinity=true,kd,subsets=50. fid and kid are fd and kd in "
-        "Inception features.")
+@option(EVALUATION, "--metrics", metavar="LIST", default="auto",
+        help="auto (fd), or any of fd, kd, is, pr, dc, nn, each with options: fd,infinity=true,kd,subsets=50. fid and kid are fd "
+        "and kd in Inception features.")
 @detector_option(EVALUATION)
 @fid_ref_option(EVALUATION)
-@option(EVALUATION, "--images", metavar="INT", type=int, default=10_000,
-        help="Images of each generator, at least 2; 50000 to compare with published FIDs.")
+@option(EVALUATION, "--images", metavar="INT", type=int, default=NUM_IMAGES,
+        help="Images of each generator, samples of the teacher to compare with, and other samples for the floor; at least 2.")
+@teacher_steps_option(EVALUATION)
 @option(EVALUATION, "--seed", metavar="INT", type=int, default=0, help="Random seed of the latents; at least 0.")
-@option(EVALUATION, "--fid-seeds", metavar="INT", type=int, default=1,
+@option(EVALUATION, "--fid-seeds", metavar="INT", type=int, default=3,
         help="Sets of latents, with the seeds seed, seed + 1, ...; two or more give confidence intervals.")
-@option(EVALUATION, "--teacher-steps", metavar="INT", type=int, default=0,
-        help="Measure samples of the teacher too, with this many calls for each, and the share of the gap to it that is "
-        "closed; 0 = off.")
 @option(OUTPUT, "--outdir", metavar="DIR", type=click.Path(path_type=Path), default=None,
-        help="Append the results to metric-NAME.jsonl in this folder.")
+        help="Append the results to metric-NAME.jsonl in this folder, and write table.json.")
 @device_option(OUTPUT)
 def evaluate(labels: str, **given) -> None:
-    """Measure generators. Results go to standard output as JSON lines, a table to standard error. torchrun shares the work."""
+    """Compare generators with samples of a teacher and with data: a table on standard error.
+
+    Results go to standard output as JSON lines, the last of which is the table. torchrun shares the work.
+    """
     options = EvaluateOptions(labels=spell_out(labels), **given)
     check_device(options.device)
     distributed.init()
-    generators = [open_generator(gan, options) for gan in options.gans]
-    check_comparable(options.gans, generators)
-    teacher = teacher_to_sample(options, generators[0])
-    metrics = make_metrics(options, generators[0], teacher)
+    generators = {gan: open_generator(gan, options) for gan in options.gans}
+    check_comparable(generators)
+    first = next(iter(generators.values()))
+    teacher = teacher_to_sample(options, first)
+    yardsticks = make_yardsticks(options, first, teacher)
     if options.outdir is not None:
         with _writing(options.outdir):  # before the measurements, so that an error costs no time
             options.outdir.mkdir(parents=True, exist_ok=True)
+    if options.baselines:
+        generators |= {f"{options.gans[0]}, {name}": baseline for name, baseline in baselines(first).items()}
     runs = []
-    for run in measure_all(options, generators, metrics, teacher):
+    for run in measure_all(options, generators, yardsticks):
         runs.append(run)
         if distributed.is_rank0():
-            write_results(run, metrics, options)
+            write_results(run, options)
+    tables = tabulate(yardsticks, runs)
     if distributed.is_rank0():
-        click.echo("\n".join(report(options, runs)), err=True)
+        write_table(json.dumps({"table": [table.record() for table in tables]}), options)
+        told = [f"{name}: {verdict(tables[0], name)}" for name in list(generators)[1:]]
+        click.echo("\n".join([*(line for table in tables for line in [*table.lines(), ""]), *told]), err=True)
 # fmt: on
 
 
@@ -150,13 +146,13 @@ def open_generator(text: str, options: EvaluateOptions) -> Generator:
     return generator.to(options.device)
 
 
-def check_comparable(gans: tuple[str, ...], generators: Sequence[Generator]) -> None:
+def check_comparable(generators: dict[str, Generator]) -> None:
     """Raises MismatchError unless all generators make images of one size and number of channels."""
-    first = generators[0].spec
-    for gan, generator in zip(gans, generators, strict=True):
+    name, first = next((name, generator.spec) for name, generator in generators.items())
+    for gan, generator in generators.items():
         if (generator.spec.channels, generator.spec.resolution) != (first.channels, first.resolution):
             raise MismatchError(
-                f"{gans[0]} makes {first} images but {gan} {generator.spec}; compare generators of one image size"
+                f"{name} makes {first} images but {gan} {generator.spec}; compare generators of one image size"
             )
 
 
@@ -175,28 +171,23 @@ def teacher_to_sample(options: EvaluateOptions, generator: Generator) -> Teacher
     return replace(opened, frequencies=frequencies)
 
 
-def make_metrics(options: EvaluateOptions, generator: Generator, teacher: Teacher | None) -> MetricCollection:
-    """The metrics with their reference, which is sampled from the teacher or read. Raises UserError."""
+def make_yardsticks(options: EvaluateOptions, generator: Generator, teacher: Teacher | None) -> Yardsticks:
+    """The yardsticks with all that the table shows; the teacher is sampled, or its samples are read. Raises UserError."""
     with _progress("reference") as bar:
-        specs = options.metrics, options.detector, options.fid_ref
-        return open_metrics(*specs, generator.spec, options.images, teacher, options.device, bar.update)
+        found = open_yardsticks(options.yardsticks, generator.spec, teacher, options.device, bar.update)
+    return found.for_table() if options.metrics == "auto" else found
 
 
 def measure_all(
-    options: EvaluateOptions, generators: Sequence[Generator], metrics: MetricCollection, teacher: Teacher | None
+    options: EvaluateOptions, generators: dict[str, Generator], yardsticks: Yardsticks
 ) -> Iterator[Measured]:
-    """For each set of latents the results of every generator, and of the teacher with --teacher-steps."""
-    names = options.names
-    with _progress("measuring", options.fid_seeds * len(names) * options.images) as bar:
+    """For each set of latents the results of every generator."""
+    with _progress("measuring", options.fid_seeds * len(generators) * options.images) as bar:
         for seed in range(options.seed, options.seed + options.fid_seeds):
-            for gan, generator in zip(options.gans, generators, strict=True):
+            for name, generator in generators.items():
                 started = time.time()
-                results = measure(generator, metrics, seed, bar.update)
-                yield Measured(gan, seed, results, time.time() - started)
-            if teacher is not None and options.teacher_steps:
-                started = time.time()
-                results = measure_teacher(teacher, metrics, options.teacher_steps, seed, bar.update)
-                yield Measured(names[-1], seed, results, time.time() - started)
+                results = yardsticks.measure(generator, seed, bar.update)
+                yield Measured(name, seed, results, time.time() - started)
 
 
 def _progress(what: str, total: int | None = None) -> tqdm:
@@ -204,10 +195,9 @@ def _progress(what: str, total: int | None = None) -> tqdm:
     return tqdm(desc=what, total=total, unit="img", file=sys.stderr, disable=hidden, leave=False)
 
 
-def write_results(run: Measured, metrics: MetricCollection, options: EvaluateOptions) -> None:
+def write_results(run: Measured, options: EvaluateOptions) -> None:
     """One JSON line for each metric, with the fields of StyleGAN's metric-*.jsonl and some more. Raises UserError."""
     minutes, seconds = divmod(round(run.seconds), 60)
-    is_generator = run.name in options.gans
     for result in run.results:
         record = {
             "results": result.values,
@@ -215,12 +205,11 @@ def write_results(run: Measured, metrics: MetricCollection, options: EvaluateOpt
             "total_time": round(run.seconds, 3),
             "total_time_str": f"{minutes}m {seconds:02d}s",
             "num_gpus": distributed.get_world_size(),
-            "snapshot_pkl": run.name if is_generator else options.teacher,
-            "snapshot": Path(run.name).stem if is_generator else run.name,
+            "snapshot_pkl": run.name,
+            "snapshot": Path(run.name).stem if run.name in options.gans else run.name,
             "timestamp": time.time(),
             "seed": run.seed,
-            "detector": metrics.detector.name,
-            "reference": options.fid_ref,
+            "reference": result.source,
             "labels": options.labels,
             "noise_mode": options.noise_mode,
             "convention": result.convention,
@@ -232,6 +221,14 @@ def write_results(run: Measured, metrics: MetricCollection, options: EvaluateOpt
                 file.write(line + "\n")
 
 
+def write_table(text: str, options: EvaluateOptions) -> None:
+    """The tables as one JSON line. Raises UserError."""
+    click.echo(text)
+    if options.outdir is not None:
+        with _writing(options.outdir), atomic_file(options.outdir / "table.json") as file:
+            file.write(text.encode() + b"\n")
+
+
 @contextlib.contextmanager
 def _writing(folder: Path) -> Iterator[None]:
     try:
@@ -240,31 +237,3 @@ def _writing(folder: Path) -> Iterator[None]:
         raise UserError(
             f"cannot write to --outdir={folder} ({error.strerror}); choose a folder that is writable"
         ) from error
-
-
-def report(options: EvaluateOptions, runs: list[Measured]) -> list[str]:
-    """The lines of the table: every value with its standard error, and how each generator differs from the first."""
-    lines = []
-    width = max(len(name) for result in runs[0].results for name in result.values)
-    for number, result in enumerate(runs[0].results):
-        for name in result.values:
-            values = {
-                each: [run.results[number].values[name] for run in runs if run.name == each] for each in options.names
-            }
-            lines += [f"  {name:<{width}} {estimate(found)!s:<20} {each}" for each, found in values.items()]
-            if not name.endswith("_std"):  # the spread of a metric is not compared
-                lines += comparisons(options, values, result.higher_is_better)
-        lines.append(f"    convention: {', '.join(f'{key} {value}' for key, value in result.convention.items())}")
-    return lines
-
-
-def comparisons(options: EvaluateOptions, values: dict[str, list[float]], higher_is_better: bool) -> Iterator[str]:
-    """How the values of one metric differ from the first generator's, and the share of its gap to the teacher that is closed."""
-    original, *others = options.gans
-    for gan in others:
-        yield f"    {gan}: {PairedComparison(values[original], values[gan]).describe(higher_is_better)}"
-        if options.teacher_steps and not higher_is_better:
-            means = [estimate(values[name]).mean for name in (original, gan, options.names[-1])]
-            share = gap_closed(*means)
-            closed = "no gap to close, the teacher is not better" if share is None else f"gap closed {share:.1%}"
-            yield f"    {gan}: {closed}"

@@ -10,6 +10,7 @@ import torch
 
 from gan_refine.errors import FileFormatError, OptionError, first_line
 from gan_refine.labels import UNIFORM
+from gan_refine.sampling import DEFAULT_STEPS
 
 F = TypeVar("F", bound=Callable[..., object])
 SETTINGS = {"show_default": True, "max_content_width": 120}
@@ -50,16 +51,25 @@ def option(group: str, *names: str, metavar: str | None = None, help: str, **kwa
 
 
 def detector_option(group: str) -> Callable[[F], F]:
-    """--detector, whose features the metrics use."""
-    text = "auto (the embedded one that fits), an embedded name, inception[,path=FILE], efficientnet-lite0, torchscript,path=FILE."
-    return option(group, "--detector", metavar="SPEC", default="auto", help=text)
+    """--detector, in whose features the metrics are computed; it may be repeated."""
+    text = (
+        "Features of the metrics; repeatable. auto (the embedded one that fits, teacher and pixels), teacher, pixels, an "
+        "embedded name, inception[,path=FILE], efficientnet-lite0[,size=64], torchscript,path=FILE."
+    )
+    return option(group, "--detector", metavar="SPEC", multiple=True, default=("auto",), help=text)
+
+
+def teacher_steps_option(group: str) -> Callable[[F], F]:
+    """--teacher-steps, how the samples are made that generators are compared with."""
+    text = "Calls of the teacher for each of its samples, which the metrics compare with; at least 2, 0 = no samples, data only."
+    return option(group, "--teacher-steps", metavar="INT", type=int, default=DEFAULT_STEPS, help=text)
 
 
 def fid_ref_option(group: str) -> Callable[[F], F]:
-    """--fid-ref, what the metrics compare with."""
+    """--fid-ref, the data that the metrics compare with too."""
     text = (
-        "Reference: auto (the detector's own), teacher[,steps=18,images=10000], an .npz file by path, URL or public name, "
-        "or a folder or a zip of images."
+        "Data to compare with too: auto (the reference of an embedded detector), an .npz file by path, URL or public name, or a "
+        "folder or a zip of images."
     )
     return option(group, "--fid-ref", metavar="SPEC", default="auto", help=text)
 

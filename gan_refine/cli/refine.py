@@ -19,6 +19,7 @@ from gan_refine.cli.options import (
     noise_mode_option,
     option,
     spell_out,
+    teacher_steps_option,
     trust_pickle_option,
 )
 from gan_refine.config import RefineOptions, require
@@ -57,7 +58,7 @@ gan-refine refine --objective=diff-instruct --pool-kimg=0 --warmup-kimg=0 --batc
 @option(NETWORKS, "--teacher", metavar="PKL|URL|NAME", default=DEFAULTS.teacher, help=TEACHER)
 @option(NETWORKS, "--bridge", metavar="SPEC", default=DEFAULTS.bridge,
         help="For a GAN 2, 4, 8, ... times as large as its teacher: "
-        "resize[,anchor=1,filter=lanczos|box,measure=auto|full|teacher].")
+        "resize[,anchor=1,filter=lanczos|box,measure=teacher|full].")
 @option(NETWORKS, "--train", metavar="PARTS", default=TRAINING_DEFAULTS.train,
         help="Trained parts of a StyleGAN2: all, or a list of mapping, synthesis, affine, noise, each with a multiple of --glr"
         " such as synthesis,affine:0.1. Other parts stay bit-identical.")
@@ -113,18 +114,15 @@ gan-refine refine --objective=diff-instruct --pool-kimg=0 --warmup-kimg=0 --batc
 @option(OBJECTIVE, "--pool-step-size-decay", metavar="FLOAT", type=float, default=TRAINING_DEFAULTS.pool_step_size_decay,
         help="In round r the step size is divided by r to this power.")
 @option(EVALUATION, "--metrics", metavar="LIST|none", default=DEFAULTS.metrics,
-        help="auto (fd), none, or a list of fd, kd, is, pr, dc; fid and kid are fd and kd in Inception features. "
-        "The first metric selects the best snapshot.")
+        help="auto (fd), none, or a list of fd, kd, is, pr, dc, nn; fid and kid are fd and kd in Inception features. "
+        "The first metric of the first detector selects the best snapshot.")
 @detector_option(EVALUATION)
 @fid_ref_option(EVALUATION)
 @option(EVALUATION, "--eval-images", metavar="INT", type=int, default=DEFAULTS.eval_images,
-        help="Images per evaluation; at least 2.")
-@option(EVALUATION, "--teacher-steps", metavar="INT", type=int, default=DEFAULTS.teacher_steps,
-        help="Calls of the teacher for each of its own samples, whose metric is measured; at least 2, 0 = off.")
-@option(EVALUATION, "--recall", metavar="INT", type=int, default=DEFAULTS.recall,
-        help="Samples per side for the recall of the teacher's samples, before and at snapshots; at least 4, 0 = off.")
+        help="Images per evaluation, samples of the teacher to compare with, and other samples for the floor; at least 2.")
+@teacher_steps_option(EVALUATION)
 @option(EVALUATION, "--fid-seeds", metavar="INT", type=int, default=DEFAULTS.fid_seeds,
-        help="Repeat the evaluation before and after with this many sets of new latents, at the end of the run; 0 = off.")
+        help="Sets of new latents for the tables at the end; 0 = the set that selected the best snapshot.")
 @option(EVALUATION, "--stop-on-collapse", metavar="FACTOR", type=float, default=DEFAULTS.stop_on_collapse,
         help="Stop when the first metric (without one: the data-free estimate) exceeds its start by this factor; above 1, 0 = "
         "never.")

@@ -1,35 +1,47 @@
-"""Generators and teachers measured: metrics against a reference, recall of the teacher, uncertainty, picture grids."""
+"""Generators measured: yardsticks with the teacher's samples and the data as references, the table, baselines, picture grids."""
 
-from gan_refine.evaluation.evaluate import (
-    check_first_is_distance,
-    evaluate,
-    measure,
-    measure_teacher,
-    open_metrics,
-    resolve_detector,
-)
+from gan_refine.evaluation.baselines import baselines
+from gan_refine.evaluation.evaluate import evaluate
 from gan_refine.evaluation.images import generator_images, grid_latents, render
-from gan_refine.evaluation.recall import RecallMeter, open_recall
-from gan_refine.evaluation.references import SamplingOptions, Teacher, open_reference
-from gan_refine.evaluation.statistics import Estimate, PairedComparison, estimate, gap_closed
+from gan_refine.evaluation.references import data_references
+from gan_refine.evaluation.samples import SamplingOptions, Teacher, TeacherSamples, teacher_samples
+from gan_refine.evaluation.statistics import Estimate, Interval, PairedComparison, estimate, gap_closed, interval
+from gan_refine.evaluation.table import FLOOR, Measured, Table, tabulate, verdict
+from gan_refine.evaluation.yardsticks import (
+    NUM_IMAGES,
+    RANKING,
+    Yardstick,
+    YardstickOptions,
+    Yardsticks,
+    open_yardsticks,
+)
 
 __all__ = [
+    "FLOOR",
+    "NUM_IMAGES",
+    "RANKING",
     "Estimate",
+    "Interval",
+    "Measured",
     "PairedComparison",
-    "RecallMeter",
     "SamplingOptions",
+    "Table",
     "Teacher",
-    "check_first_is_distance",
+    "TeacherSamples",
+    "Yardstick",
+    "YardstickOptions",
+    "Yardsticks",
+    "baselines",
+    "data_references",
     "estimate",
     "evaluate",
     "gap_closed",
     "generator_images",
     "grid_latents",
-    "measure",
-    "measure_teacher",
-    "open_metrics",
-    "open_recall",
-    "open_reference",
+    "interval",
+    "open_yardsticks",
     "render",
-    "resolve_detector",
+    "tabulate",
+    "teacher_samples",
+    "verdict",
 ]

@@ -58,6 +58,13 @@ def teacher_images(
         first += CHUNK * part[1]
 
 
+def stored_images(images: PixelBytes) -> IndexedImages:
+    """This process's part of images that are there already."""
+    stride = CHUNK * distributed.get_world_size()
+    for first in range(CHUNK * distributed.get_rank(), len(images), stride):
+        yield first, images[first : first + CHUNK]
+
+
 def grid_latents(generator: Generator, seed: int, n: int = 64) -> Latents:
     """The latents of the grid in fakes*.png."""
     return generator.draw(n, rng_for(seed, 0, 0, GRID_STREAM))

@@ -27,6 +27,33 @@ def estimate(values: list[float]) -> Estimate:
 
 
 @dataclass(frozen=True)
+class Interval:
+    """The mean of `count` shares and half the width of its 95 % confidence interval (Student's t), None for a single value."""
+
+    mean: float
+    margin: float | None
+    count: int
+
+    @property
+    def sign(self) -> int:
+        """1 or -1 if the interval is above or below 0, else 0."""
+        return 0 if self.margin is None or abs(self.mean) <= self.margin else int(math.copysign(1, self.mean))
+
+    def __str__(self) -> str:
+        return f"{self.mean:.1%}" + ("" if self.margin is None else f" +- {self.margin:.1%}")
+
+
+def interval(values: list[float]) -> Interval:
+    """The 95 % confidence interval of the mean of K >= 1 values."""
+    found = estimate(values)
+    return Interval(found.mean, _margin(found.standard_error, len(values)), len(values))
+
+
+def _margin(standard_error: float | None, count: int) -> float | None:
+    return None if standard_error is None else float(stdtrit(count - 1, (1 + CONFIDENCE) / 2)) * standard_error
+
+
+@dataclass(frozen=True)
 class PairedComparison:
     """Values of one metric before and after, one of each for every set of latents."""
 
@@ -44,10 +71,7 @@ class PairedComparison:
     @property
     def margin(self) -> float | None:
         """Half the width of the 95 % confidence interval of the mean difference (Student's t); None for one set of latents."""
-        error = self.difference.standard_error
-        if error is None:
-            return None
-        return float(stdtrit(len(self.before) - 1, (1 + CONFIDENCE) / 2)) * error
+        return _margin(self.difference.standard_error, len(self.before))
 
     @property
     def significant(self) -> bool | None:
@@ -65,16 +89,7 @@ class PairedComparison:
             return f"no significant change: {interval}"
         return f"significantly {'better' if (change > 0) == higher_is_better else 'worse'}: {interval}"
 
-    def record(self) -> dict[str, object]:
-        """The comparison as JSON values, for summary.json."""
-        before, after, change = estimate(self.before), estimate(self.after), self.difference
-        return {
-            "before": {"mean": before.mean, "standard_error": before.standard_error, "values": self.before},
-            "after": {"mean": after.mean, "standard_error": after.standard_error, "values": self.after},
-            "difference": {"mean": change.mean, "standard_error": change.standard_error, "clear": self.significant},
-        }
 
-
-def gap_closed(before: float, after: float, teacher: float) -> float | None:
-    """(before - after) / (before - teacher) of a distance; None if the teacher is not better than the GAN was before."""
-    return (before - after) / (before - teacher) if before > teacher else None
+def gap_closed(before: float, after: float, floor: float) -> float | None:
+    """(before - after) / (before - floor) of a distance; None if the floor is not below the distance before."""
+    return (before - after) / (before - floor) if before > floor else None

@@ -23,7 +23,7 @@ class BridgeOptions:
 
     anchor: float = 1.0  # weight of the squared error in what the resize removes, per pixel of the teacher's size
     filter: FilterName = "lanczos"
-    measure: Literal["auto", "full", "teacher"] = "auto"  # auto: full size if there is a detector for it
+    measure: Literal["teacher", "full"] = "teacher"  # full: against data, as the teacher has no samples of this size
 
     def __post_init__(self) -> None:
         require("bridge", f"resize,anchor={self.anchor:g}", self.anchor >= 0, "an anchor of at least 0")

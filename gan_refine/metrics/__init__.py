@@ -8,16 +8,19 @@ from gan_refine.metrics.image_files import OnProgress, ignore_progress, read_ima
 from gan_refine.metrics.inception import NAME as INCEPTION
 from gan_refine.metrics.metric import Metric, Result
 from gan_refine.metrics.moments import Moments
-from gan_refine.metrics.precision_recall import Recall
+from gan_refine.metrics.precision_recall import Neighbors
 from gan_refine.metrics.references import Reference, load_reference, reference_of, save_reference
 from gan_refine.metrics.statistics import FeatureStatistics, Requirements
 from gan_refine.metrics.tables import (
     DETECTORS,
     EMBEDDED_DETECTORS,
     METRICS,
-    choose_detector,
+    PIXELS,
+    choose_detectors,
+    only_reports,
     open_detector,
     parse_metrics,
+    role,
 )
 
 __all__ = [
@@ -25,6 +28,7 @@ __all__ = [
     "EMBEDDED_DETECTORS",
     "INCEPTION",
     "METRICS",
+    "PIXELS",
     "Detector",
     "FeatureStatistics",
     "FrechetDistance",
@@ -32,23 +36,25 @@ __all__ = [
     "MetricCollection",
     "ModuleDetector",
     "Moments",
+    "Neighbors",
     "OnProgress",
     "Outputs",
-    "Recall",
     "Reference",
     "Requirements",
     "Result",
-    "choose_detector",
+    "choose_detectors",
     "frechet_distance",
     "ignore_progress",
     "load_detector",
     "load_reference",
     "metric_name",
+    "only_reports",
     "open_detector",
     "parse_metrics",
     "read_images",
     "reference_of",
     "reference_of_images",
+    "role",
     "save_reference",
     "to_uint8",
 ]

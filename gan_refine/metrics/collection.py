@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from gan_refine.errors import MismatchError
 from gan_refine.interfaces import PixelBytes
-from gan_refine.metrics.detectors import Detector
+from gan_refine.metrics.detectors import Detector, Outputs
 from gan_refine.metrics.frechet import FrechetDistance
 from gan_refine.metrics.inception import NAME as INCEPTION
 from gan_refine.metrics.metric import Metric, Result
@@ -40,8 +40,8 @@ class MetricCollection:
         self.metrics = tuple(metrics)
         for metric in metrics:  # from here on the reference is None only if no metric needs one
             metric.check(num_images, reference)  # type: ignore[arg-type]
-        source = "data" if reference is None else reference.source
-        self.names = [metric_name(detector.name, num_images, metric.kind, source) for metric in metrics]
+        self.source = "data" if reference is None else reference.source
+        self.names = [metric_name(detector.name, num_images, metric.kind, self.source) for metric in metrics]
         self.name = self.names[0]
         self._statistics = FeatureStatistics(detector, num_images, requirements)
         self._next = 0
@@ -58,8 +58,12 @@ class MetricCollection:
         first = self._next if first is None else first
         wanted = images_uint8[: max(self.num_images - first, 0)]
         if len(wanted):
-            self._statistics.update(self.detector.outputs(wanted), first)
+            self.update_outputs(self.detector.outputs(wanted), first)
         self._next = first + len(images_uint8)
+
+    def update_outputs(self, outputs: Outputs, first: int) -> None:
+        """Adds what the detector gives for the images with the indices `first`, `first` + 1, ... below `num_images`."""
+        self._statistics.update(outputs, first)
 
     def result(self) -> dict[str, float]:
         """{name: value} of all metrics. Raises MismatchError before `num_images` images have come."""
@@ -79,7 +83,7 @@ class MetricCollection:
         values = metric(whole, self.reference)  # type: ignore[arg-type]
         convention = metric.convention(whole, self.reference)  # type: ignore[arg-type]
         named = {name + suffix: value for suffix, value in values.items()}
-        return Result(name, named, convention, metric.higher_is_better)
+        return Result(name, metric.kind, self.source, named, convention, metric.higher_is_better)
 
 
 def metric_name(detector_name: str, num_images: int, kind: str = "fd", source: str = "data") -> str:

@@ -1,7 +1,6 @@
 """Detectors: networks in whose features the metrics are computed, read from files that cannot run code."""
 
 import contextlib
-import hashlib
 import json
 import pickle
 from abc import ABC, abstractmethod
@@ -51,8 +50,6 @@ class Detector(Protocol):
 
     def accepts(self, spec: ImageSpec) -> bool: ...
 
-    def digest(self) -> str: ...
-
 
 class NetworkDetector(ABC):
     """A frozen network as a Detector, in evaluation mode, in full float32 precision and in batches of bounded memory.
@@ -95,14 +92,6 @@ class NetworkDetector(ABC):
             parts = [self._outputs(part.to(self.device)) for part in images_uint8.split(self.batch)]
         logits = [part.logits for part in parts if part.logits is not None]
         return Outputs(torch.cat([part.features for part in parts]), torch.cat(logits) if logits else None)
-
-    def digest(self) -> str:
-        """SHA-256 over name and weights: detectors with the same digest give the same features."""
-        found = hashlib.sha256(self.name.encode())
-        for key, value in sorted(self.network.state_dict().items()):
-            found.update(f"{key} {value.dtype} {list(value.shape)}".encode())
-            found.update(value.cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-        return found.hexdigest()
 
 
 @contextlib.contextmanager

@@ -29,27 +29,38 @@ def projection(fan_in: int, fan_out: int) -> Float32[Tensor, "i o"]:
     return torch.from_numpy(signs / np.sqrt(fan_out)).to(torch.float32)
 
 
+@dataclass(frozen=True)
+class EfficientNetOptions:
+    """`efficientnet-lite0,size=64`: the size that images are brought to; 64 takes a tenth of the time of 224."""
+
+    size: int = EFFICIENTNET_SIZE
+
+    def __post_init__(self) -> None:
+        require("size", self.size, self.size >= 32, "at least 32")
+
+
 class EfficientNetDetector(NetworkDetector):
     """Projected features [N, 256] of EfficientNet-Lite0 for RGB images of any size; grey ones become three equal channels."""
 
     batch = 50
     takes = "uint8 images of 1 or 3 channels [N, C, H, W]"
 
-    def __init__(self, network: nn.Module, device: Device = "cpu") -> None:
-        super().__init__(EFFICIENTNET, ImageSpec(3, EFFICIENTNET_SIZE), PROJECTED, network, device)
+    def __init__(self, network: nn.Module, options: EfficientNetOptions, device: Device = "cpu") -> None:
+        name = EFFICIENTNET if options.size == EFFICIENTNET_SIZE else f"{EFFICIENTNET}-{options.size}"
+        super().__init__(name, ImageSpec(3, options.size), PROJECTED, network, device)
         self.projection = projection(1280, PROJECTED).to(self.device)
 
     def accepts(self, spec: ImageSpec) -> bool:
         return spec.channels in (1, 3)
 
     def _outputs(self, images_uint8: PixelBytes) -> Outputs:
-        size = [EFFICIENTNET_SIZE, EFFICIENTNET_SIZE]
+        size = [self.spec.resolution, self.spec.resolution]
         resized = F.interpolate(rgb(images_uint8).to(torch.float32), size, mode="bilinear", antialias=True)
         features = self.network.extract_features((resized - 127) / 128).mean(dim=(2, 3))  # type: ignore[operator]
         return Outputs(features @ self.projection, self.network._fc(features))  # type: ignore[operator]
 
 
-def open_efficientnet(device: Device) -> EfficientNetDetector:
+def open_efficientnet(options: EfficientNetOptions, device: Device) -> EfficientNetDetector:
     """The detector with the weights of its pip package; nothing is downloaded. Raises OptionError if it is not installed."""
     try:
         networks = importlib.import_module("efficientnet_lite_pytorch")
@@ -59,7 +70,7 @@ def open_efficientnet(device: Device) -> EfficientNetDetector:
     network = networks.EfficientNet.from_name(EFFICIENTNET)
     path = weights.EfficientnetLite0ModelFile.get_model_file_path()
     network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-    return EfficientNetDetector(network, device)
+    return EfficientNetDetector(network, options, device)
 
 
 @dataclass(frozen=True)

@@ -37,9 +37,15 @@ class Metric(ABC):
 
 @dataclass(frozen=True)
 class Result:
-    """The values of one metric by their full names, and the conventions that they follow."""
+    """The values of one metric by their full names, and the conventions that they follow.
+
+    A full name is `metric`, followed by a suffix for a value beside the main one. `kind` is the metric's, `source` the reference's:
+    "data" or "teacher".
+    """
 
     metric: str
+    kind: str
+    source: str
     values: dict[str, float]
     convention: dict[str, object]
     higher_is_better: bool

@@ -63,21 +63,6 @@ class PrecisionRecall(NearestNeighborMetric):
 
 
 @dataclass(frozen=True)
-class Recall(PrecisionRecall):
-    """Precision and recall, with recall as the main value."""
-
-    kind = "recall"
-
-    def __call__(self, fake: FeatureStatistics, reference: Reference) -> dict[str, float]:
-        both = super().__call__(fake, reference)
-        return {"": both["_recall"], "_precision": both["_precision"]}
-
-    def of_samples(self, samples: Reference, reference: Reference) -> float:
-        """The recall of the reference by `samples`, images whose features are stored as a reference too."""
-        return share_in_balls(sample_of(reference, self.kind), sample_of(samples, self.kind), self.k)
-
-
-@dataclass(frozen=True)
 class DensityCoverage(NearestNeighborMetric):
     """Density: mean number of real balls around a fake vector, divided by k. Coverage: share of real balls with a fake."""
 
@@ -91,6 +76,35 @@ class DensityCoverage(NearestNeighborMetric):
         containing = sum(int((block <= radii).sum()) for block in _squared_distances(made, real))
         nearest = torch.stack([block.amin(dim=0) for block in _squared_distances(made, real)]).amin(dim=0)
         return {"_density": containing / (self.k * len(made)), "_coverage": float((nearest <= radii).double().mean())}
+
+
+@dataclass(frozen=True)
+class Neighbors(NearestNeighborMetric):
+    """Recall, precision, coverage (all with one k) and the mean distance of a fake vector to its nearest real one, in one pass.
+
+    A distance far below that of other real images means copies.
+    """
+
+    k: int = 3
+
+    kind = "nn"
+
+    def __call__(self, fake: FeatureStatistics, reference: Reference) -> dict[str, float]:
+        made, real = self.samples(fake, reference)
+        made_radii, real_radii = squared_radii(made, self.k), squared_radii(real, self.k)
+        recalled = torch.zeros(len(real), dtype=torch.bool)
+        nearest_fake = torch.full([len(real)], torch.inf, dtype=torch.float64)
+        nearest_real, precise, first = [], 0, 0
+        for block in _squared_distances(made, real):
+            recalled |= (block <= made_radii[first : first + len(block), None]).any(dim=0)
+            precise += int((block <= real_radii).any(dim=1).sum())
+            nearest_fake = torch.minimum(nearest_fake, block.amin(dim=0))
+            nearest_real.append(block.amin(dim=1))
+            first += len(block)
+        covered = nearest_fake <= real_radii
+        shares = {"_recall": float(recalled.double().mean()), "_precision": precise / len(made)}
+        distance = float(torch.cat(nearest_real).sqrt().mean())
+        return {**shares, "_coverage": float(covered.double().mean()), "_distance": distance}
 
 
 def share_in_balls(a: Features, b: OtherFeatures, k: int) -> float:

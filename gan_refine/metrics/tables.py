@@ -1,19 +1,26 @@
 """The tables DETECTORS and METRICS, and what --detector and --metrics say."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from gan_refine import assets
 from gan_refine.config import build_options, choose, parse_spec
 from gan_refine.errors import MismatchError, OptionError
-from gan_refine.interfaces import ImageSpec
+from gan_refine.interfaces import Denoiser, ImageSpec
 from gan_refine.metrics.detectors import Detector, Device, load_detector
-from gan_refine.metrics.extra_detectors import EFFICIENTNET, ModuleOptions, open_efficientnet, open_torchscript
+from gan_refine.metrics.extra_detectors import (
+    EFFICIENTNET,
+    EfficientNetOptions,
+    ModuleOptions,
+    open_efficientnet,
+    open_torchscript,
+)
 from gan_refine.metrics.frechet import FrechetDistance
+from gan_refine.metrics.free_detectors import PixelsDetector, TeacherDetector, has_layers
 from gan_refine.metrics.inception import InceptionOptions, open_inception
 from gan_refine.metrics.inception_score import InceptionScore
 from gan_refine.metrics.kernel import KernelDistance
 from gan_refine.metrics.metric import Metric
-from gan_refine.metrics.precision_recall import DensityCoverage, PrecisionRecall
+from gan_refine.metrics.precision_recall import DensityCoverage, Neighbors, PrecisionRecall
 
 Opener = Callable[[dict[str, str], Device], Detector]
 
@@ -23,10 +30,12 @@ METRICS: dict[str, type[Metric]] = {
     "is": InceptionScore,
     "pr": PrecisionRecall,
     "dc": DensityCoverage,
+    "nn": Neighbors,
 }
-# Entries of the catalog whose detectors come with a reference; `auto` is the first that fits. Results are reported in the features
-# of fashion16-b too, but nothing is chosen by it.
-EMBEDDED_DETECTORS = ("fashion16", "fashion16-b")
+EMBEDDED_DETECTORS = ("fashion16", "fashion16-b")  # entries of the catalog whose detectors come with a reference
+ONLY_REPORT = ("fashion16-b", EFFICIENTNET)  # starts of the names of detectors by which nothing may be chosen
+CHOSE_DEFAULTS = ("fashion16",)  # names of the detectors by which the default settings were chosen
+AUTO, TEACHER, PIXELS = "auto", "teacher", "pixels"
 ALIASES = {"fid": "fd", "kid": "kd"}  # for --metrics; a result is called fid or kid only where it is (`metric_name`)
 
 
@@ -39,9 +48,7 @@ def _torchscript(options: dict[str, str], device: Device) -> Detector:
 
 
 def _efficientnet(options: dict[str, str], device: Device) -> Detector:
-    if options:
-        raise OptionError(f"detector {EFFICIENTNET} has no options, got {', '.join(options)}")
-    return open_efficientnet(device)
+    return open_efficientnet(build_options(EfficientNetOptions, options, f"detector {EFFICIENTNET}"), device)
 
 
 DETECTORS: dict[str, Opener] = {
@@ -52,7 +59,7 @@ DETECTORS: dict[str, Opener] = {
 
 
 def open_detector(text: str, device: Device = "cpu") -> Detector:
-    """The detector that --detector names: `fashion16`, `fashion16-b`, `inception`, `efficientnet-lite0` or `torchscript,path=FILE`.
+    """The detector of a file: embedded, `inception`, `efficientnet-lite0` or `torchscript,path=FILE`.
 
     Raises UserError if there is no such detector or its file cannot be read.
     """
@@ -63,28 +70,56 @@ def open_detector(text: str, device: Device = "cpu") -> Detector:
         return load_detector(assets.resolve("detector", name), device=device)
     if name not in DETECTORS:
         raise OptionError(
-            f"unknown detector {name!r}; choose one of {', '.join(sorted([*EMBEDDED_DETECTORS, *DETECTORS]))}"
+            f"unknown detector {name!r}; choose one of {', '.join(sorted([*EMBEDDED_DETECTORS, *DETECTORS, TEACHER, PIXELS]))}"
         )
     return DETECTORS[name](options, device)
 
 
-def choose_detector(text: str, spec: ImageSpec, device: Device = "cpu") -> Detector:
-    """The detector that --detector names, for images of `spec`; `auto` is the embedded detector for such images.
+def choose_detectors(texts: Sequence[str], spec: ImageSpec, teacher: Denoiser | None, device: Device) -> list[Detector]:
+    """The detectors that --detector names, for images of `spec`; the first ranks a run's snapshots.
 
-    Raises OptionError if `auto` finds none, and MismatchError if the named detector does not take such images.
+    `auto` is all that fit, need no download and may choose settings: an embedded one, `teacher` and `pixels`. Raises OptionError
+    for one that is named twice, and MismatchError for one that does not take such images.
     """
-    if text == "auto":
-        for name in EMBEDDED_DETECTORS:
-            detector = open_detector(name, device)
-            if detector.accepts(spec):
-                return detector
-        raise OptionError(
-            f"there is no embedded detector for {spec} images; choose another --detector, or --metrics=none"
-        )
-    detector = open_detector(text, device)
+    found: list[Detector] = []
+    for text in texts:
+        found += _automatic(spec, teacher, device) if text == AUTO else [_named(text, spec, teacher, device)]
+    names = [detector.name for detector in found]
+    if len(set(names)) < len(names):
+        raise OptionError(f"--detector names a detector twice: {', '.join(names)}; give each once")
+    return found
+
+
+def _automatic(spec: ImageSpec, teacher: Denoiser | None, device: Device) -> list[Detector]:
+    embedded = [open_detector(name, device) for name in EMBEDDED_DETECTORS if not only_reports(name)]
+    found = [detector for detector in embedded if detector.accepts(spec)]
+    if teacher is not None and has_layers(teacher):
+        found.append(TeacherDetector(teacher))
+    return [*found, PixelsDetector(spec, device)]
+
+
+def _named(text: str, spec: ImageSpec, teacher: Denoiser | None, device: Device) -> Detector:
+    if text == TEACHER:
+        if teacher is None:
+            raise OptionError("--detector=teacher needs a teacher; give --teacher=FILE")
+        detector: Detector = TeacherDetector(teacher)
+    else:
+        detector = PixelsDetector(spec, device) if text == PIXELS else open_detector(text, device)
     if not detector.accepts(spec):
         raise MismatchError(f"detector {detector.name} is for {detector.spec} images but the GAN makes {spec}")
     return detector
+
+
+def role(name: str) -> str:
+    """What has been, may be and may not be chosen by the detector of that name, to be printed beside its figures."""
+    if name in CHOSE_DEFAULTS:
+        return "chose the default settings"
+    return "only reports" if only_reports(name) else "may choose settings"
+
+
+def only_reports(name: str) -> bool:
+    """Whether no setting and no snapshot may be chosen by the detector of that name: it stays an independent judge."""
+    return name.startswith(ONLY_REPORT)
 
 
 def parse_metrics(text: str) -> list[Metric]:

@@ -4,6 +4,7 @@ import copy
 import sys
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TypedDict
 
@@ -13,26 +14,18 @@ from tqdm import tqdm
 from gan_refine import assets
 from gan_refine.config import build_options, choose, parse_spec
 from gan_refine.errors import MismatchError, OptionError
-from gan_refine.evaluation import (
-    RecallMeter,
-    Teacher,
-    check_first_is_distance,
-    measure,
-    open_metrics,
-    open_recall,
-    resolve_detector,
-)
+from gan_refine.evaluation import RANKING, Teacher, YardstickOptions, Yardsticks, open_yardsticks
 from gan_refine.generators import BridgeOptions, PretrainedGenerator, bridge, can_bridge
 from gan_refine.interfaces import Generator, ImageSpec, Objective
 from gan_refine.labels import UNIFORM, parse_frequencies
-from gan_refine.metrics import EMBEDDED_DETECTORS, MetricCollection, Result
+from gan_refine.metrics import Result, choose_detectors, only_reports
 from gan_refine.objectives import GanFile, build_objective, complete_spec, objective_class
 from gan_refine.refine import trainable_groups
 from gan_refine.run.networks import Gan, open_gan, open_teacher
 from gan_refine.run.options import AUTO, RunOptions, absolute
 from gan_refine.teachers import recompute_activations
 
-CHECKPOINT_FORMAT = 2
+CHECKPOINT_FORMAT = 3
 
 
 class Header(TypedDict):
@@ -55,9 +48,8 @@ class Run:
     )  # a copy of the generator before refinement, if --fid-seeds wants to measure it at the end
     teacher: Teacher
     objective: Objective
-    metric: MetricCollection | None
-    recall: RecallMeter | None
-    full_size: bool  # whether the metric measures full-size images of a bridged generator; False without a bridge
+    yardsticks: Yardsticks | None  # None with --metrics=none
+    full_size: bool  # whether they measure full-size images of a bridged generator; False without a bridge
 
     @property
     def header(self) -> Header:
@@ -71,25 +63,26 @@ class Run:
 
     @property
     def measured_spec(self) -> ImageSpec:
-        """The images that the metric measures."""
+        """The images that are measured."""
         return self.generator.full_size().spec if self.full_size else self.generator.spec
 
     def load_refined(self, path: Path) -> Generator:
         """A refined pickle of this run, on its device, whose latents are drawn as this run draws them."""
         return prepare(type(self.gan.generator).load(path, self.options.which), self.options)
 
-    def measure(self, generator: Generator, seed: int | None = None) -> list[Result]:
-        """All metrics, with the latents of the run's seed by default; none without a metric."""
-        if self.metric is None:
+    def measure(self, generator: Generator, seed: int | None = None, table: bool = False) -> list[Result]:
+        """All metrics, or those of the table, with the latents of the run's seed by default; none with --metrics=none."""
+        if self.yardsticks is None:
             return []
         shown = generator.full_size() if self.full_size else self._at_teacher_size(generator)
-        return measure(shown, self.metric, self.options.refine.seed if seed is None else seed)
+        chosen = self.table_yardsticks if table else self.yardsticks
+        return chosen.measure(shown, self.options.refine.seed if seed is None else seed)
 
-    def measure_recall(self, generator: Generator) -> list[Result]:
-        """The recall of the teacher's samples by the generator; empty without --recall."""
-        if self.recall is None:
-            return []
-        return measure(self._at_teacher_size(generator), self.recall.metrics, self.options.refine.seed)
+    @cached_property
+    def table_yardsticks(self) -> Yardsticks:
+        """The yardsticks of the summary's tables, whose floor is measured once."""
+        assert self.yardsticks is not None, "used only where something is measured"
+        return self.yardsticks.for_table()
 
     def _at_teacher_size(self, generator: Generator) -> Generator:
         return self.generator.with_full_size(generator.full_size())
@@ -115,13 +108,11 @@ def build(options: RunOptions, automatic: Collection[str] = (), dry_run: bool = 
     objective = build_objective(options.objective, denoiser, GanFile(generator.discriminator, frequencies))
     if options.recompute and recompute_activations(objective) == 0:
         raise OptionError("--recompute is for EDM's U-Nets and this teacher has none; leave it out")
-    recall = None if dry_run else make_recall(options, generator.spec, teacher)
-    metric, full_size = None, False
-    if not (dry_run and options.fid_ref.startswith("teacher")):
-        metric, full_size = choose_metric(options, generator, bridging, teacher)
-    original = copy.deepcopy(generator) if options.fid_seeds and metric is not None else None
-    options = resolve_metric(options, metric, recall)
-    return Run(options, gan, generator, original, teacher, objective, metric, recall, full_size)
+    yardsticks = make_yardsticks(options, generator, bridging, teacher, dry_run)
+    original = None if yardsticks is None else copy.deepcopy(generator)
+    full_size = bridging is not None and bridging.measure == "full"
+    options = resolve_metrics(options, yardsticks)
+    return Run(options, gan, generator, original, teacher, objective, yardsticks, full_size)
 
 
 def prepare(generator: PretrainedGenerator, options: RunOptions) -> Generator:
@@ -157,16 +148,15 @@ def resolve(
     )
 
 
-def resolve_metric(options: RunOptions, metric: MetricCollection | None, recall: RecallMeter | None) -> RunOptions:
-    """The options without `auto` in --metrics, --detector and --fid-ref, where something is measured."""
-    measured = metric or (recall.metrics if recall is not None else None)
-    if measured is None:
+def resolve_metrics(options: RunOptions, yardsticks: Yardsticks | None) -> RunOptions:
+    """The options without `auto` in --metrics and --detector, where something is measured."""
+    if yardsticks is None:
         return options
-    metrics, detector = resolve_detector(options.metrics, options.detector)
-    if detector == AUTO:
-        detector = measured.detector.name
-    fid_ref = detector if options.fid_ref == AUTO and detector in EMBEDDED_DETECTORS else options.fid_ref
-    return replace(options, metrics=metrics, detector=absolute(detector), fid_ref=absolute(fid_ref))
+    detectors = tuple(absolute(text) for text in options.detector)
+    if AUTO in detectors:
+        detectors = tuple(each.detector.name for each in yardsticks.all)
+    metrics = RANKING if options.metrics == AUTO else options.metrics
+    return replace(options, metrics=metrics, detector=detectors, fid_ref=absolute(options.fid_ref))
 
 
 def check_match(gan: ImageSpec, teacher: ImageSpec) -> None:
@@ -207,39 +197,32 @@ def bridge_options(text: str) -> BridgeOptions | None:
     return build_options(choose("bridge", name, {"resize": BridgeOptions}), options, "--bridge=resize")
 
 
-def choose_metric(
-    options: RunOptions, generator: Generator, bridging: BridgeOptions | None, teacher: Teacher
-) -> tuple[MetricCollection | None, bool]:
-    """The metric, and whether it measures the full-size images of a bridge: by default where a detector and a reference fit."""
-    if bridging is None or bridging.measure == "teacher":
-        return make_metric(options, generator.spec, teacher), False
-    try:
-        return make_metric(options, generator.full_size().spec, None), True
-    except (MismatchError, OptionError):
-        if bridging.measure == "full":
-            raise
-        return make_metric(options, generator.spec, teacher), False
+def make_yardsticks(
+    options: RunOptions, generator: Generator, bridging: BridgeOptions | None, teacher: Teacher, dry_run: bool
+) -> Yardsticks | None:
+    """What --metrics, --detector and --fid-ref name, None for --metrics=none. A dry run, which samples nothing, checks the names.
 
-
-def make_metric(options: RunOptions, spec: ImageSpec, teacher: Teacher | None) -> MetricCollection | None:
-    """The metrics named by --metrics, or None for 'none'."""
+    Raises UserError, also if the metric or the detector that would select the best snapshot must not.
+    """
     if options.metrics == "none":
         return None
-    with _sampling() as bar:
-        chosen = options.metrics, options.detector, options.fid_ref
-        metrics = open_metrics(*chosen, spec, options.eval_images, teacher, options.device, bar.update)
-    check_first_is_distance(metrics)
-    return metrics
-
-
-def make_recall(options: RunOptions, spec: ImageSpec, teacher: Teacher) -> RecallMeter | None:
-    """What --recall asks for, in the detector of the metrics."""
-    if options.recall == 0:
+    full = bridging is not None and bridging.measure == "full"
+    spec, sampled = (generator.full_size().spec, None) if full else (generator.spec, teacher)
+    if dry_run:
+        choose_detectors(options.detector, spec, None if sampled is None else sampled.denoiser, options.device)
         return None
-    with _sampling() as bar:
-        chosen = options.metrics, options.detector
-        return open_recall(options.recall, *chosen, spec, teacher, options.device, bar.update)
-
-
-def _sampling() -> tqdm:
-    return tqdm(unit="img", file=sys.stderr, desc="sampling the teacher", disable=None, leave=False)
+    chosen = YardstickOptions(
+        options.metrics, options.detector, options.fid_ref, options.eval_images, options.teacher_steps
+    )
+    with tqdm(unit="img", file=sys.stderr, desc="sampling the teacher", disable=None, leave=False) as bar:
+        yardsticks = open_yardsticks(chosen, spec, sampled, options.device, bar.update)
+    if yardsticks.metrics[0].higher_is_better:
+        kind = yardsticks.metrics[0].kind
+        raise OptionError(
+            f"--metrics starts with {kind}, but the first metric selects the best snapshot; give fd or kd first"
+        )
+    if only_reports(first := yardsticks.all[0].detector.name):
+        raise OptionError(
+            f"detector {first} only reports, and the first one selects the best snapshot; name another first"
+        )
+    return yardsticks

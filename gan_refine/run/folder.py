@@ -103,9 +103,3 @@ def save_png(path: Path, pixels: np.ndarray) -> None:
     mode = pixels[:, :, 0] if pixels.shape[2] == 1 else pixels
     with atomic_file(path) as stream:
         Image.fromarray(mode).save(stream, format="PNG")
-
-
-def table(rows: list[tuple[str, str]]) -> str:
-    """Two aligned columns."""
-    width = max(len(name) for name, _ in rows)
-    return "\n".join(f"  {name:<{width}}  {value}" for name, value in rows)

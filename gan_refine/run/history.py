@@ -28,9 +28,6 @@ class RunHistory:
     best_kimg: float = 0.0
     best_step: int | None = None  # whose checkpoint is kept; None while the original is the best
     best_digest: str | None = None  # SHA-256 of the best pickle
-    teacher_value: float | None = None
-    recall_before: float | None = None
-    recall: float | None = None  # of the best pickle
     first_nats: float | None = None
     last_nats: float | None = None  # of a later tick than the first's; each target pool has one estimate
     seconds: float = 0.0
@@ -67,7 +64,7 @@ def restore_best(
     reason = None if step is None else _absence(checkpoints.path(step))
     if reason is not None:
         say(f"{reason}, and with it the best pickle of {history.best_kimg:g} kimg; the original is the best so far.")
-        history.best, history.recall, history.best_kimg, step = history.before, history.recall_before, 0.0, None
+        history.best, history.best_kimg, step = history.before, 0.0, None
     if step is None:
         run.gan.load().write_original(best_path)
     else:

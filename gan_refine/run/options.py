@@ -8,14 +8,15 @@ from pathlib import Path
 from gan_refine import assets
 from gan_refine.config import RefineOptions, parse_spec, require
 from gan_refine.errors import FileFormatError, OptionError
+from gan_refine.evaluation import NUM_IMAGES
 from gan_refine.labels import UNIFORM
-from gan_refine.metrics import DETECTORS
+from gan_refine.metrics import DETECTORS, PIXELS
 from gan_refine.objectives import complete_spec
 from gan_refine.sampling import DEFAULT_STEPS
 
 AUTO = "auto"
 DEFAULT_PAIR = "fashion16"
-NAMES = {AUTO, "teacher", *DETECTORS}  # what --detector and --fid-ref never take for paths
+NAMES = {AUTO, "teacher", PIXELS, *DETECTORS}  # what --detector and --fid-ref never take for paths
 
 # What a resumed run may change: nothing of it moves a weight or the choice of the best snapshot.
 FREE = {"outdir", "desc", "device", "snap", "snap_minutes", "keep", "fid_seeds", "stop_on_collapse", "recompute"}
@@ -26,8 +27,9 @@ FREE |= {"tick_images", "trust_pickle"}
 class RunOptions:
     """Everything that a run depends on.
 
-    Those of a command line may hold `auto`. options.json has them resolved (see `build.resolve`): no `auto`, absolute paths, and
-    the digests of both network files, so that no later default and no other current folder changes the run.
+    Those of a command line may hold `auto`. options.json has them resolved (see `build.resolve`): no `auto` but in `fid_ref`, where
+    it means the embedded references, absolute paths, and the digests of both network files, so that no later default and no other
+    current folder changes the run.
     """
 
     gan: str = DEFAULT_PAIR
@@ -38,12 +40,11 @@ class RunOptions:
     desc: str | None = None
     objective: str = AUTO
     metrics: str = AUTO
-    detector: str = AUTO
+    detector: tuple[str, ...] = (AUTO,)
     fid_ref: str = AUTO
-    fid_seeds: int = 0
-    eval_images: int = 10_000
+    fid_seeds: int = 3
+    eval_images: int = NUM_IMAGES
     teacher_steps: int = DEFAULT_STEPS
-    recall: int = 0
     snap: int = 1
     snap_minutes: float = 0
     keep: int = 2
@@ -62,7 +63,6 @@ class RunOptions:
         require("eval_images", self.eval_images, self.eval_images >= 2, "at least 2")
         require("teacher_steps", steps, steps == 0 or steps >= 2, "0 or at least 2")
         require("fid_seeds", self.fid_seeds, self.fid_seeds >= 0, "at least 0")
-        require("recall", self.recall, self.recall == 0 or self.recall > 3, "0, or more than 3 images")
         require("snap", self.snap, self.snap > 0, "a positive number of ticks")
         require("snap_minutes", self.snap_minutes, self.snap_minutes >= 0, "a number of at least 0")
         require("keep", self.keep, self.keep >= 1, "at least 1")
@@ -108,7 +108,8 @@ def options_from_json(text: str, name: str) -> RunOptions:
     """The inverse of config.to_json. Raises FileFormatError for anything else."""
     try:
         record = json.loads(text)
-        return RunOptions(**{**record, "refine": RefineOptions(**record["refine"])})
+        nested = {"detector": tuple(record["detector"]), "refine": RefineOptions(**record["refine"])}
+        return RunOptions(**{**record, **nested})
     except (json.JSONDecodeError, TypeError, KeyError) as error:
         raise FileFormatError(f"{name} does not hold the options of this version of the program: {error}") from error
 
@@ -119,11 +120,12 @@ def merge_options(saved: RunOptions, given: RunOptions, named: Iterable[str]) ->
     `auto` asks for nothing. Raises OptionError that lists the fields that may not differ.
     """
     flat, wanted = ({**asdict(options), **asdict(options.refine)} for options in (saved, given))
-    for name in ("gan", "teacher", "detector", "fid_ref"):
+    for name in ("gan", "teacher", "fid_ref"):
         wanted[name] = absolute(wanted[name])
+    wanted["detector"] = tuple(absolute(each) for each in wanted["detector"])
     if wanted["objective"] != AUTO:
         wanted["objective"] = complete_spec(wanted["objective"])
-    changed = {name: wanted[name] for name in named if wanted[name] not in (AUTO, flat[name])}
+    changed = {name: wanted[name] for name in named if wanted[name] not in (AUTO, (AUTO,), flat[name])}
     refused = [f"{name} {flat[name]} (got {value})" for name, value in changed.items() if name not in FREE]
     if refused:
         raise OptionError(f"a resumed run keeps its options, and this one has {', '.join(refused)}; leave them out")

@@ -1,72 +1,60 @@
-"""What is known of a run at its end, and of its teacher at its start."""
+"""What is known of a run at its end."""
 
-import sys
 from pathlib import Path
 
-from tqdm import tqdm
-
-from gan_refine import assets
-from gan_refine.evaluation import PairedComparison, RecallMeter, measure_teacher
+from gan_refine.evaluation import Measured, Table, tabulate, verdict
 from gan_refine.run.build import Run
-from gan_refine.run.folder import RunFolder
 from gan_refine.run.history import RunHistory
-from gan_refine.run.summary import RecallSummary, Summary
-from gan_refine.sampling import DEFAULT_STEPS
+from gan_refine.run.summary import Summary
+
+BEFORE, AFTER = "before", "after"
 
 
 def summarize(run: Run, history: RunHistory, kimg: float, best_path: Path, seconds: float, complete: bool) -> Summary:
-    """The run after `kimg` thousand images in one record; the repeated evaluation is for runs that are `complete`."""
+    """The run after `kimg` thousand images in one record; the tables are for runs that are `complete`."""
+    tables = compare(run, history, best_path) if complete else []
     return Summary(
         gan=run.options.gan,
         teacher=run.options.teacher,
-        metric=None if run.metric is None else run.metric.name,
+        metric=None if run.yardsticks is None else run.yardsticks.name,
         before=history.before,
         after=history.best,
-        teacher_value=history.teacher_value,
+        verdict=_verdict(run, history, tables, complete),
         kimg=kimg,
         seconds=round(seconds, 1),
         refined=str(best_path),
-        repeated=repeat_evaluation(run, history, best_path) if complete else None,
-        recall=None if run.recall is None else _recall(run.recall, history),
+        tables=tuple(tables),
         data_free_gap=(history.first_nats, history.last_nats),
         complete=complete,
     )
 
 
-def _recall(meter: RecallMeter, history: RunHistory) -> RecallSummary:
-    return RecallSummary(meter.metrics.name, history.recall_before, history.recall, meter.teacher_value)
+def _verdict(run: Run, history: RunHistory, tables: list[Table], complete: bool) -> str:
+    if run.yardsticks is None:
+        return "Nothing was measured."
+    if not complete:
+        return "Stopped before the end."
+    if history.best_kimg == 0:
+        return "Nothing improved: the best pickle is the original."
+    biased = (
+        "" if run.options.fid_seeds else " These latents selected the snapshot, which biases the change towards better."
+    )
+    return verdict(tables[0], AFTER) + biased
 
 
-def repeat_evaluation(run: Run, history: RunHistory, best_path: Path) -> PairedComparison | None:
-    """Original and best pickle with --fid-seeds sets of latents that selected nothing; None if the original is the best."""
-    options = run.options
-    if run.metric is None or run.original is None or history.best_kimg == 0:
-        return None
-    refined = run.load_refined(best_path)
-    values = []
-    for generator in (run.original, refined):
-        seeds = range(options.refine.seed + 1, options.refine.seed + 1 + options.fid_seeds)
-        values.append([run.measure(generator, seed)[0].value for seed in seeds])
-    return PairedComparison(*values)
+def compare(run: Run, history: RunHistory, best_path: Path) -> list[Table]:
+    """Original and best pickle with --fid-seeds sets of latents that selected nothing; the original alone if it is the best.
 
-
-def measure_teacher_samples(run: Run, folder: RunFolder) -> float | None:
-    """The metric of the teacher's own samples, recorded or measured; None with --teacher-steps=0 or if their size does not fit."""
-    steps, metric, teacher = run.options.teacher_steps, run.metric, run.teacher
-    if metric is None or steps == 0:
-        return None
-    if run.full_size:
-        folder.say(f"The teacher's {metric.name} is not measured: its images are smaller than the metric's.")
-        return None
-    recorded = assets.recorded_measurement(run.options.teacher_sha256, metric.name)
-    usual = steps == DEFAULT_STEPS and run.options.fid_ref == metric.detector.name and teacher.frequencies is None
-    if recorded is not None and usual:
-        how = f"{recorded.steps} steps of {recorded.sampler}, recorded in pretrained/catalog.json"
-        folder.say(f"teacher's {metric.name} {recorded.value:.3f} ({how})")
-        return recorded.value
-    images = run.options.eval_images
-    title, quiet = f"sampling the teacher, {steps} steps", None if folder.writes else True
-    with tqdm(total=images, unit="img", file=sys.stderr, desc=title, disable=quiet) as bar:
-        value = measure_teacher(teacher, metric, steps, run.options.refine.seed, bar.update)[0].value
-    folder.say(f"teacher's {metric.name} {value:.3f} ({steps} steps)")
-    return value
+    With --fid-seeds=0 the latents are those that selected. Empty with --metrics=none.
+    """
+    if run.yardsticks is None or run.original is None:
+        return []
+    networks = {BEFORE: run.original}
+    if history.best_kimg:
+        networks[AFTER] = run.load_refined(best_path)
+    seed, sets = run.options.refine.seed, run.options.fid_seeds
+    seeds = range(seed + 1, seed + 1 + sets) if sets else (seed,)
+    runs = [
+        Measured(name, each, run.measure(net, each, table=True)) for name, net in networks.items() for each in seeds
+    ]
+    return tabulate(run.table_yardsticks, runs, selected=True)

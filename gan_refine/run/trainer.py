@@ -4,7 +4,6 @@ import math
 import sys
 import time
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from tqdm import tqdm
@@ -18,9 +17,9 @@ from gan_refine.interfaces import Generator
 from gan_refine.refine import Progress, RefineState, advance, diagnose, load_state, record_state
 from gan_refine.run.build import Run, class_notice
 from gan_refine.run.checkpoint import Checkpoints
-from gan_refine.run.folder import RunFolder, table
+from gan_refine.run.folder import RunFolder
 from gan_refine.run.history import RunHistory, check_replicas, needed_space, restore_best
-from gan_refine.run.report import measure_teacher_samples, summarize
+from gan_refine.run.report import summarize
 from gan_refine.run.signals import Signals, StopRequested
 from gan_refine.run.summary import Summary
 
@@ -33,13 +32,6 @@ class StopRequest:
 
     stop: bool
     save: bool
-
-
-class Measured(NamedTuple):
-    """Of one generator: the first metric, which selects the best snapshot, and the recall; None if disabled."""
-
-    value: float | None
-    recall: float | None
 
 
 class Trainer:
@@ -68,14 +60,11 @@ class Trainer:
         classes = class_notice(run.generator.spec, run.teacher.denoiser.spec, run.options.labels)
         for notice in [*([] if classes is None else [classes]), *run.objective.notices()]:
             self.folder.say(notice)
-        if run.bridged and run.metric is not None:
-            self.folder.say(f"{run.metric.name} measures {run.measured_spec} images.")
+        if run.bridged and run.yardsticks is not None:
+            self.folder.say(f"{run.yardsticks.name} measures {run.measured_spec} images.")
         self.folder.save_grid("fakes_init.png", render(run.generator.full_size(), self.grid))
         with self.signals.raising(alone=distributed.get_world_size() == 1):
-            value, recall = self._measure(run.generator, "original")
-            self.history.before = self.history.best = value
-            self.history.recall_before = self.history.recall = recall
-            self.history.teacher_value = measure_teacher_samples(run, self.folder)
+            self.history.before = self.history.best = self._measure(run.generator, "original")
         self._save()
 
     def restore(self, content: dict, name: str) -> None:
@@ -119,7 +108,7 @@ class Trainer:
             self.reported_at = time.monotonic()
             bar.set_postfix_str("" if nats is None else f"data-free gap {nats:.2f} nats")
             self._record(progress)
-            if self.run.metric is None and nats is not None:
+            if self.run.yardsticks is None and nats is not None:
                 self._tell(f"data-free gap {nats:.3f} nats")
             if nats is not None and self.history.first_nats is not None:
                 self.history.last_nats = nats
@@ -148,15 +137,11 @@ class Trainer:
         return StopRequest(*(bool(count) for count in asked))
 
     def finish(self, complete: bool = True) -> Summary:
-        """Writes summary.json and shows the table; the repeated evaluation is for runs that came to their end."""
+        """Writes summary.json and shows the tables, which are for runs that came to their end."""
         kimg, seconds = self.state.images / 1000, self.folder.seconds
         summary = summarize(self.run, self.history, kimg, self.best_path, seconds, complete)
         self.folder.write_text("summary.json", summary.to_json())
-        self.folder.say("\n" + table(summary.rows()))
-        if summary.improved:
-            self.folder.say(f"{summary.metric}: {summary.verdict}")
-        elif self.run.metric is not None and complete:
-            self.folder.say("Nothing improved: the best pickle is the original.")
+        self.folder.say("\n" + "\n".join(summary.lines()))
         self.folder.say(f"Run folder: {self.folder.path}")
         return summary
 
@@ -191,11 +176,10 @@ class Trainer:
         if self.folder.writes:
             average.export(self.last_path)
         with self.signals.raising(alone=distributed.get_world_size() == 1):
-            value, recall = self._measure(average, name.removesuffix(".png"))
+            value = self._measure(average, name.removesuffix(".png"))
         self._record_change(average)
-        if self.run.metric is None or (value is not None and history.best is not None and value < history.best):
+        if self.run.yardsticks is None or (value is not None and history.best is not None and value < history.best):
             history.best, history.best_kimg, history.best_step = value, history.kimg, self.state.steps
-            history.recall = recall
             if self.folder.writes:
                 copy_atomic(self.last_path, self.best_path)
                 history.best_digest = assets.sha256(self.best_path)
@@ -213,7 +197,7 @@ class Trainer:
         """Whether --stop-on-collapse ends this run: by the metric, or without one by the data-free estimate."""
         self.history.first_nats = nats if self.history.first_nats is None else self.history.first_nats
         start, now, what = self.history.before, value, "the metric"
-        if self.run.metric is None:
+        if self.run.yardsticks is None:
             start, now, what = self.history.first_nats, nats, "the data-free estimate"
         factor = self.run.options.stop_on_collapse
         if not factor or start is None or now is None or (math.isfinite(now) and now <= factor * start):
@@ -221,20 +205,20 @@ class Trainer:
         self.folder.say(f"Stopped: {what} went from {start:.3f} to {now:.3f}, beyond --stop-on-collapse={factor:g}.")
         return True
 
-    def _measure(self, generator: Generator, snapshot: str) -> Measured:
+    def _measure(self, generator: Generator, snapshot: str) -> float | None:
+        """Records all metrics of a generator; returns the first, which selects the best snapshot, None with --metrics=none."""
         started, run = time.time(), self.run
-        results, recalls = run.measure(generator), run.measure_recall(generator)
-        measured = [(result, run.measured_spec) for result in results]
-        measured += [(result, run.generator.spec) for result in recalls]
-        for result, spec in measured:  # only now: a signal may come while either is measured
+        results = run.measure(generator)
+        for result in results:  # only now: a signal may come while they are measured
             record = {
                 "results": result.values,
                 "metric": result.metric,
                 "total_time": round(time.time() - started, 2),
                 "snapshot": snapshot,
                 "kimg": self.history.kimg,
-                "convention": result.convention | ({"images": str(spec)} if run.bridged else {}),
+                "convention": result.convention | ({"images": str(run.measured_spec)} if run.bridged else {}),
             }
             self.folder.append(f"metric-{result.metric}.jsonl", record)
-            self._tell("  ".join(f"{name} {value:.3f}" for name, value in result.values.items()))
-        return Measured(*(found[0].value if found else None for found in (results, recalls)))
+        if results:
+            self._tell("  ".join(f"{name} {value:.3f}" for name, value in results[0].values.items()))
+        return results[0].value if results else None

@@ -1,0 +1,128 @@
+"""The teacher's own samples, which generators are measured against: two disjoint sets of bytes, made once and cached."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from gan_refine import assets
+from gan_refine.config import require
+from gan_refine.errors import FileFormatError, UserError, first_line
+from gan_refine.evaluation.images import teacher_images
+from gan_refine.files import atomic_file
+from gan_refine.foundation import distributed
+from gan_refine.interfaces import Denoiser, PixelBytes
+from gan_refine.labels import Frequencies
+from gan_refine.metrics import OnProgress, ignore_progress
+from gan_refine.metrics.references import UNREADABLE
+
+VERSION = 2  # of the cached files; to be raised with a change of the sampler
+SAMPLER = "unipc"  # with one call of the teacher for each step
+
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """Which samples: two sets of `images`, with `steps` calls of the teacher for each image."""
+
+    images: int
+    steps: int
+    seed: int = 7_000_001  # unlike the seeds of latents
+
+    def __post_init__(self) -> None:
+        require("teacher_steps", self.steps, self.steps >= 2, "at least 2")
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A denoiser, the file that it was read from, and the frequencies of the classes of its samples, None for uniform.
+
+    Its samples are cached under a digest of that file; with a `path` of None they are not cached.
+    """
+
+    path: Path | None
+    denoiser: Denoiser
+    frequencies: Frequencies | None = None
+
+
+@dataclass(frozen=True)
+class TeacherSamples:
+    """Two disjoint sets of equal size: the reference, and others, whose distance to it is the floor of every distance."""
+
+    reference: PixelBytes
+    others: PixelBytes
+
+
+def teacher_samples(
+    teacher: Teacher, options: SamplingOptions, progress: OnProgress = ignore_progress
+) -> TeacherSamples:
+    """Both sets, read from the cache if they were made before. Every process must call it, and each gets the whole.
+
+    Raises FileFormatError if the file in the cache is damaged, and UserError if the cache cannot be written.
+    """
+    path = None if teacher.path is None else _path(cache_key(teacher, options))
+    found = None if path is None else _read(path, teacher, options)
+    if found is None:
+        found = _sample(teacher, options, progress)
+        if path is not None and distributed.is_rank0():
+            store_samples(path, found)
+    return TeacherSamples(found[: options.images], found[options.images :])
+
+
+def cache_key(teacher: Teacher, options: SamplingOptions) -> str:
+    """Digest of everything that the samples depend on."""
+    assert teacher.path is not None, "only the samples of a teacher with a file are cached"
+    parts: dict[str, object] = {"version": VERSION, "teacher": assets.sha256(teacher.path)}
+    parts |= {**asdict(options), "sampler": SAMPLER}
+    if teacher.frequencies is not None and teacher.denoiser.spec.num_classes:
+        parts |= {"labels": teacher.frequencies}
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _sample(teacher: Teacher, options: SamplingOptions, progress: OnProgress) -> PixelBytes:
+    """The samples of all processes, in the order of their indices."""
+    spec, total = teacher.denoiser.spec, 2 * options.images
+    chosen = total, options.steps, options.seed, progress, teacher.frequencies, SAMPLER
+    mine = list(teacher_images(teacher.denoiser, *chosen))
+    empty = torch.zeros([0, spec.channels, spec.resolution, spec.resolution], dtype=torch.uint8)
+    images = distributed.gather_across(torch.cat([empty, *(part.cpu() for _, part in mine)]))
+    indices = [torch.arange(first, first + len(part)) for first, part in mine]
+    order = distributed.gather_across(torch.cat([torch.zeros(0, dtype=torch.int64), *indices]))
+    return images[order.argsort()]
+
+
+def _path(key: str) -> Path:
+    """The file of the samples in pretrained/ if they come with the project, else in the cache."""
+    for path in assets.PRETRAINED.glob(f"*-samples-{key}.npz"):
+        return path
+    return assets.cache_folder() / "samples" / f"{key}.npz"
+
+
+def _read(path: Path, teacher: Teacher, options: SamplingOptions) -> PixelBytes | None:
+    """The samples in the file; None, on all processes alike, if rank 0 does not have it."""
+    if not distributed.any_across(path.is_file() and distributed.is_rank0()):
+        return None
+    spec = teacher.denoiser.spec
+    try:
+        with np.load(path, allow_pickle=False) as opened:
+            found = torch.from_numpy(opened["images"])
+    except UNREADABLE as error:
+        raise FileFormatError(f"{path} is damaged ({first_line(error)}); delete it and run again") from error
+    shape = [2 * options.images, spec.channels, spec.resolution, spec.resolution]
+    if found.dtype != torch.uint8 or list(found.shape) != shape:
+        raise FileFormatError(f"{path} is damaged: it holds {list(found.shape)}, not {shape}; delete it and run again")
+    return found
+
+
+def store_samples(path: Path, images: PixelBytes) -> None:
+    """Writes the file atomically. Raises UserError."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(path) as file:
+            np.savez_compressed(file, images=images.numpy())
+    except OSError as error:
+        raise UserError(
+            f"cannot write to the cache {path.parent} ({error.strerror}); set GAN_REFINE_CACHE to a writable folder"
+        ) from error

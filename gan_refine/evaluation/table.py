@@ -1,0 +1,147 @@
+"""The table of results: for every yardstick the floor, each network, and its share of the way from the first to the floor."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gan_refine.evaluation.statistics import Interval, PairedComparison, estimate, gap_closed, interval
+from gan_refine.evaluation.yardsticks import Yardsticks
+from gan_refine.metrics import Result, role
+
+FLOOR = "other teacher samples"
+Values = dict[str, list[float]]  # of one network: full name of a figure -> a value for each set of latents
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The results of one network with one set of latents; `seconds` is what they took."""
+
+    name: str
+    seed: int
+    results: list[Result]
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Row:
+    """One network: its figures, and by the name of each distance its share of the way, (before - after) / (before - floor)."""
+
+    name: str
+    values: Values
+    shares: dict[str, Interval]
+
+    def cell(self, key: str) -> str:
+        """The mean over the sets of latents with its standard error; empty if it was not measured."""
+        return str(estimate(self.values[key])) if key in self.values else ""
+
+    def record(self) -> dict[str, object]:
+        """The row as JSON values."""
+        return {"name": self.name, "values": self.values, "shares": {key: vars(i) for key, i in self.shares.items()}}
+
+
+@dataclass(frozen=True)
+class Table:
+    """All rows of one yardstick. `columns` are (full name of a figure, its heading); `role` is what may be chosen by it."""
+
+    detector: str
+    role: str
+    columns: list[tuple[str, str]]
+    rows: list[Row]
+
+    def record(self) -> dict[str, object]:
+        """The table as JSON values."""
+        return {"detector": self.detector, "role": self.role, "rows": [row.record() for row in self.rows]}
+
+    def lines(self) -> list[str]:
+        """The table as text: a title, the headings, a line for each row."""
+        grid = [["", *self._headings()], *([row.name, *self._cells(row)] for row in self.rows)]
+        widths = [max(len(line[column]) for line in grid) for column in range(len(grid[0]))]
+        lines = []
+        for name, *cells in grid:
+            padded = [f"{cell:>{width}}" for cell, width in zip(cells, widths[1:], strict=True)]
+            lines.append(f"  {name:<{widths[0]}}  {'  '.join(padded)}".rstrip())
+        return [f"{self.detector} ({self.role})", *lines]
+
+    def _headings(self) -> list[str]:
+        found = []
+        for name, heading in self.columns:
+            found += [heading, *(["share"] if self._has_share(name) else [])]
+        return found
+
+    def _cells(self, row: Row) -> list[str]:
+        found = []
+        for name, _ in self.columns:
+            found.append(row.cell(name))
+            if self._has_share(name):
+                found.append(str(row.shares[name]) if name in row.shares else "")
+        return found
+
+    def _has_share(self, name: str) -> bool:
+        return any(name in row.shares for row in self.rows)
+
+
+def tabulate(yardsticks: Yardsticks, runs: Sequence[Measured], selected: bool = False) -> list[Table]:
+    """A table for each yardstick. The first network is the one before; `selected`: the first yardstick selected a snapshot."""
+    tables = []
+    for number, yardstick in enumerate(yardsticks.all):
+        collections = yardstick.collections(yardsticks.metrics, yardsticks.num_images)
+        own = {name for collection in collections for name in collection.names}
+        marks = role(yardstick.detector.name) + ("; selected the snapshot" if selected and number == 0 else "")
+        first = [result for result in runs[0].results if result.metric in own]
+        columns = [(key, _heading(result, key)) for result in first for key in result.values]
+        tables.append(Table(yardstick.detector.name, marks, columns, _rows(yardsticks.floor, runs, first)))
+    return tables
+
+
+def _rows(floor: Sequence[Result], runs: Sequence[Measured], first: Sequence[Result]) -> list[Row]:
+    """The floor, if there is one, and each network, with the figures that `first` has."""
+    keys = {key for result in first for key in result.values}
+    distances = [result.metric for result in first if not result.higher_is_better and result.metric in result.values]
+    lowest = {key: [value] for result in floor for key, value in result.values.items() if key in keys}
+    networks: dict[str, Values] = {}
+    for run in runs:
+        for key, value in (
+            (key, value) for result in run.results for key, value in result.values.items() if key in keys
+        ):
+            networks.setdefault(run.name, {}).setdefault(key, []).append(value)
+    before, rows = networks[runs[0].name], [Row(FLOOR, lowest, {})] if lowest else []
+    for name, values in networks.items():
+        shares = (
+            {} if values is before else {key: _share(before[key], values[key], lowest.get(key)) for key in distances}
+        )
+        rows.append(Row(name, values, {key: share for key, share in shares.items() if share is not None}))
+    return rows
+
+
+def _share(before: list[float], after: list[float], floor: list[float] | None) -> Interval | None:
+    """The share of the way over the sets of latents; None without a floor, or if the first network is as near as it."""
+    if floor is None:
+        return None
+    found = [gap_closed(old, new, floor[0]) for old, new in zip(before, after, strict=True)]
+    known = [share for share in found if share is not None]
+    return interval(known) if len(known) == len(found) else None
+
+
+def _heading(result: Result, key: str) -> str:
+    """`fd teacher`, `fd data`, `recall`, `distance`."""
+    suffix = key.removeprefix(result.metric).lstrip("_")
+    main = result.kind if result.kind == "is" else f"{result.kind} {result.source}"
+    if not suffix:
+        return main
+    return suffix if result.source == "teacher" else f"{suffix} {result.source}"
+
+
+def verdict(table: Table, name: str) -> str:
+    """One sentence: whether the network `name` is nearer to the teacher than the first one, by the distance that ranks."""
+    rows = {row.name: row for row in table.rows}
+    metric, row = table.columns[0][0], rows[name]
+    before = table.rows[1 if FLOOR in rows else 0]
+    if FLOOR not in rows:
+        return f"{metric}: {PairedComparison(before.values[metric], row.values[metric]).describe()}."
+    change = f"{metric} {before.cell(metric)} -> {row.cell(metric)}, floor {rows[FLOOR].cell(metric)}"
+    share = row.shares.get(metric)
+    if share is None:
+        return f"There was no way to go: the original is as near to the teacher as its own samples are ({change})."
+    if share.margin is None:
+        return f"{share} of the way to the teacher, by one set of latents ({change})."
+    told = {1: "Nearer to the teacher", 0: "No clear change", -1: "Farther from the teacher"}[share.sign]
+    return f"{told}: {share} of the way, 95 % confidence interval over {share.count} sets of latents ({change})."

@@ -1,0 +1,174 @@
+"""Several yardsticks at once: each a detector, with the teacher's samples and the data as references. One pass feeds all."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+
+from gan_refine.errors import MismatchError, OptionError
+from gan_refine.evaluation.images import IndexedImages, generator_images, stored_images
+from gan_refine.evaluation.references import data_references
+from gan_refine.evaluation.samples import SamplingOptions, Teacher, TeacherSamples, teacher_samples
+from gan_refine.interfaces import Generator, ImageSpec, PixelBytes
+from gan_refine.metrics import (
+    INCEPTION,
+    Detector,
+    FeatureStatistics,
+    Metric,
+    MetricCollection,
+    Neighbors,
+    OnProgress,
+    Reference,
+    Requirements,
+    Result,
+    choose_detectors,
+    ignore_progress,
+    parse_metrics,
+    reference_of,
+)
+from gan_refine.sampling import DEFAULT_STEPS
+
+AUTO = "auto"
+NUM_IMAGES = 2_000  # of each side: of a generator, of the reference and of the floor
+RANKING = "fd"  # what --metrics=auto means
+
+
+@dataclass(frozen=True)
+class Yardstick:
+    """A detector with the references in its features: the teacher's samples first, then the data; at least one of them."""
+
+    detector: Detector
+    references: tuple[Reference, ...]
+
+    def collections(self, metrics: Sequence[Metric], num_images: int) -> list[MetricCollection]:
+        """The metrics against each reference. One that needs more than the moments of the data is left to the teacher's samples."""
+        found = []
+        for number, reference in enumerate(self.references):
+            chosen = metrics
+            if number:
+                chosen = [m for m in metrics if m.requirements.reference]
+            if number and reference.features is None:
+                chosen = [m for m in chosen if not m.requirements.sample]
+            if chosen:
+                found.append(MetricCollection(self.detector, reference, num_images, chosen))
+        return found
+
+
+@dataclass(frozen=True)
+class Yardsticks:
+    """What generators are measured by. The first metric of the first yardstick ranks; `others` are samples for the floor."""
+
+    all: tuple[Yardstick, ...]
+    metrics: tuple[Metric, ...]
+    num_images: int
+    others: PixelBytes | None = None
+
+    def __post_init__(self) -> None:
+        for yardstick in self.all:  # raises MismatchError before any image is made
+            yardstick.collections(self.metrics, self.num_images)
+
+    def for_table(self) -> "Yardsticks":
+        """The same with recall, precision, coverage and nearest neighbors too, if the first references have enough features."""
+        nearest = Neighbors()
+        sides = [
+            self.num_images,
+            *(0 if r.features is None else len(r.features) for r in (y.references[0] for y in self.all)),
+        ]
+        known = any(metric.kind == nearest.kind for metric in self.metrics)
+        return self if known or min(sides) <= nearest.k else replace(self, metrics=(*self.metrics, nearest))
+
+    @property
+    def name(self) -> str:
+        """The name of the metric that ranks."""
+        return self.all[0].collections(self.metrics, self.num_images)[0].name
+
+    @cached_property
+    def floor(self) -> list[Result]:
+        """All metrics of other samples of the teacher, as many as of a generator; empty without a teacher."""
+        return [] if self.others is None else self.measure_images(stored_images(self.others))
+
+    def measure(self, generator: Generator, seed: int, progress: OnProgress = ignore_progress) -> list[Result]:
+        """All metrics of a generator's images. Every process must call it."""
+        return self.measure_images(generator_images(generator, self.num_images, seed, progress))
+
+    def measure_images(self, stream: IndexedImages) -> list[Result]:
+        """All metrics of a stream of `num_images` images, which each detector sees once."""
+        fed = [(each.detector, each.collections(self.metrics, self.num_images)) for each in self.all]
+        for first, images in stream:
+            for detector, collections in fed:
+                outputs = detector.outputs(images)
+                for collection in collections:
+                    collection.update_outputs(outputs, first)
+        return [result for _, collections in fed for collection in collections for result in collection.results()]
+
+
+@dataclass(frozen=True)
+class YardstickOptions:
+    """What --metrics, --detector, --fid-ref, --eval-images and --teacher-steps say; 0 steps leave the teacher's samples out."""
+
+    metrics: str = AUTO
+    detectors: tuple[str, ...] = (AUTO,)
+    fid_ref: str = AUTO
+    num_images: int = NUM_IMAGES
+    teacher_steps: int = DEFAULT_STEPS
+
+
+def open_yardsticks(
+    options: YardstickOptions,
+    spec: ImageSpec,
+    teacher: Teacher | None = None,
+    device: torch.device | str = "cpu",
+    progress: OnProgress = ignore_progress,
+) -> Yardsticks:
+    """The yardsticks for images of `spec`, with their references read or made. Raises UserError.
+
+    With `auto` a detector without any reference is left out; one that is named is an error then.
+    """
+    _check_size(teacher, spec)
+    metrics, detectors = resolve_metrics(options)
+    denoiser = None if teacher is None else teacher.denoiser
+    found = choose_detectors(detectors, spec, denoiser, device)
+    data = data_references(options.fid_ref, found, progress)
+    samples = None
+    if teacher is not None and options.teacher_steps:
+        samples = teacher_samples(teacher, SamplingOptions(options.num_images, options.teacher_steps), progress)
+    yardsticks = []
+    for detector, of_data in zip(found, data, strict=True):
+        theirs = [] if samples is None else [_reference_of_samples(detector, samples)]
+        references = (*theirs, *([] if of_data is None else [of_data]))
+        if references:
+            yardsticks.append(Yardstick(detector, references))
+        elif AUTO not in detectors:
+            raise OptionError(f"{NOTHING} for detector {detector.name}; {WAY_OUT}")
+    if not yardsticks:
+        raise OptionError(f"{NOTHING}; {WAY_OUT}")
+    others = None if samples is None else samples.others
+    return Yardsticks(tuple(yardsticks), tuple(parse_metrics(metrics)), options.num_images, others)
+
+
+NOTHING = "there is nothing to measure against"
+WAY_OUT = "give a teacher with --teacher-steps above 0, or data with --fid-ref"
+
+
+def _check_size(teacher: Teacher | None, spec: ImageSpec) -> None:
+    if teacher is None:
+        return
+    theirs = teacher.denoiser.spec
+    if (theirs.channels, theirs.resolution) != (spec.channels, spec.resolution):
+        raise MismatchError(f"the GAN makes {spec} images but the teacher {theirs}; choose a teacher of the GAN's size")
+
+
+def _reference_of_samples(detector: Detector, samples: TeacherSamples) -> Reference:
+    statistics = FeatureStatistics(detector, len(samples.reference), Requirements(sample=True))
+    for first, images in stored_images(samples.reference):
+        statistics.update(detector.outputs(images), first)
+    return reference_of(statistics.across_processes(), source="teacher")
+
+
+def resolve_metrics(options: YardstickOptions) -> tuple[str, tuple[str, ...]]:
+    """--metrics without `auto`, and the detectors: `fid` and `kid` mean Inception unless a detector is given."""
+    metrics = RANKING if options.metrics == AUTO else options.metrics
+    if options.detectors == (AUTO,) and {"fid", "kid"} & set(metrics.split(",")):
+        return metrics, (INCEPTION,)
+    return metrics, options.detectors
