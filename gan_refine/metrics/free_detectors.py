@@ -11,7 +11,7 @@ from gan_refine.metrics.extra_detectors import projection
 
 TEACHER_FEATURES, MOST_PIXELS = 128, 256  # so that 2,000 images have a covariance of full rank
 BLOCKS = "UNetBlock"  # the class of the blocks of EDM's networks, here and in files that are trusted
-SIGMA = 0.4  # chosen by measurement, docs/metrics.md
+SIGMA = 0.4  # chosen by measurement, docs/research/diary.md
 SEED = 0  # of the one noise that all images get
 
 
