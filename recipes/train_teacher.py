@@ -52,6 +52,17 @@ def edm_loss(
     return (weight * (net(noisy, sigma, labels, **moves) - clean) ** 2).mean()
 
 
+def training_loss(net: EDMPrecond, images: Images, batch: int, rng: torch.Generator) -> torch.Tensor:
+    """The loss of a random batch, augmented if the network is told how."""
+    chosen = torch.randint(len(images), [batch], generator=rng)
+    clean, moves = images.batch(chosen), None
+    if net.model.map_augment is not None:
+        moved = augment.move(clean, AUGMENT_PROBABILITY, rng, mirror=1.0)
+        clean, moves = moved.images, moved.labels
+    clean = clean.contiguous(memory_format=torch.channels_last)
+    return edm_loss(net, clean, images.labels(chosen), rng, moves)
+
+
 @torch.no_grad()
 def measured_loss(net: EDMPrecond, images: Images) -> float:
     """The loss of images evenly spaced in `images`, none augmented, always with the same noise."""
@@ -116,15 +127,8 @@ def main(
         first = state["step"]
     total, running = images // batch, 0.0
     for step in range(first, total):
-        rng = torch.Generator().manual_seed(step)
-        chosen = torch.randint(len(dataset), [batch], generator=rng)
-        clean, moves = dataset.batch(chosen), None
-        if net.model.map_augment is not None:
-            moved = augment.move(clean, AUGMENT_PROBABILITY, rng, mirror=1.0)
-            clean, moves = moved.images, moved.labels
-        clean = clean.contiguous(memory_format=torch.channels_last)
         optimizer.param_groups[0]["lr"] = learning_rate(step / total, lr)
-        loss = edm_loss(net, clean, dataset.labels(chosen), rng, moves)
+        loss = training_loss(net, dataset, batch, torch.Generator().manual_seed(step))
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)

@@ -101,6 +101,14 @@ class TestDataSet:
             assert not any(test[f"{vendor}/{code}"] for code in ("1F46B", "1F469-1F3FB-200D-1F468-1F3FF", "1F9E0"))
         assert len(emoji.load(data, "train")) == 6 and len(emoji.load(data, "test")) == 8
 
+    def test_genders_and_hair_of_one_motif_stand_on_one_side(self) -> None:
+        astronauts = {emoji.motif(f"{person}-200D-1F680") for person in ("1F468", "1F469", "1F9D1")}
+        runners = {emoji.motif(code) for code in ("1F3C3", "1F3C3-200D-2640", "1F3C3-200D-2642-200D-27A1")}
+        families = {emoji.motif(code) for code in ("1F46A", "1F468-200D-1F469-200D-1F467")}
+        people = {emoji.motif(code) for code in ("1F468", "1F9D1-200D-1F9B0", "1F469-200D-2642-200D-1F9B3")}
+        assert [len(group) for group in (astronauts, runners, families, people)] == [1, 1, 1, 1]
+        assert len(astronauts | runners | families | people) == 4
+
     def test_about_one_base_in_ten_is_held_out(self) -> None:
         share = sum(emoji.held_out(f"{code:X}") for code in range(0x1F000, 0x1F000 + 2000)) / 2000
         assert 0.07 < share < 0.13
