@@ -143,12 +143,10 @@ def main(
                 "optimizer": optimizer.state_dict(),
                 "step": step + 1,
             }
-            checkpoint.save(state, images=(step + 1) * batch)
+            seen = (step + 1) * batch
+            checkpoint.save(state, images=seen)
             watched = f"train {measured_loss(ema, dataset):.4f}, held_out {measured_loss(ema, held_out):.4f}"
-            print(
-                f"{(step + 1) * batch} images, {checkpoint.origin['seconds']:.0f} s, loss {running:.4f}, {watched}",
-                flush=True,
-            )
+            print(f"{seen} images, {checkpoint.origin['seconds']:.0f} s, loss {running:.4f}, {watched}", flush=True)
 
 
 if __name__ == "__main__":
