@@ -11,7 +11,7 @@ demo: $(VENV)/.ready-run  ## refines the embedded pair and prints the distance b
 	$(BIN)/python run_refine.py --outdir=training-runs
 
 test: $(VENV)/.ready-test  ## all tests that need no GPU, no network and no patience
-	$(BIN)/python -m pytest -n $(WORKERS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist=worksteal
 
 check: $(VENV)/.ready-dev  ## lint, format, types
 	$(BIN)/ruff check .
@@ -40,4 +40,4 @@ $(VENV)/.ready-test: $(SETUP) | $(BIN)/python
 
 $(VENV)/.ready-dev: $(SETUP) | $(BIN)/python
 	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev,test]"
-	touch $@
+	touch $@ $(VENV)/.ready-test $(VENV)/.ready-run

@@ -65,9 +65,9 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return write_pair(tmp_path_factory.mktemp("pair"))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def commands(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Commands]":
-    """Runs `run_refine.py` in processes of their own."""
+    """Runs `run_refine.py`, or a script, in processes of their own."""
     from runs import Commands
 
     server = Commands(tmp_path_factory.mktemp("commands"))

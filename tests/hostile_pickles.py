@@ -376,12 +376,12 @@ def verdict(data: bytes, action: Callable[[Path], None] = use) -> dict[str, obje
 def main(folder: str) -> None:
     os.chdir(folder)
     torch.set_num_threads(1)
-    groups = {"flipped": flipped(1000), "soup": soup(1000), "cut": cut()}
+    groups = {"flipped": flipped(300), "soup": soup(300), "cut": cut()}
     report = {name: verdict(in_gan(payload)) for name, payload in HOSTILE.items()}
     report |= {name: verdict(data) for name, data in FILES.items()}
     whole = {name: in_gan(payload) for name, payload in HOSTILE.items()} | FILES
-    whole |= {f"flipped {index}": data for index, data in enumerate(flipped(200))}
-    whole |= {f"soup {index}": data for index, data in enumerate(soup(200))}
+    whole |= {f"flipped {index}": data for index, data in enumerate(flipped(50))}
+    whole |= {f"soup {index}": data for index, data in enumerate(soup(50))}
     report |= {f"inspect {name}": verdict(data, show) for name, data in whole.items()}
     for group, files in groups.items():
         report |= {f"{group} {index}": verdict(data) for index, data in enumerate(files)}

@@ -1,4 +1,7 @@
-"""A tiny pair of networks, and real processes that run the command on it: forked from one that has torch loaded already."""
+"""A tiny pair of networks, and real processes that run the command on it: forked from one that has torch loaded already.
+
+Loading torch costs seconds, so every test that needs no more than a process of its own forks it here.
+"""
 
 import json
 import os
@@ -32,20 +35,28 @@ SMALL += [
 
 SERVER = """
 import json, os, signal, sys, traceback
-import torch, torch._dynamo  # the second takes seconds, which forks need not spend
-import run_refine
-from gan_refine.cli.main import run_command
+import torch
 torch.set_num_threads(1)
 
+def command():
+    import run_refine
+    from gan_refine.cli.main import run_command
+    return run_command(run_refine.cli)
+
 def work(job, rank):
+    os.setsid()
     for number, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(job[name] + str(rank), os.O_CREAT | os.O_WRONLY | os.O_TRUNC), number)
     os.environ.update(job["environment"], RANK=str(rank), LOCAL_RANK=str(rank))
-    sys.argv = ["run_refine.py", *job["arguments"]]
+    for name in job["unset"]:
+        os.environ.pop(name, None)
+    sys.argv = ["run_refine.py", *(job["arguments"] or [])]
     code = 1
     try:
-        exec(job["before"], {"rank": rank})
-        code = run_command(run_refine.cli)
+        exec(job["script"], {"rank": rank, "__name__": "__main__"})
+        code = 0 if job["arguments"] is None else command()
+    except SystemExit as end:
+        code = end.code or 0
     except BaseException:
         traceback.print_exc()
     sys.stdout.flush()
@@ -84,21 +95,50 @@ class Ended:
 
 
 class Commands:
-    """Runs `run_refine.py`, one command at a time, in one or several processes."""
+    """Runs `run_refine.py` or a script, one at a time, in one or several processes, each the leader of a group."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, preload: str = "torch._dynamo, run_refine") -> None:
+        """`preload` names modules whose seconds the processes need not spend; they are then in the state of the import."""
         self.folder = folder
         self.server = subprocess.Popen(
-            [sys.executable, "-c", SERVER], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", f"import {preload}\n{SERVER}"],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
 
     def start(self, *arguments: str, before: str = "", processes: int = 1) -> int:
         """Starts a command and returns the first process's id. `before` is Python that knows its `rank` and runs first."""
-        job = {"arguments": arguments, "before": before, "processes": processes, "environment": {}}
-        job |= {name: str(self.folder / name) for name in ("stdout", "stderr")}
+        environment = {}
         if processes > 1:
             shared = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-            job["environment"] = {**shared, "GLOO_SOCKET_IFNAME": "lo"}
+            environment = {**shared, "GLOO_SOCKET_IFNAME": "lo"}
+        return self._start(list(arguments), before, processes, environment)
+
+    def start_script(
+        self, script: str, environment: dict[str, str], processes: int = 1, unset: tuple[str, ...] = ()
+    ) -> int:
+        """Starts a Python script in the project's root."""
+        return self._start(None, script, processes, environment, unset)
+
+    def script(
+        self, script: str, environment: dict[str, str], processes: int = 1, unset: tuple[str, ...] = ()
+    ) -> "Ended":
+        self.start_script(script, environment, processes, unset)
+        return self.end()
+
+    def _start(
+        self,
+        arguments: list[str] | None,
+        script: str,
+        processes: int,
+        environment: dict[str, str],
+        unset: tuple[str, ...] = (),
+    ) -> int:
+        job = {"arguments": arguments, "script": script, "processes": processes}
+        job |= {"environment": environment, "unset": unset}
+        job |= {name: str(self.folder / name) for name in ("stdout", "stderr")}
         self.server.stdin.write(json.dumps(job) + "\n")
         self.server.stdin.flush()
         return int(self.server.stdout.readline().split()[0])

@@ -197,7 +197,7 @@ def test_without_the_option_the_mismatch_is_an_error_that_names_it(pair, command
 def test_a_killed_run_across_the_bridge_ends_in_the_same_bits_and_its_pickle_is_full_size(
     objective, pair, commands, tmp_path
 ):
-    arguments = [*pair, *SMALL, BRIDGE, f"--objective={objective}", "--pool-kimg=0.016"]
+    arguments = [*pair, *SMALL, BRIDGE, f"--objective={objective}", "--pool-kimg=0.016", "--l2-images=0.5", "--snap=1"]
     ended = commands.run(*arguments, f"--outdir={tmp_path / 'whole'}")
     assert ended.code == 0, ended.stderr
     whole = tmp_path / "whole" / "00000-tiny"
@@ -206,7 +206,9 @@ def test_a_killed_run_across_the_bridge_ends_in_the_same_bits_and_its_pickle_is_
     assert last_checkpoint(folder)["state"]["counters"]["images"] < 240
     ended = commands.run(f"--resume={folder}")
     assert ended.code == 0, ended.stderr
-    assert_same_run(folder, whole)
+    assert_same_run(folder, whole)  # both regularizers compare with the file, not with the checkpoint
+    refused = commands.run(f"--resume={folder}", "--l2-images=2")
+    assert refused.code == 2 and "l2_images 0.5 (got 2.0)" in refused.stderr
     said = (whole / "log.txt").read_text()
     assert ("target pools are learned in pixels alone" in said) == (objective == "auto")
     refined = StyleGan2.load(whole / "network-refined-last.pkl")

@@ -1,4 +1,4 @@
-"""--l2-images: closed forms of the regularizer with and without target pools, and across an interruption."""
+"""--l2-images: closed forms of the regularizer with and without target pools. tests/test_bridge.py has the resumed run."""
 
 import math
 from dataclasses import replace
@@ -14,7 +14,6 @@ from gan_refine.interfaces import ImageSpec, Objective
 from gan_refine.refine import RefineState, make_targets, refine
 from gan_refine.refine.gradients import generator_gradient, micro_batches
 from gan_refine.refine.pool import target_gradient
-from runs import SMALL, assert_same_run, last_checkpoint, write_pair
 
 SPEC = ImageSpec(1, 4)
 PIXELS = 16
@@ -108,18 +107,3 @@ def test_without_a_weight_no_copy_is_made():
 def test_bad_weights_are_refused(value):
     with pytest.raises(OptionError, match=f"--l2-images={value} is not allowed; give a number of at least 0"):
         RefineOptions(l2_images=value)
-
-
-@pytest.mark.parametrize("mode", [[], ["--pool-kimg=0"]], ids=["pools", "alternation"])
-def test_a_resumed_run_is_kept_close_to_the_file_and_not_to_its_checkpoint(mode, commands, tmp_path):
-    pair = write_pair(tmp_path)
-    arguments = [*pair, *SMALL, *mode, "--glr=0.01", "--l2-images=0.5", "--metrics=none", "--snap=1"]
-    assert commands.run(*arguments, f"--outdir={tmp_path / 'whole'}").code == 0
-    folder = tmp_path / "killed" / "00000-tiny"
-    commands.stop(folder, *arguments, f"--outdir={folder.parent}")
-    assert last_checkpoint(folder)["state"]["counters"]["images"] < 240, "it was killed before its end"
-    ended = commands.run(f"--resume={folder}")
-    assert ended.code == 0, ended.stderr
-    assert_same_run(folder, tmp_path / "whole" / "00000-tiny")
-    refused = commands.run(f"--resume={folder}", "--l2-images=2")
-    assert refused.code == 2 and "l2_images 0.5 (got 2.0)" in refused.stderr

@@ -4,7 +4,7 @@ import json
 
 from runs import SMALL
 
-STEPS = 150
+STEPS = 90
 
 WATCH = """
 import json, resource, time
@@ -12,7 +12,7 @@ import gan_refine.refine.loop as loop
 learn = loop._learn
 def watched(state):
     learn(state)
-    if state.images in (8 * 50, 8 * 100, 8 * 150):
+    if state.images in (8 * 30, 8 * 60, 8 * 90):
         status = dict(line.split(":", 1) for line in open("/proc/self/status"))
         print(json.dumps([int(status["VmRSS"].split()[0]) / 1024, time.process_time()]))
 loop._learn = watched

@@ -271,26 +271,31 @@ def test_what_is_no_teacher(tmp_path: Path, net: nn.Module, message: str) -> Non
         load_any_teacher(tmp_path / "x.pkl")
 
 
-OPEN = "import pickle, sys; print(type(pickle.load(open(sys.argv[1], 'rb'))[sys.argv[2]]).__name__)"
+OPEN = """
+import pickle, sys
+for path, key in zip(sys.argv[1::2], sys.argv[2::2]):
+    print(type(pickle.load(open(path, "rb"))[key]).__name__)
+"""
 
 
 def test_plain_pickle_load_in_a_fresh_process(tmp_path: Path) -> None:
     """Ours open; a stranger's is refused with the safe call to use, and does not run."""
 
-    def opened(path: Path, key: str) -> subprocess.CompletedProcess:
-        arguments = [sys.executable, "-c", OPEN, str(path), key]
+    def opened(*files: tuple[Path, str]) -> subprocess.CompletedProcess:
+        arguments = [sys.executable, "-c", OPEN, *(str(value) for file in files for value in file)]
         return subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True)
 
     write_networks(tmp_path / "g.pkl", {"G_ema": Generator(4, 0, 4, 8, 3, synthesis_kwargs={"channel_max": 8})})
     write_networks(
         tmp_path / "t.pkl", {"ema": EDMPrecond(8, 3, model_channels=16, channel_mult=[1], attn_resolutions=[])}
     )
-    assert opened(tmp_path / "g.pkl", "G_ema").stdout == "Generator\n"
-    assert opened(tmp_path / "t.pkl", "ema").stdout == "EDMPrecond\n"
-    for name in ("fashion16", "fashion16-cond"):  # written when the sources were others
-        assert opened(ROOT / f"pretrained/{name}-gan.pkl", "G_ema").stdout == "Generator\n"
-        assert opened(ROOT / f"pretrained/{name}-teacher.pkl", "ema").stdout == "EDMPrecond\n"
-    foreign = opened(odd_gan(tmp_path), "G_ema")
+    files = [(tmp_path / "g.pkl", "G_ema"), (tmp_path / "t.pkl", "ema")]
+    embedded = ROOT / "pretrained"  # written when the sources were others
+    files += [(path, "G_ema") for path in sorted(embedded.glob("*-gan.pkl"))]
+    files += [(path, "ema") for path in sorted(embedded.glob("*-teacher.pkl"))]
+    kinds = {"G_ema": "Generator", "ema": "EDMPrecond"}
+    assert opened(*files).stdout.split() == [kinds[key] for _, key in files]
+    foreign = opened((odd_gan(tmp_path), "G_ema"))
     assert foreign.returncode == 1
     assert "UntrustedPickleError" in foreign.stderr
     assert "gan_refine.generators.StyleGan2.load(path)" in foreign.stderr
