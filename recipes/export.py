@@ -50,7 +50,7 @@ def file_of(kind: str, name: str) -> Path:
 
 def licence_of(name: str) -> str:
     """The licence of the files of that pair, which names what they were trained on."""
-    return next(text for images, text in LICENCES.items() if name.startswith(images))
+    return next(text for images, text in LICENCES.items() if images in name)
 
 
 LOG = click.option("--log", type=click.Path(exists=True, path_type=Path), help="What the training printed: its curve.")
