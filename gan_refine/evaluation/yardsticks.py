@@ -68,6 +68,10 @@ class Yardsticks:
         for yardstick in self.all:  # raises MismatchError before any image is made
             yardstick.collections(self.metrics, self.num_images)
 
+    def first(self) -> "Yardsticks":
+        """The first yardstick alone, which ranks."""
+        return replace(self, all=self.all[:1])
+
     def for_table(self) -> "Yardsticks":
         """The same with recall, precision, coverage and nearest neighbors too, if the first references have enough features."""
         nearest = Neighbors()

@@ -71,11 +71,14 @@ class Run:
         return prepare(type(self.gan.generator).load(path, self.options.which), self.options)
 
     def measure(self, generator: Generator, seed: int | None = None, table: bool = False) -> list[Result]:
-        """All metrics, or those of the table, with the latents of the run's seed by default; none with --metrics=none."""
+        """The metrics of the first yardstick, or with `table` those of all, with the latents of the run's seed by default.
+
+        None with --metrics=none.
+        """
         if self.yardsticks is None:
             return []
         shown = generator.full_size() if self.full_size else self._at_teacher_size(generator)
-        chosen = self.table_yardsticks if table else self.yardsticks
+        chosen = self.table_yardsticks if table else self.yardsticks.first()
         return chosen.measure(shown, self.options.refine.seed if seed is None else seed)
 
     @cached_property
