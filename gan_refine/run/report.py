@@ -7,7 +7,7 @@ from gan_refine.run.build import Run
 from gan_refine.run.history import RunHistory
 from gan_refine.run.summary import Summary
 
-BEFORE, AFTER = "before", "after"
+BEFORE, AFTER, LAST = "before", "after", "last snapshot"
 
 
 def summarize(run: Run, history: RunHistory, kimg: float, best_path: Path, seconds: float, complete: bool) -> Summary:
@@ -35,7 +35,7 @@ def _verdict(run: Run, history: RunHistory, tables: list[Table], complete: bool)
     if not complete:
         return "Stopped before the end."
     if history.best_kimg == 0:
-        return "Nothing improved: the best pickle is the original."
+        return f"Nothing improved: the best pickle is the original. The last snapshot: {verdict(tables[0], LAST)}"
     biased = (
         "" if run.options.fid_seeds else " These latents selected the snapshot, which biases the change towards better."
     )
@@ -43,15 +43,14 @@ def _verdict(run: Run, history: RunHistory, tables: list[Table], complete: bool)
 
 
 def compare(run: Run, history: RunHistory, best_path: Path) -> list[Table]:
-    """Original and best pickle with --fid-seeds sets of latents that selected nothing; the original alone if it is the best.
+    """Original and best pickle with --fid-seeds sets of latents that selected nothing; the last one if the original is the best.
 
     With --fid-seeds=0 the latents are those that selected. Empty with --metrics=none.
     """
     if run.yardsticks is None or run.original is None:
         return []
-    networks = {BEFORE: run.original}
-    if history.best_kimg:
-        networks[AFTER] = run.load_refined(best_path)
+    after = (AFTER, best_path) if history.best_kimg else (LAST, best_path.with_name("network-refined-last.pkl"))
+    networks = {BEFORE: run.original, after[0]: run.load_refined(after[1])}
     seed, sets = run.options.refine.seed, run.options.fid_seeds
     seeds = range(seed + 1, seed + 1 + sets) if sets else (seed,)
     runs = [
