@@ -57,8 +57,8 @@ def ours(
     seen: list[Activations] = []
     detector.network.register_forward_hook(lambda module, inputs, outputs: seen.append(outputs))
     reference = reference_of_images(reals, detector)
-    count, batches = read_images(fakes)
-    metrics = MetricCollection(detector, reference, count, parse_metrics(METRICS.format(subset_size)))
+    files, batches = read_images(fakes)
+    metrics = MetricCollection(detector, reference, len(files), parse_metrics(METRICS.format(subset_size)))
     passes = len(seen)
     for images in batches:
         metrics.update(images)

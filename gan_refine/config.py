@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import os
 import types
 import typing
 from collections.abc import Mapping
@@ -13,6 +14,57 @@ from typing import TypeVar
 from gan_refine.errors import OptionError
 
 D = TypeVar("D")
+
+
+@dataclass(frozen=True)
+class Range:
+    """The allowed values of a number: from `low`, or above it if `above`, to `high`; 0 too if it means off."""
+
+    low: float
+    high: float
+    above: bool = False
+    or_0: bool = False
+
+    def holds(self, value: float) -> bool:
+        """False for NaN too."""
+        inside = self.low < value <= self.high if self.above else self.low <= value <= self.high
+        return inside or (self.or_0 and value == 0)
+
+    def __str__(self) -> str:
+        start = f"above {self.low:g}" if self.above else f"from {self.low:g}"
+        return f"{'0, or ' if self.or_0 else ''}a number {start} to {self.high:g}"
+
+
+# The limits are far beyond sense: they keep mistakes from filling memory and disks, or from failing much later.
+MOST_IMAGES = 10**9
+LARGEST_OPTION = 1e12  # of a spec, such as that of --objective
+IMAGES = Range(2, MOST_IMAGES)  # of a measurement
+SEED = Range(0, 2**32 - 1)  # numpy's
+SETS = Range(1, 10_000)  # of latents
+STEPS = Range(2, 10_000)  # of a sampler
+KIMG = Range(0, MOST_IMAGES / 1000)
+RATE = Range(0, 100)
+POSITIVE = Range(1, MOST_IMAGES)
+RANGES = {  # of RefineOptions
+    **dict.fromkeys(("total_images", "ema_halflife_images", "tick_images", "max_skips"), POSITIVE),
+    **{name: Range(1, 2**20) for name in ("batch", "batch_gpu")},
+    "warmup_images": Range(0, MOST_IMAGES),
+    "pool_images": Range(0, 10**7),  # they are kept in memory
+    "pool_epochs": Range(1, 10**6),
+    "pool_euler_steps": Range(1, 10**4),
+    "pool_step_size": Range(0, 1e6, above=True),
+    "pool_step_size_decay": Range(0, 100),
+    "glr": RATE,
+    "score_lr": RATE,
+    "beta1": Range(0, 1 - 1e-6),
+    "beta2": Range(0, 1 - 1e-6),
+    "ema_rampup": Range(0, 1e6),
+    "lr_rampup": Range(0, 1),
+    "lr_decay": Range(0, 1),
+    "l2_images": Range(0, 1e12),
+    "clip_grad": Range(0, 1e12),
+    "seed": SEED,
+}
 
 
 @dataclass(frozen=True)
@@ -44,31 +96,7 @@ class RefineOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        counts = (
-            "total_images",
-            "batch",
-            "batch_gpu",
-            "ema_halflife_images",
-            "tick_images",
-            "max_skips",
-            "pool_epochs",
-            "pool_euler_steps",
-        )
-        for name in (*counts, "pool_step_size"):
-            require(name, getattr(self, name), getattr(self, name) > 0, "a positive number")
-        for name in (
-            "glr",
-            "score_lr",
-            "ema_rampup",
-            "warmup_images",
-            "pool_images",
-            "clip_grad",
-            "pool_step_size_decay",
-        ):
-            require(name, getattr(self, name), getattr(self, name) >= 0, "a number of at least 0")
-        require("l2_images", self.l2_images, 0 <= self.l2_images < math.inf, "a number of at least 0")
-        for name in ("lr_rampup", "lr_decay"):
-            require(name, getattr(self, name), 0 <= getattr(self, name) <= 1, "between 0 and 1")
+        require_ranges(self, RANGES)
         parse_parts(self.train)
         if self.batch % self.batch_gpu:
             raise OptionError(
@@ -79,19 +107,55 @@ class RefineOptions:
 def require(name: str, value: object, holds: bool, allowed: str) -> None:
     """Raises OptionError unless the condition holds."""
     if not holds:
-        raise OptionError(f"--{name.replace('_', '-')}={value} is not allowed; give {allowed}")
+        raise OptionError(f"--{name.replace('_', '-')}={shortened(str(value))} is not allowed; give {allowed}")
+
+
+def require_ranges(options: object, ranges: Mapping[str, Range]) -> None:
+    """Raises OptionError for the first attribute of `options` that is outside its range."""
+    for name, allowed in ranges.items():
+        value = getattr(options, name)
+        require(name, value, allowed.holds(value), str(allowed))
+
+
+def parse_path_spec(spec: str) -> tuple[str, dict[str, str]]:
+    """As parse_spec where the name, or the value of the option `path`, may be a path with commas in it.
+
+    The longest start of the text that exists is the name, and an existing path the value. Raises OptionError.
+    """
+    pieces = spec.split(",")
+    ends = [end for end in range(len(pieces), 1, -1) if os.path.exists(",".join(pieces[:end]))]
+    name, rest = ",".join(pieces[: ends[0]]) if ends else pieces[0], pieces[ends[0] if ends else 1 :]
+    options: list[str] = []
+    while rest:
+        piece = rest.pop(0)
+        if piece.startswith("path="):
+            value = [piece.removeprefix("path="), *rest]
+            length = next((n for n in range(len(value), 1, -1) if os.path.exists(",".join(value[:n]))), 1)
+            piece, rest = "path=" + ",".join(value[:length]), value[length:]
+        options.append(piece)
+    return name, _parse_pairs(options, spec)
 
 
 def parse_spec(spec: str) -> tuple[str, dict[str, str]]:
     """'name,key=value' -> ('name', {'key': 'value'}). Raises OptionError for anything else."""
     name, *pairs = spec.split(",")
+    return name, _parse_pairs(pairs, spec)
+
+
+def _parse_pairs(pairs: list[str], spec: str) -> dict[str, str]:
     options: dict[str, str] = {}
     for pair in pairs:
         key, separator, value = pair.partition("=")
         if not separator or not key or key in options:
-            raise OptionError(f"got {pair!r} in {spec!r}; options are written name,key=value,key=value, each key once")
+            got = f"got {shortened(pair)!r} in {shortened(spec)!r}"
+            raise OptionError(f"{got}; options are written name,key=value,key=value, each key once")
         options[key] = value
-    return name, options
+    return options
+
+
+def shortened(text: str) -> str:
+    """At most 80 characters of it, for messages."""
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def write_spec(name: str, options: object) -> str:
@@ -125,7 +189,7 @@ def parse_parts(text: str) -> dict[str, float]:
 def choose(kind: str, name: str, table: Mapping[str, D]) -> D:
     """table[name], or an OptionError that lists the names."""
     if name not in table:
-        raise OptionError(f"unknown {kind} {name!r}; choose one of {', '.join(sorted(table))}")
+        raise OptionError(f"unknown {kind} {shortened(name)!r}; choose one of {', '.join(sorted(table))}")
     return table[name]
 
 
@@ -136,7 +200,7 @@ def build_options(cls: type[D], options: dict[str, str], context: str) -> D:
     for key in options:
         if key not in known:
             allowed = ", ".join(sorted(known)) or "none"
-            raise OptionError(f"unknown option {key!r} of {context}; its options are: {allowed}")
+            raise OptionError(f"unknown option {shortened(key)!r} of {context}; its options are: {allowed}")
     return cls(**{key: _convert(text, hints[key], f"{key} of {context}") for key, text in options.items()})
 
 
@@ -144,7 +208,7 @@ def _convert(text: str, hint: object, what: str) -> object:
     options = typing.get_args(hint)
     if typing.get_origin(hint) is typing.Literal:
         if text not in options:
-            raise OptionError(f"got {text!r} for {what}; choose one of {', '.join(map(str, options))}")
+            raise OptionError(f"got {shortened(text)!r} for {what}; choose one of {', '.join(map(str, options))}")
         return text
     if isinstance(hint, types.UnionType) and type(None) in options:
         if text.lower() == "none":
@@ -152,15 +216,22 @@ def _convert(text: str, hint: object, what: str) -> object:
         hint = next(option for option in options if option is not type(None))
     if hint is bool:
         if text.lower() not in ("true", "false"):
-            raise OptionError(f"got {text!r} for {what}; write true or false")
+            raise OptionError(f"got {shortened(text)!r} for {what}; write true or false")
         return text.lower() == "true"
     if hint is str:
         return text
     if hint in (int, float):
         try:
-            return hint(text)  # type: ignore[operator]
+            value = hint(text)  # type: ignore[operator]
         except ValueError as error:
-            raise OptionError(f"got {text!r} for {what}; write {'a whole' if hint is int else 'a'} number") from error
+            raise OptionError(
+                f"got {shortened(text)!r} for {what}; write {'a whole' if hint is int else 'a'} number"
+            ) from error
+        if not abs(value) <= LARGEST_OPTION:
+            raise OptionError(
+                f"got {shortened(text)!r} for {what}; write a finite number of at most {LARGEST_OPTION:g}"
+            )
+        return value
     raise TypeError(f"options of type {hint} cannot be given as text")
 
 

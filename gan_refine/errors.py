@@ -21,10 +21,14 @@ class DownloadError(UserError):
     """A file that cannot be downloaded, is not the expected one, or does not fit into the cache."""
 
 
+class UserNotice(UserWarning):
+    """What the user should know although the program goes on. Its message is one line; commands print it on standard error."""
+
+
 def first_line(error: BaseException) -> str:
     """The first line of a library exception's message; the name of its type if the message is empty."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 class NonFiniteError(UserError):
-    """Gradients are not finite for many steps in a row. The message names the network and the noise levels."""
+    """Gradients are not finite for many steps in a row, or images or figures are not. The message names what is not."""

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +32,25 @@ def atomic_file(path: Path, error: type[UserError] | None = None) -> Iterator[Bi
         raise error(f"{path} cannot be written ({cause.strerror}); {advice}") from cause
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def why_not_writable(folder: Path) -> str | None:
+    """Why no file can be made in `folder`, or the folder itself cannot be; None if it can. Tries it and leaves nothing behind."""
+    existing = folder
+    while not os.path.lexists(existing) and existing != existing.parent:
+        existing = existing.parent
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            return None
+    except OSError as error:
+        return error.strerror or str(error)
+
+
+def require_writable(option: str, folder: Path) -> None:
+    """Raises UserError if no file can be made in `folder`, which `option` names: before anything that takes time."""
+    reason = why_not_writable(folder)
+    if reason is not None:
+        raise UserError(f"cannot write to {option}={folder} ({reason}); choose a folder that you may write to")
 
 
 def _sync_folder(folder: Path) -> None:

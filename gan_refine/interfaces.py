@@ -117,6 +117,10 @@ class Generator(nn.Module, ABC):
         """`generator`, whose images are of full size, behind a bridge like this one's; itself if there is none."""
         return generator
 
+    def notices(self) -> list[str]:
+        """What the user should know about files of this generator before the run, one sentence each."""
+        return []
+
     def change(self, latents: Latents) -> dict[str, float]:
         """Root mean squares, in [-1, 1] units, of what refinement changed in the images; empty if it is not recorded."""
         return {}

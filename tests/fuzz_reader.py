@@ -1,21 +1,29 @@
 """Coverage-guided fuzzing of everything that reads strangers' files: pip install atheris, then
 
-PYTHONPATH=. python tests/fuzz_reader.py CORPUS_FOLDER -max_total_time=600
+PYTHONPATH=. python tests/fuzz_reader.py networks CORPUS_FOLDER -max_total_time=600
+PYTHONPATH=. python tests/fuzz_reader.py inputs CORPUS_FOLDER -max_total_time=600
 
-The folder gets seeds and keeps what libFuzzer finds; its options follow. Any exception but a UserError ends the run. The first
-byte of an input chooses what the rest is: a pickle, a .pt, a .safetensors or the JSON beside one.
+`networks` are pickles and state dicts; `inputs` are state dicts, .npz references, image folders and zips. The folder gets seeds and
+keeps what libFuzzer finds; its options follow. Any exception but a UserError ends the run. The first byte of an input chooses
+what the rest is.
 """
 
 import io
 import sys
 import tempfile
+import warnings
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import atheris
+import numpy as np
 import safetensors.torch
 import torch
+from PIL import Image
 
-with atheris.instrument_imports(include=["gan_refine.pickles"]):
+with atheris.instrument_imports(include=["gan_refine.pickles", "gan_refine.metrics"]):
+    from gan_refine.metrics import load_reference, read_images
     from gan_refine.pickles import (
         build_discriminator,
         build_generator,
@@ -39,7 +47,6 @@ JSON = (
     b'{"class": "stylegan2", "init_kwargs": {"z_dim": 2, "c_dim": 2, "w_dim": 2, "img_resolution": 4, "img_channels": 3, '
     b'"mapping_kwargs": {"num_layers": 1}, "synthesis_kwargs": {"channel_base": 8, "channel_max": 2}}}'
 )
-KINDS = ("fuzzed.pkl", "fuzzed.pt", "fuzzed.safetensors", "fuzzed.json")
 FOLDER = Path(tempfile.mkdtemp(prefix="fuzz-"))
 
 
@@ -63,13 +70,48 @@ def tensorflow_file(protocol: int) -> bytes:
     )
 
 
-def seeds() -> list[bytes]:
-    """Proper files of every kind and the hostile corpus, each behind the byte that names its kind."""
+def picture(form: str, mode: str = "L") -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).convert(mode).save(stream, form)
+    return stream.getvalue()
+
+
+def zip_of_pictures() -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        for name in ("a.png", "b/c.png", "__MACOSX/._a.png", "d.txt"):
+            archive.writestr(name, picture("png"))
+    return stream.getvalue()
+
+
+def reference(**more: object) -> bytes:
+    stream = io.BytesIO()
+    np.savez(stream, mu=np.zeros(2), sigma=np.eye(2), **more)
+    return stream.getvalue()
+
+
+def input_seeds() -> dict[str, list[bytes]]:
+    """Proper files by the name of their kind."""
+    found = {
+        name: [picture(form, mode) for mode in ("L", "P", "LA", "RGB")]
+        for name, form in PICTURES.items()
+        if form == "png"
+    }
+    found |= {name: [picture(form), picture(form, "RGB")] for name, form in PICTURES.items() if form != "png"}
+    found["fuzzed.npz"] = [reference(), reference(features=np.zeros([3, 2]), num_images=9, ddof=1, detector="x")]
+    return found | {"fuzzed.zip": [zip_of_pictures()], **state_seeds()}
+
+
+def state_seeds() -> dict[str, list[bytes]]:
+    found = {"fuzzed.pt": [torch_file(zipped) for zipped in (False, True)]}
+    return found | {"fuzzed.safetensors": [safetensors.torch.save(weights())], "fuzzed.json": [JSON]}
+
+
+def network_seeds() -> dict[str, list[bytes]]:
+    """Proper files and the hostile corpus."""
     pickles = [hostile_pickles.small(), *(tensorflow_file(protocol) for protocol in (0, 2, 4))]
     pickles += [hostile_pickles.in_gan(payload) for payload in hostile_pickles.HOSTILE.values() if len(payload) < 5000]
-    found = [b"\0" + data for data in pickles]
-    found += [b"\1" + torch_file(zipped) for zipped in (False, True)]
-    return [*found, b"\2" + safetensors.torch.save(weights()), b"\3" + JSON]
+    return {"fuzzed.pkl": [*pickles, *state_seeds()["fuzzed.pt"]], **state_seeds()}
 
 
 def read_everything(path: Path) -> None:
@@ -85,19 +127,51 @@ def read_everything(path: Path) -> None:
         write_refined(file, net.state_dict(), FOLDER / "out.pkl")
 
 
-def test_one_input(data: bytes) -> None:
-    kind = KINDS[data[0] % len(KINDS)] if data else KINDS[0]
-    (FOLDER / kind).write_bytes(data[1:])
-    path = (FOLDER / kind).with_suffix(".safetensors") if kind.endswith(".json") else FOLDER / kind
-    if kind.endswith(".json"):
+def read_state(path: Path) -> None:
+    """A state dict with a proper description beside it, or a description beside a proper state dict."""
+    if path.suffix == ".json":
+        path = path.with_suffix(".safetensors")
         path.write_bytes(PROPER)
     else:
-        (FOLDER / "fuzzed.json").write_bytes(JSON)
-    try:
-        read_everything(path)
-    except UserError as error:
-        if not str(error).isprintable():
-            raise AssertionError(f"a message of several lines: {error!r}") from error
+        path.with_suffix(".json").write_bytes(JSON)
+    read_everything(path)
+
+
+def read_folder(path: Path) -> None:
+    """The folder that holds this picture alone."""
+    for channels in (1, 3, 4):
+        list(read_images(path.parent, channels)[1])
+
+
+def read_zip(path: Path) -> None:
+    list(read_images(path)[1])
+
+
+PICTURES = {"a/fuzzed.png": "png", "b/fuzzed.jpg": "jpeg", "c/fuzzed.bmp": "bmp", "d/fuzzed.webp": "webp"}
+STATES: dict[str, Callable[[Path], object]] = dict.fromkeys(
+    ("fuzzed.pt", "fuzzed.safetensors", "fuzzed.json"), read_state
+)
+TARGETS: dict[str, dict[str, Callable[[Path], object]]] = {
+    "networks": {"fuzzed.pkl": read_everything, **STATES},
+    "inputs": {**STATES, "fuzzed.npz": load_reference, "fuzzed.zip": read_zip, **dict.fromkeys(PICTURES, read_folder)},
+}
+
+
+def one_input(target: str) -> Callable[[bytes], None]:
+    kinds = list(TARGETS[target].items())
+
+    def run(data: bytes) -> None:
+        kind, action = kinds[data[0] % len(kinds)] if data else kinds[0]
+        path = FOLDER / kind
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(data[1:])
+        try:
+            action(path)
+        except UserError as error:
+            if not str(error).isprintable():
+                raise AssertionError(f"a message of several lines: {error!r}") from error
+
+    return run
 
 
 def dictionary() -> str:
@@ -121,14 +195,17 @@ def dictionary() -> str:
 
 
 def main() -> None:
-    corpus = Path(sys.argv[1])
+    target, corpus = sys.argv[1], Path(sys.argv[2])
     corpus.mkdir(parents=True, exist_ok=True)
-    for number, seed in enumerate(seeds()):
-        (corpus / f"seed{number:03d}").write_bytes(seed)
+    held = network_seeds() if target == "networks" else input_seeds()
+    for number, kind in enumerate(TARGETS[target]):
+        for index, seed in enumerate(held[kind]):
+            (corpus / f"seed{number}-{index:03d}").write_bytes(bytes([number]) + seed)
     (FOLDER / "words.dict").write_text(dictionary())
     torch.set_num_threads(1)
-    options = [f"-dict={FOLDER / 'words.dict'}", "-timeout=10", "-rss_limit_mb=2048", "-max_len=40000", *sys.argv[2:]]
-    atheris.Setup([sys.argv[0], str(corpus), *options], test_one_input)
+    warnings.simplefilter("ignore")
+    options = [f"-dict={FOLDER / 'words.dict'}", "-timeout=10", "-rss_limit_mb=2048", "-max_len=40000", *sys.argv[3:]]
+    atheris.Setup([sys.argv[0], str(corpus), *options], one_input(target))
     atheris.Fuzz()
 
 

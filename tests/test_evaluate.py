@@ -110,7 +110,7 @@ class TestImages:
 
     def test_color(self, tmp_path: Path) -> None:
         count, batches = read_images(write_images(tmp_path / "rgb", np.stack([self.pixels] * 3, axis=-1)))
-        assert count == 12 and next(batches).shape == (12, 3, 16, 16)
+        assert len(count) == 12 and next(batches).shape == (12, 3, 16, 16)
 
     def test_bad_images(self, detector: ClassifierDetector, tmp_path: Path) -> None:
         with pytest.raises(FileFormatError, match="holds no images"):
@@ -400,7 +400,7 @@ def test_features_and_source_survive_the_file(tmp_path: Path, detector: Classifi
     assert found.features is not None and made.features is not None
     assert found.source == "teacher" and torch.equal(found.features, made.features)
     np.savez(tmp_path / "bad.npz", mu=np.zeros(3), sigma=np.eye(3), features=np.zeros([5, 4]))
-    with pytest.raises(FileFormatError, match=r"finite ones \[m, 3\]"):
+    with pytest.raises(FileFormatError, match=r"has features \[5, 4\]; \[m, 3\] are needed"):
         load_reference(tmp_path / "bad.npz")
 
 

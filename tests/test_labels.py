@@ -164,7 +164,7 @@ def test_constant_noise_leaves_latents_as_they_are_and_fixes_images():
 
 @pytest.mark.parametrize("family", ["one-step", "trusted"])
 def test_constant_noise_is_for_stylegans(family):
-    with pytest.raises(OptionError, match="--noise-mode=const is for StyleGAN2 generators"):
+    with pytest.raises(OptionError, match="--noise-mode=const is for generators with noise inputs"):
         FAMILIES[family]().set_latent_options("uniform", "const")
 
 

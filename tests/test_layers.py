@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 
 ROWS = [
     ["errors", "interfaces", "foundation"],
-    ["noise", "ema", "config", "files", "labels"],
+    ["noise", "ema", "config", "files", "finite", "labels"],
     ["networks", "assets", "sampling"],
     ["pickles"],  # builds networks from files
     ["generators", "teachers", "objectives", "metrics"],

@@ -105,5 +105,5 @@ def test_without_a_weight_no_copy_is_made():
 
 @pytest.mark.parametrize("value", [-1.0, math.inf, math.nan])
 def test_bad_weights_are_refused(value):
-    with pytest.raises(OptionError, match=f"--l2-images={value} is not allowed; give a number of at least 0"):
+    with pytest.raises(OptionError, match=f"--l2-images={value} is not allowed; give a number from 0 to"):
         RefineOptions(l2_images=value)

@@ -1,6 +1,7 @@
 """Files that have a name: the embedded pairs (catalog.json) and files that others publish (public.json)."""
 
 import json
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from gan_refine.errors import FileFormatError, MismatchError
 from gan_refine.foundation import beside_package
 
 PRETRAINED = beside_package("pretrained")
+LONGEST_SHOWN = 200  # characters of a path in a message
 KINDS = ("gan", "teacher", "detector", "reference")
 OPTIONS = {"gan": "--gan", "teacher": "--teacher", "detector": "--detector", "reference": "--fid-ref"}
 
@@ -110,10 +112,11 @@ def _source(file: PublicFile) -> Source:
 
 
 def _local(kind: str, text: str, names: Iterable[str]) -> Path:
-    path = Path(text)
-    if path.is_file():
+    path = Path(text).expanduser() if text.startswith("~/") else Path(text)
+    if os.path.isfile(path):
         return path
-    found = "a folder" if path.is_dir() else "not a file"
+    found = "a folder" if os.path.isdir(path) else "not a file"
+    text = text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
     raise FileFormatError(
         f"{OPTIONS[kind]}={text} is {found}; give a file, an http(s) URL or one of {', '.join(sorted(names))}"
     )

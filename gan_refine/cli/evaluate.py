@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from gan_refine.cli.options import (
     GAN,
+    PATH,
     SETTINGS,
     TEACHER,
     GroupedCommand,
@@ -27,7 +28,7 @@ from gan_refine.cli.options import (
     teacher_steps_option,
     trust_pickle_option,
 )
-from gan_refine.config import require
+from gan_refine.config import IMAGES, SEED, SETS, STEPS, require_ranges
 from gan_refine.errors import MismatchError, OptionError, UserError
 from gan_refine.evaluation import (
     NUM_IMAGES,
@@ -40,12 +41,13 @@ from gan_refine.evaluation import (
     tabulate,
     verdict,
 )
-from gan_refine.files import atomic_file
+from gan_refine.files import atomic_file, require_writable
 from gan_refine.foundation import distributed
 from gan_refine.interfaces import Generator
 from gan_refine.labels import parse_frequencies
 from gan_refine.run.networks import open_gan, open_teacher
 
+RANGES = {"images": IMAGES, "seed": SEED, "fid_seeds": SETS, "teacher_steps": replace(STEPS, or_0=True)}
 NETWORKS, EVALUATION, OUTPUT = "Networks", "Evaluation", "Output"
 
 
@@ -63,20 +65,21 @@ class EvaluateOptions:
     seed: int
     fid_seeds: int
     baselines: bool
-    outdir: Path | None
+    outdir: str | None
     device: str
     trust_pickle: bool
     labels: str
     noise_mode: str
 
     def __post_init__(self) -> None:
-        steps = self.teacher_steps
-        require("images", self.images, self.images >= 2, "at least 2")
-        require("seed", self.seed, self.seed >= 0, "at least 0")
-        require("fid_seeds", self.fid_seeds, self.fid_seeds >= 1, "at least 1")
-        require("teacher_steps", steps, steps == 0 or steps >= 2, "0 or at least 2")
+        require_ranges(self, RANGES)
         if len(set(self.gans)) < len(self.gans):
             raise OptionError(f"--gan is given the same name twice: {', '.join(self.gans)}; give each once")
+
+    @property
+    def folder(self) -> Path:
+        assert self.outdir is not None, "asked for with --outdir only"
+        return Path(self.outdir)
 
     @property
     def yardsticks(self) -> YardstickOptions:
@@ -85,9 +88,9 @@ class EvaluateOptions:
 
 # fmt: off
 @click.command("evaluate", cls=GroupedCommand, context_settings=SETTINGS)
-@option(NETWORKS, "--gan", "gans", metavar="PKL|URL|NAME", multiple=True, required=True,
+@option(NETWORKS, "--gan", "gans", metavar="PKL|URL|NAME", type=PATH, multiple=True, required=True,
         help=GAN + " Repeat it to compare others with the first.")
-@option(NETWORKS, "--teacher", metavar="PKL|URL|NAME", default=None,
+@option(NETWORKS, "--teacher", metavar="PKL|URL|NAME", type=PATH, default=None,
         help=TEACHER + " The generators are compared with its samples.")
 @option(NETWORKS, "--baselines", is_flag=True,
         help="Measure baselines without learning too: the first generator with its flat ground cleared, and with truncation.")
@@ -105,7 +108,7 @@ class EvaluateOptions:
 @option(EVALUATION, "--seed", metavar="INT", type=int, default=0, help="Random seed of the latents; at least 0.")
 @option(EVALUATION, "--fid-seeds", metavar="INT", type=int, default=3,
         help="Sets of latents, with the seeds seed, seed + 1, ...; two or more give confidence intervals.")
-@option(OUTPUT, "--outdir", metavar="DIR", type=click.Path(path_type=Path), default=None,
+@option(OUTPUT, "--outdir", metavar="DIR", type=PATH, default=None,
         help="Append the results to metric-NAME.jsonl in this folder, and write table.json.")
 @device_option(OUTPUT)
 def evaluate(labels: str, **given) -> None:
@@ -115,6 +118,8 @@ def evaluate(labels: str, **given) -> None:
     """
     options = EvaluateOptions(labels=spell_out(labels), **given)
     check_device(options.device)
+    if options.outdir is not None:
+        require_writable("--outdir", options.folder)
     distributed.init()
     generators = {gan: open_generator(gan, options) for gan in options.gans}
     check_comparable(generators)
@@ -122,8 +127,8 @@ def evaluate(labels: str, **given) -> None:
     teacher = teacher_to_sample(options, first)
     yardsticks = make_yardsticks(options, first, teacher)
     if options.outdir is not None:
-        with _writing(options.outdir):  # before the measurements, so that an error costs no time
-            options.outdir.mkdir(parents=True, exist_ok=True)
+        with _writing(options.folder):
+            options.folder.mkdir(parents=True, exist_ok=True)
     if options.baselines:
         generators |= {f"{options.gans[0]}, {name}": baseline for name, baseline in baselines(first).items()}
     runs = []
@@ -135,7 +140,7 @@ def evaluate(labels: str, **given) -> None:
     if distributed.is_rank0():
         write_table(json.dumps({"table": [table.record() for table in tables]}), options)
         told = [f"{name}: {verdict(tables[0], name)}" for name in list(generators)[1:]]
-        click.echo("\n".join([*(line for table in tables for line in [*table.lines(), ""]), *told]), err=True)
+        print("\n".join([*(line for table in tables for line in [*table.lines(), ""]), *told]), file=sys.stderr)
 # fmt: on
 
 
@@ -215,17 +220,18 @@ def write_results(run: Measured, options: EvaluateOptions) -> None:
             "convention": result.convention,
         }
         line = json.dumps(record)
-        click.echo(line)
+        print(line, flush=True)
         if options.outdir is not None:
-            with _writing(options.outdir), open(options.outdir / f"metric-{result.metric}.jsonl", "a") as file:
+            path = options.folder / f"metric-{result.metric}.jsonl"
+            with _writing(options.folder), open(path, "a", encoding="utf-8") as file:
                 file.write(line + "\n")
 
 
 def write_table(text: str, options: EvaluateOptions) -> None:
     """The tables as one JSON line. Raises UserError."""
-    click.echo(text)
+    print(text, flush=True)
     if options.outdir is not None:
-        with _writing(options.outdir), atomic_file(options.outdir / "table.json") as file:
+        with _writing(options.folder), atomic_file(options.folder / "table.json") as file:
             file.write(text.encode() + b"\n")
 
 

@@ -9,10 +9,12 @@ from pathlib import Path
 import click
 import numpy as np
 import torch
+from click.core import ParameterSource
 from tqdm import tqdm
 
 from gan_refine.cli.options import (
     GAN,
+    PATH,
     SETTINGS,
     GroupedCommand,
     check_device,
@@ -21,16 +23,17 @@ from gan_refine.cli.options import (
     option,
     trust_pickle_option,
 )
-from gan_refine.config import require
-from gan_refine.errors import MismatchError, OptionError, UserError
+from gan_refine.config import SEED, require, shortened
+from gan_refine.errors import OptionError, UserError
 from gan_refine.evaluation import render
+from gan_refine.files import require_writable
 from gan_refine.generators import PretrainedGenerator
 from gan_refine.interfaces import ImageSpec, Latents, PixelBytes
-from gan_refine.run.folder import save_png, tile
+from gan_refine.labels import UNIFORM
+from gan_refine.run.folder import picture_notice, save_png, tile
 from gan_refine.run.networks import open_gan
 
 MAX_IMAGES = 1_000_000
-MAX_SEED = 2**32 - 1  # numpy's
 BATCH = 16
 NETWORKS, IMAGES, OUTPUT = "Networks", "Images", "Output"
 
@@ -46,7 +49,7 @@ class Picture:
 
 # fmt: off
 @click.command("generate", cls=GroupedCommand, context_settings=SETTINGS)
-@option(NETWORKS, "--gan", metavar="PKL|URL|NAME", required=True, help=GAN)
+@option(NETWORKS, "--gan", metavar="PKL|URL|NAME", type=PATH, required=True, help=GAN)
 @option(NETWORKS, "--which", type=click.Choice(["G_ema", "G"]), default="G_ema", help="Network of the GAN's file.")
 @noise_mode_option(NETWORKS, default="const")
 @trust_pickle_option(NETWORKS)
@@ -56,11 +59,13 @@ class Picture:
         help="Truncation psi: 1 for full diversity, 0 for the mean image.")
 @option(IMAGES, "--class", "classes", metavar="CLASSES", default=None,
         help="Class of a conditional generator, or several such as 0-9.")
-@option(OUTPUT, "--outdir", metavar="DIR", required=True, help="Where to write seedNNNN.png.")
+@option(OUTPUT, "--outdir", metavar="DIR", type=PATH, required=True, help="Where to write seedNNNN.png.")
 @option(OUTPUT, "--grid", is_flag=True,
         help="Also write grid.png with all images, one row per seed if there are several classes.")
 @device_option(OUTPUT)
+@click.pass_context
 def generate(
+    context: click.Context,
     gan: str,
     which: str,
     seeds: str,
@@ -75,11 +80,16 @@ def generate(
     """Write images of a generator as PNG files. Prints their names; a seed gives the latents that StyleGAN's tools give it."""
     require("trunc", trunc, -10 <= trunc <= 10, "between -10 and 10")
     check_device(device)
-    numbers = parse_numbers("seeds", seeds, MAX_SEED)
+    numbers = parse_numbers("seeds", seeds, int(SEED.high))
+    require_writable("--outdir", Path(outdir))
     generator = open_gan(gan, which, trust_pickle).generator.to(device)
+    if context.get_parameter_source("noise_mode") is ParameterSource.COMMANDLINE:
+        generator.set_latent_options(UNIFORM, noise_mode)
+    random_noise = generator.draws_noise and not (noise_mode == "const" and generator.has_noise_inputs)
     labels = choose_labels(generator.spec, classes)
-    if generator.spec.channels not in (1, 3):
-        raise MismatchError(f"{gan} makes {generator.spec} images; PNG files hold grey or RGB ones")
+    notice = picture_notice(generator.spec.channels)
+    if notice is not None:
+        print(notice, file=sys.stderr)
     generator = generator if trunc == 1 else generator.truncated(trunc)
     pictures = [
         Picture(seed, label, f"seed{seed:04d}" + (f"-class{label:02d}" if len(labels) > 1 else "") + ".png")
@@ -91,14 +101,14 @@ def generate(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tqdm(total=len(pictures), unit="img", file=sys.stderr, disable=None, leave=False) as bar:
-            for picture, image in zip(pictures, images(generator, pictures, noise_mode == "random"), strict=True):
+            for picture, image in zip(pictures, images(generator, pictures, random_noise), strict=True):
                 save_png(folder / picture.name, tile(image[None]))
-                click.echo(folder / picture.name)
+                print(folder / picture.name, flush=True)
                 made += [image] if grid else []
                 bar.update()
         if grid:
             save_png(folder / "grid.png", tile(torch.stack(made), len(labels) if len(labels) > 1 else None))
-            click.echo(folder / "grid.png")
+            print(folder / "grid.png", flush=True)
     except OSError as error:
         raise UserError(
             f"cannot write to --outdir={outdir} ({error.strerror}); choose a folder that you may write to"
@@ -132,7 +142,7 @@ def choose_labels(spec: ImageSpec, text: str | None) -> list[int | None]:
     if not spec.num_classes:
         if text is not None:
             raise OptionError(
-                f"--class={text} is given, but the generator makes {spec} images without classes; leave it out"
+                f"--class={shortened(text)} is given, but the generator makes {spec} images without classes; leave it out"
             )
         return [None]
     if text is None:
@@ -148,6 +158,6 @@ def parse_numbers(name: str, text: str, largest: int) -> list[int]:
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
         if not first <= last <= largest or len(found) + last - first >= MAX_IMAGES:
             allowed = f"numbers and rising ranges from 0 to {largest}, such as 0-{min(largest, 35)} or 1,2,5"
-            raise OptionError(f"--{name}={text} is not understood; give {allowed}")
+            raise OptionError(f"--{name}={shortened(text)} is not understood; give {allowed}")
         found += range(first, last + 1)
     return found

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import click
 
+from gan_refine.cli.options import PATH
 from gan_refine.pickles import Description, EmbeddedNetwork, describe
 
 MAX_NAMES = 20  # in the text; JSON has them all
 
 
 @click.command("inspect")
-@click.argument("file", metavar="FILE")
+@click.argument("file", metavar="FILE", type=PATH)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
 def inspect_file(file: str, as_json: bool) -> None:
     """Show what is in a network pickle or state dict: networks, arguments, sizes, sources, and names that are unknown here.
@@ -21,7 +22,7 @@ def inspect_file(file: str, as_json: bool) -> None:
     safe to open; the text says so.
     """
     found = describe(Path(file))
-    click.echo(json.dumps(dataclasses.asdict(found), indent=2) if as_json else report(found))
+    print(json.dumps(dataclasses.asdict(found), indent=2) if as_json else report(found))
 
 
 def report(found: Description) -> str:
@@ -33,6 +34,10 @@ def report(found: Description) -> str:
         f"  opens safely       {verdict}",
         f"  unknown names      {_names(found.unknown_names)}",
     ]
+    if found.called_names:
+        lines.append(f"  calls elsewhere    {_names(found.called_names)}: not here, and refined files leave them out")
+    if found.incomplete:
+        lines.append(f"  read only in part  {found.incomplete}")
     for network in found.networks:
         lines += ["", *_network(network)]
     if found.others:

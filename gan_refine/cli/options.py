@@ -1,6 +1,7 @@
 """What the commands share: grouped help, options that several of them have, and their checks."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -8,6 +9,7 @@ from typing import TypeVar
 import click
 import torch
 
+from gan_refine.config import shortened
 from gan_refine.errors import FileFormatError, OptionError, first_line
 from gan_refine.labels import UNIFORM
 from gan_refine.sampling import DEFAULT_STEPS
@@ -16,6 +18,46 @@ F = TypeVar("F", bound=Callable[..., object])
 SETTINGS = {"show_default": True, "max_content_width": 120}
 GAN = "Generator: StyleGAN2 pickle or state dict, embedded or public name, or one-step:TEACHER,sigma=2.5."
 TEACHER = "Diffusion teacher: EDM pickle or state dict, or embedded or public name."
+
+
+class PathText(click.ParamType):
+    """A path, or a name, URL or spec in whose place a path may stand. `~` at the start of a path becomes the home folder."""
+
+    name = "path"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        text = str(value)
+        longest = max(map(len, os.fsencode(text).split(b"/")))
+        if not text.strip() or "\0" in text or longest > LONGEST_PART or len(text) > LONGEST_PATH:
+            given = "empty" if not text.strip() else f"{shortened(text)!r}, which no file can be called"
+            self.fail(f"it is {given}; give a path or what --help lists", param, ctx)
+        return expanded(text)
+
+
+PATH = PathText()
+LONGEST_PART, LONGEST_PATH = 255, 4095  # bytes of a file's name and of a path, on usual systems
+
+
+def expanded(text: str) -> str:
+    """The text with `~` at the start of a path as the home folder: alone, after `one-step:` and in `path=`."""
+    prefix, colon, rest = text.partition(":")
+    if colon and prefix == "one-step":
+        return f"{prefix}:{expanded(rest)}"
+    head, *options = text.split(",path=")
+    return ",path=".join(os.path.expanduser(part) for part in (head, *options))
+
+
+class LabelsText(click.ParamType):
+    """Class frequencies, or the path of a .json file with them."""
+
+    name = "frequencies"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        text = str(value)
+        return PATH.convert(text, param, ctx) if text.lower().endswith(".json") else text
+
+
+LABELS = LabelsText()
 
 
 class GroupedOption(click.Option):
@@ -56,7 +98,7 @@ def detector_option(group: str) -> Callable[[F], F]:
         "Features of the metrics; repeatable. auto (the embedded one that fits, teacher and pixels), teacher, pixels, an "
         "embedded name, inception[,path=FILE], efficientnet-lite0[,size=64], torchscript,path=FILE."
     )
-    return option(group, "--detector", metavar="SPEC", multiple=True, default=("auto",), help=text)
+    return option(group, "--detector", metavar="SPEC", type=PATH, multiple=True, default=("auto",), help=text)
 
 
 def teacher_steps_option(group: str) -> Callable[[F], F]:
@@ -71,13 +113,13 @@ def fid_ref_option(group: str) -> Callable[[F], F]:
         "Data to compare with too: auto (the reference of an embedded detector), an .npz file by path, URL or public name, or a "
         "folder or a zip of images."
     )
-    return option(group, "--fid-ref", metavar="SPEC", default="auto", help=text)
+    return option(group, "--fid-ref", metavar="SPEC", type=PATH, default="auto", help=text)
 
 
 def labels_option(group: str) -> Callable[[F], F]:
     """--labels, the class frequencies."""
     text = "Class frequencies of a conditional generator: uniform, numbers such as 0.1,0.2,... or a .json file with a list."
-    return option(group, "--labels", metavar="FREQUENCIES", default=UNIFORM, help=text)
+    return option(group, "--labels", metavar="FREQUENCIES", type=LABELS, default=UNIFORM, help=text)
 
 
 def noise_mode_option(group: str, default: str = "random") -> Callable[[F], F]:
@@ -111,15 +153,17 @@ def check_device(name: str) -> None:
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
-        raise OptionError(f"--device={name} cannot be used here; give cpu, or cuda on a machine with a GPU") from error
+        raise OptionError(
+            f"--device={shortened(name)} cannot be used here; give cpu, or cuda on a machine with a GPU"
+        ) from error
 
 
 def spell_out(labels: str) -> str:
     """--labels with the numbers of its .json file, so that a run does not depend on the file later. Raises FileFormatError."""
-    if not labels.endswith(".json"):
+    if not labels.lower().endswith(".json"):
         return labels
     try:
-        numbers = json.loads(Path(labels).read_text(encoding="utf-8"))
+        numbers = json.loads(Path(labels).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise FileFormatError(f"--labels={labels} cannot be read as JSON ({first_line(error)})") from error
     if not isinstance(numbers, list) or not numbers or any(type(number) not in (int, float) for number in numbers):

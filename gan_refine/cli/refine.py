@@ -1,6 +1,5 @@
 """`gan-refine refine`, which run_refine.py is too: refine a GAN with a diffusion teacher and no data set."""
 
-import math
 from pathlib import Path
 
 import click
@@ -8,6 +7,7 @@ from click.core import ParameterSource
 
 from gan_refine.cli.options import (
     GAN,
+    PATH,
     SETTINGS,
     TEACHER,
     GroupedCommand,
@@ -22,7 +22,7 @@ from gan_refine.cli.options import (
     teacher_steps_option,
     trust_pickle_option,
 )
-from gan_refine.config import RefineOptions, require
+from gan_refine.config import RANGES, Range, RefineOptions, require, shortened
 from gan_refine.errors import OptionError
 from gan_refine.foundation import distributed
 from gan_refine.run.launch import folder_of_this_launch, launch
@@ -52,10 +52,10 @@ gan-refine refine --objective=diff-instruct --pool-kimg=0 --warmup-kimg=0 --batc
 
 # fmt: off
 @click.command("refine", cls=GroupedCommand, context_settings=SETTINGS, epilog=EXAMPLES)
-@option(NETWORKS, "--gan", metavar="PKL|URL|NAME", default=DEFAULTS.gan, help=GAN)
+@option(NETWORKS, "--gan", metavar="PKL|URL|NAME", type=PATH, default=DEFAULTS.gan, help=GAN)
 @option(NETWORKS, "--which", type=click.Choice(["G_ema", "G"]), default=DEFAULTS.which,
         help="Network of the GAN's file to refine; the result is written to both G and G_ema.")
-@option(NETWORKS, "--teacher", metavar="PKL|URL|NAME", default=DEFAULTS.teacher, help=TEACHER)
+@option(NETWORKS, "--teacher", metavar="PKL|URL|NAME", type=PATH, default=DEFAULTS.teacher, help=TEACHER)
 @option(NETWORKS, "--bridge", metavar="SPEC", default=DEFAULTS.bridge,
         help="For a GAN 2, 4, 8, ... times as large as its teacher: "
         "resize[,anchor=1,filter=lanczos|box,measure=teacher|full].")
@@ -126,7 +126,7 @@ gan-refine refine --objective=diff-instruct --pool-kimg=0 --warmup-kimg=0 --batc
 @option(EVALUATION, "--stop-on-collapse", metavar="FACTOR", type=float, default=DEFAULTS.stop_on_collapse,
         help="Stop when the first metric (without one: the data-free estimate) exceeds its start by this factor; above 1, 0 = "
         "never.")
-@option(RUN, "--outdir", metavar="DIR", default=DEFAULTS.outdir, help="Where to make the run folder.")
+@option(RUN, "--outdir", metavar="DIR", type=PATH, default=DEFAULTS.outdir, help="Where to make the run folder.")
 @option(RUN, "--desc", metavar="TEXT", default=None, help="Name of the run folder after its number.")
 @option(RUN, "--tick", metavar="KIMG", type=float, default=TRAINING_DEFAULTS.tick_images / 1000,
         help="Interval between progress records.")
@@ -137,7 +137,7 @@ gan-refine refine --objective=diff-instruct --pool-kimg=0 --warmup-kimg=0 --batc
 @option(RUN, "--keep", metavar="INT", type=int, default=DEFAULTS.keep,
         help="Recent checkpoints to keep, in addition to that of the best pickle.")
 @device_option(RUN)
-@option(RUN, "--resume", metavar="DIR|latest", default=None,
+@option(RUN, "--resume", metavar="DIR|latest", type=PATH, default=None,
         help="Resume the run in this folder, or the latest below --outdir.")
 @option(RUN, "--dry-run", is_flag=True, help="Check everything, show the resolved options, write nothing.")
 @click.pass_context
@@ -164,7 +164,7 @@ def refine(context: click.Context, dry_run: bool, **given) -> None:
         fields = [KIMG.get(name, name) for name in named if not (fit_memory and name == "batch_gpu")]
         result = resume(find_run(run, Path(options.outdir)), options, fields)
     if result is not None and rank0:
-        click.echo(result)
+        print(result, flush=True)
 # fmt: on
 
 
@@ -183,8 +183,8 @@ def run_options(given: dict) -> RunOptions:
 def images(kimg: float, name: str) -> int:
     """Thousands of images as images, at least one unless 0 is allowed. Raises OptionError."""
     may_be_0 = name in ("warmup_kimg", "pool_kimg")
-    allowed = "a number of at least 0" if may_be_0 else "a positive number of thousands of images"
-    require(name, kimg, math.isfinite(kimg) and (kimg > 0 or (kimg == 0 and may_be_0)), allowed)
+    allowed = Range(0, RANGES[KIMG[name]].high / 1000, above=not may_be_0)
+    require(name, kimg, allowed.holds(kimg), f"{allowed}, in thousands of images")
     return round(kimg * 1000) if may_be_0 else max(round(kimg * 1000), 1)
 
 
@@ -193,4 +193,4 @@ def whole_number(text: str, name: str) -> int:
     try:
         return int(text)
     except ValueError as error:
-        raise OptionError(f"--{name}={text} is not allowed; give a whole number, or auto") from error
+        raise OptionError(f"--{name}={shortened(text)} is not allowed; give a whole number, or auto") from error

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from gan_refine import assets
-from gan_refine.config import require
+from gan_refine.config import IMAGES, SEED, require
 from gan_refine.evaluation.samples import Teacher
 from gan_refine.evaluation.yardsticks import NUM_IMAGES, YardstickOptions, open_yardsticks
 from gan_refine.interfaces import Denoiser, Generator
@@ -31,8 +31,8 @@ def evaluate(
     a denoiser on the same device, figures against its samples come first; they are cached unless it is a bare denoiser.
     The same seed gives the same latents. Under torchrun every process must call it. Raises UserError.
     """
-    require("seed", seed, seed >= 0, "at least 0")
-    require("images", images, images >= 2, "at least 2")
+    require("seed", seed, SEED.holds(seed), str(SEED))
+    require("images", images, IMAGES.holds(images), str(IMAGES))
     device = next(generator.parameters()).device
     opened = None if teacher is None else _open_teacher(teacher, device)
     detectors = (detector,) if isinstance(detector, str) else tuple(detector)

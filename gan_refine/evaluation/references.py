@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gan_refine import assets
-from gan_refine.config import parse_spec
 from gan_refine.errors import FileFormatError, OptionError
 from gan_refine.metrics import (
     Detector,
@@ -26,9 +25,9 @@ def data_references(
     """
     if text == "auto":
         return [_embedded(detector.name) for detector in detectors]
-    if parse_spec(text)[0] == "teacher":
-        raise OptionError(f"--fid-ref={text}: --fid-ref is for data; the teacher's samples are --teacher-steps")
     path = Path(text)
+    if text.partition(",")[0] == "teacher" and not ("," in text and path.exists()):
+        raise OptionError(f"--fid-ref={text}: --fid-ref is for data; the teacher's samples are --teacher-steps")
     if path.is_dir() or path.suffix.lower() == ".zip":
         return [reference_of_images(path, detector, progress) for detector in detectors]
     try:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -9,10 +10,10 @@ import numpy as np
 import torch
 
 from gan_refine import assets
-from gan_refine.config import require
-from gan_refine.errors import FileFormatError, UserError, first_line
+from gan_refine.config import SEED, STEPS, require, require_ranges
+from gan_refine.errors import FileFormatError, UserError, UserNotice, first_line
 from gan_refine.evaluation.images import teacher_images
-from gan_refine.files import atomic_file
+from gan_refine.files import atomic_file, why_not_writable
 from gan_refine.foundation import distributed
 from gan_refine.interfaces import Denoiser, PixelBytes
 from gan_refine.labels import Frequencies
@@ -32,7 +33,8 @@ class SamplingOptions:
     seed: int = 7_000_001  # unlike the seeds of latents
 
     def __post_init__(self) -> None:
-        require("teacher_steps", self.steps, self.steps >= 2, "at least 2")
+        require("teacher_steps", self.steps, STEPS.holds(self.steps), str(STEPS))
+        require_ranges(self, {"seed": SEED})
 
 
 @dataclass(frozen=True)
@@ -60,14 +62,18 @@ def teacher_samples(
 ) -> TeacherSamples:
     """Both sets, read from the cache if they were made before. Every process must call it, and each gets the whole.
 
-    Raises FileFormatError if the file in the cache is damaged, and UserError if the cache cannot be written.
+    Raises FileFormatError if the file in the cache is damaged; warns before the first sample if the cache cannot be written.
     """
     path = None if teacher.path is None else _path(cache_key(teacher, options))
     found = None if path is None else _read(path, teacher, options)
     if found is None:
+        reason = None if path is None or not distributed.is_rank0() else why_not_writable(path.parent)
+        if path is not None and reason is not None:
+            _warn(path, reason)
+            path = None
         found = _sample(teacher, options, progress)
         if path is not None and distributed.is_rank0():
-            store_samples(path, found)
+            _keep(path, found)
     return TeacherSamples(found[: options.images], found[options.images :])
 
 
@@ -114,6 +120,18 @@ def _read(path: Path, teacher: Teacher, options: SamplingOptions) -> PixelBytes 
     if found.dtype != torch.uint8 or list(found.shape) != shape:
         raise FileFormatError(f"{path} is damaged: it holds {list(found.shape)}, not {shape}; delete it and run again")
     return found
+
+
+def _keep(path: Path, images: PixelBytes) -> None:
+    try:
+        store_samples(path, images)
+    except UserError as error:  # the samples are good, whatever became of the disk since
+        warnings.warn(str(error), UserNotice, stacklevel=2)
+
+
+def _warn(path: Path, reason: str) -> None:
+    advice = "the teacher's samples are not kept; set GAN_REFINE_CACHE to a writable folder"
+    warnings.warn(f"cannot write to the cache {path.parent} ({reason}): {advice}", UserNotice, stacklevel=3)
 
 
 def store_samples(path: Path, images: PixelBytes) -> None:

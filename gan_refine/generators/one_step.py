@@ -31,6 +31,7 @@ class OneStep(PretrainedGenerator):
     """The Generator x = D(sigma z, sigma) with z ~ N(0, I) in the shape of an image; parameters are those of D."""
 
     family = "one-step"
+    draws_noise = False
     max_default_lr = 1e-4  # a U-Net's weights are not scaled at run time as StyleGAN2's are
 
     def __init__(self, net: nn.Module, sigma: float) -> None:
@@ -46,11 +47,13 @@ class OneStep(PretrainedGenerator):
 
     @classmethod
     def from_source(cls, source: Source, which: str = DEFAULT_NETWORK) -> "OneStep":
-        """What `export` wrote; it holds one network, so `which` makes no difference. Raises FileFormatError for other files."""
+        """What `export` wrote. Raises FileFormatError for other files, and for a `which`: it holds one network."""
         if isinstance(source, TrustedFile) or (sigma := one_step_sigma(source)) is None:
             raise FileFormatError(
                 f"{source.path} is not a one-step generator; make one from a teacher with --gan=one-step:FILE"
             )
+        if which != DEFAULT_NETWORK:
+            raise FileFormatError(f"{source.path} holds one network and none called {which!r}; leave the choice out")
         return cls(build_teacher(source), sigma)
 
     @property

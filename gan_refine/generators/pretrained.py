@@ -29,7 +29,8 @@ class PretrainedGenerator(Generator):
     """A Generator around a network `net` from a file. Each subclass is a family, listed under its `family` in GENERATORS."""
 
     family: ClassVar[str]
-    has_noise_inputs: ClassVar[bool] = False
+    has_noise_inputs: bool = False  # whether they can be constant
+    draws_noise: bool = True  # whether images of one z differ with the noise seed
     latent_options: LatentOptions = LatentOptions()
     net: nn.Module
 
@@ -73,7 +74,7 @@ class PretrainedGenerator(Generator):
         constant = noise_mode == "const"
         if constant and not self.has_noise_inputs:
             raise OptionError(
-                "--noise-mode=const is for StyleGAN2 generators, and this one is of another kind; leave it out"
+                "--noise-mode=const is for generators with noise inputs, and this one has no constant ones; leave it out"
             )
         self.latent_options = LatentOptions(parse_frequencies(labels, self.spec), constant)
 

@@ -18,6 +18,7 @@ from gan_refine.pickles import (
     build_discriminator,
     build_generator,
     check_refinable,
+    foreign_discriminator,
     write_gan,
     write_refined,
 )
@@ -56,7 +57,7 @@ class StyleGan2(PretrainedGenerator):
         """The generator G_ema (or G) of a network pickle or state dict. Raises FileFormatError."""
         assert not isinstance(source, TrustedFile), "files that are run belong to another family"
         net = build_generator(source, which)
-        if isinstance(source, PickleFile):
+        if isinstance(source, PickleFile) and source.keeps_its_bytes:
             check_refinable(source, net.state_dict())  # before hours of refinement, not after them
         generator = cls(net, source)
         generator.is_whole_file = which == DEFAULT_NETWORK and generator._from_torch_pickle()
@@ -128,8 +129,9 @@ class StyleGan2(PretrainedGenerator):
     def export(self, path: Path) -> None:
         """Writes the file that the generator came from with these weights in both G_ema and G, atomically.
 
-        w_avg is written as the mean w of the refined mapping; the network in memory keeps its own.
-        TensorFlow pickles and state dicts become PyTorch pickles, with our source embedded and their own discriminator.
+        w_avg is written as the mean w of the refined mapping; the network in memory keeps its own. TensorFlow pickles, state
+        dicts, files of torch.save and those that call unknown names become PyTorch pickles, with our source embedded and their
+        own discriminator.
         """
         if self.source is None:
             raise ValueError(
@@ -143,8 +145,20 @@ class StyleGan2(PretrainedGenerator):
         weights = {name: tensor.detach().cpu() for name, tensor in net.state_dict().items()}
         write_refined(self.source, weights, path)
 
+    def notices(self) -> list[str]:
+        """What of the file a refined one does not have."""
+        if not isinstance(self.source, PickleFile) or self._from_torch_pickle():
+            return []
+        left_out, called = foreign_discriminator(self.source), self.source.called
+        found = [f"its discriminator is {left_out} and left out"] if left_out else []
+        if called:
+            found.append(
+                f"opening it elsewhere calls {', '.join(called[:3])}: entries other than the networks are left out"
+            )
+        return [f"Refined files are not copies of {self.source.path.name}: {part}." for part in found]
+
     def _from_torch_pickle(self) -> bool:
-        return isinstance(self.source, PickleFile) and not self.source.tensorflow()
+        return isinstance(self.source, PickleFile) and self.source.keeps_its_bytes
 
 
 def _part_of(parameter: str) -> str:

@@ -1,10 +1,11 @@
 """Several metrics of one stream of images from one pass of the detector."""
 
 import functools
+import math
 import operator
 from collections.abc import Sequence
 
-from gan_refine.errors import MismatchError
+from gan_refine.errors import MismatchError, NonFiniteError
 from gan_refine.interfaces import PixelBytes
 from gan_refine.metrics.detectors import Detector, Outputs
 from gan_refine.metrics.frechet import FrechetDistance
@@ -82,7 +83,12 @@ class MetricCollection:
     def _result(self, metric: Metric, name: str, whole: FeatureStatistics) -> Result:
         values = metric(whole, self.reference)  # type: ignore[arg-type]
         convention = metric.convention(whole, self.reference)  # type: ignore[arg-type]
+        if self.reference is not None and self.reference.images_read is not None:
+            convention |= {"reference_read": self.reference.images_read}
         named = {name + suffix: value for suffix, value in values.items()}
+        for label, value in named.items():
+            if not math.isfinite(value):
+                raise NonFiniteError(f"{label} is {value}, which is no figure; check the images and the reference")
         return Result(name, metric.kind, self.source, named, convention, metric.higher_is_better)
 
 

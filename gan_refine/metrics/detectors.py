@@ -15,8 +15,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from gan_refine.errors import FileFormatError, MismatchError, UserError, first_line
+from gan_refine.errors import FileFormatError, MismatchError, NonFiniteError, UserError, first_line
 from gan_refine.files import atomic_file
+from gan_refine.finite import require_finite_module
 from gan_refine.interfaces import Images, ImageSpec, PixelBytes
 from gan_refine.metrics.classifiers import ARCHITECTURES, Classifier, Logits
 
@@ -66,6 +67,7 @@ class NetworkDetector(ABC):
         self.num_features = num_features
         self.device = torch.device(device)
         self.network = network.eval().to(self.device)
+        require_finite_module(network, f"detector {name}")
         for parameter in self.network.parameters():  # TorchScript modules do not have requires_grad_
             parameter.requires_grad_(False)
 
@@ -119,7 +121,12 @@ def _precision_settings() -> list[tuple[object, str, object]]:
 
 
 def to_uint8(images: Images) -> PixelBytes:
-    """Images in [-1, 1] as bytes in 0..255, by StyleGAN's convention: x * 127.5 + 128, clamped and truncated."""
+    """Images in [-1, 1] as bytes in 0..255, by StyleGAN's convention: x * 127.5 + 128, clamped and truncated.
+
+    Raises NonFiniteError for images that are not finite: as bytes they would be black or white.
+    """
+    if not images.isfinite().all():
+        raise NonFiniteError("the images have numbers that are not finite; their network or its input is damaged")
     return (images * 127.5 + 128).clamp(0, 255).to(torch.uint8)
 
 
@@ -164,7 +171,7 @@ def load_detector(path: Path | str, name: str | None = None, device: Device = "c
     Raises FileFormatError if the file is missing or damaged, or is not a detector. No code in the file is run.
     """
     file = _find(Path(path), name)
-    description, weights = _read_safetensors(file) if file.suffix == ".safetensors" else _read_torch(file)
+    description, weights = _read_safetensors(file) if file.suffix.lower() == ".safetensors" else _read_torch(file)
     try:
         network = ARCHITECTURES[description.architecture](description.resolution, description.num_features)
         network.load_state_dict(weights)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gan_refine import assets
-from gan_refine.config import require
+from gan_refine.config import Range, require, require_ranges
 from gan_refine.errors import FileFormatError, MismatchError, OptionError, first_line
 from gan_refine.interfaces import ImageSpec, PixelBytes
 from gan_refine.metrics.detectors import LARGEST_WIDTH, Device, Features32, NetworkDetector, Outputs, rgb
@@ -112,8 +112,7 @@ class ModuleOptions:
 
     def __post_init__(self) -> None:
         require("path", self.path, bool(self.path), "the TorchScript file: torchscript,path=FILE")
-        require("channels", self.channels, self.channels in (1, 3), "1 or 3")
-        require("resolution", self.resolution, self.resolution >= 0, "a size in pixels, or 0 for any")
+        require_ranges(self, {"channels": Range(1, 64), "resolution": Range(0, 4096)})
 
 
 class ModuleDetector(NetworkDetector):

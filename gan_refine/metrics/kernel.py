@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from gan_refine.config import require
+from gan_refine.config import SEED, Range, require_ranges
 from gan_refine.errors import MismatchError
 from gan_refine.metrics.metric import Metric
 from gan_refine.metrics.references import Reference, sample_of, sample_sizes
@@ -32,8 +32,7 @@ class KernelDistance(Metric):
     higher_is_better = False
 
     def __post_init__(self) -> None:
-        require("subsets", self.subsets, self.subsets >= 1, "at least 1")
-        require("subset_size", self.subset_size, self.subset_size >= 2, "at least 2")
+        require_ranges(self, {"subsets": Range(1, 10**6), "subset_size": Range(2, 10**6), "seed": SEED})
 
     @property
     def requirements(self) -> Requirements:

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from gan_refine.config import require
+from gan_refine.config import Range, require_ranges
 from gan_refine.errors import MismatchError
 from gan_refine.metrics.metric import Metric
 from gan_refine.metrics.references import Reference, sample_of, sample_sizes
@@ -27,7 +27,7 @@ class NearestNeighborMetric(Metric):
     higher_is_better = True
 
     def __post_init__(self) -> None:
-        require("k", self.k, self.k >= 1, "at least 1")
+        require_ranges(self, {"k": Range(1, 10**6)})
 
     @property
     def requirements(self) -> Requirements:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gan_refine.errors import FileFormatError, MismatchError, first_line
 from gan_refine.files import atomic_file
+from gan_refine.finite import require_finite
 from gan_refine.metrics.detectors import Detector
 from gan_refine.metrics.moments import Covariance, Mean
 from gan_refine.metrics.statistics import FeatureStatistics
@@ -30,6 +31,7 @@ UNREADABLE = (
     zlib.error,
     zipfile.BadZipFile,
 )
+MOST_NAMES = 8  # of other arrays, in a message
 FIELDS = {"mu", "sigma", "num_images", "ddof", "detector", "features", "source"}
 
 
@@ -48,6 +50,7 @@ class Reference:
     detector: str | None = None
     features: Float32[Tensor, "m d"] | None = None
     source: str = "data"
+    images_read: str | None = None  # how many image files it was made of, and what was skipped
 
     @property
     def can_rescale(self) -> bool:
@@ -102,28 +105,39 @@ def load_reference(path: Path | str) -> Reference:
     Raises FileFormatError if the file is missing or damaged, holds pickled objects, or has no valid mean and covariance.
     """
     arrays = _read_arrays(path)
-    missing = {"mu", "sigma"} - arrays.keys()
-    if missing:
-        raise FileFormatError(f"reference {path} lacks {' and '.join(sorted(missing))}; it holds {sorted(arrays)}")
     try:
-        mean, covariance = (torch.from_numpy(arrays[key].astype(np.float64)) for key in ("mu", "sigma"))
-        num_images, ddof = (int(arrays[key]) if key in arrays else None for key in ("num_images", "ddof"))
+        mean, covariance = (_real(key, arrays[key]) for key in ("mu", "sigma"))
+        num_images, ddof = (_whole(key, arrays[key]) if key in arrays else None for key in ("num_images", "ddof"))
         detector = str(arrays["detector"][()]) if "detector" in arrays else None
         source = str(arrays["source"][()]) if "source" in arrays else "data"
-        features = torch.from_numpy(arrays["features"].astype(np.float32)) if "features" in arrays else None
+        features = _real("features", arrays["features"]).to(torch.float32) if "features" in arrays else None
     except (TypeError, ValueError) as error:
         raise FileFormatError(f"reference {path} holds fields of the wrong kind ({error})") from error
     _check_moments(path, mean, covariance)
     if ddof not in (None, 0, 1) or (num_images is not None and num_images < 1):
         raise FileFormatError(f"reference {path} states num_images {num_images} and ddof {ddof}; ddof is 0 or 1")
-    if features is not None and (features.ndim != 2 or features.shape[1] != len(mean) or not features.isfinite().all()):
-        raise FileFormatError(
-            f"reference {path} has features {list(features.shape)}; finite ones [m, {len(mean)}] are needed"
-        )
+    if features is not None and (features.ndim != 2 or features.shape[1] != len(mean)):
+        raise FileFormatError(f"reference {path} has features {list(features.shape)}; [m, {len(mean)}] are needed")
+    require_finite([("features", features)] if features is not None else [], f"reference {path}")
     return Reference(mean, covariance, num_images, ddof, detector, features, source)
 
 
+def _real(name: str, array: np.ndarray) -> torch.Tensor:
+    """float64; raises ValueError for complex numbers, texts and objects, which numpy would convert with a loss."""
+    if array.dtype.kind not in "fiu":
+        raise ValueError(f"{name} is of type {array.dtype}, not of real numbers")
+    return torch.from_numpy(array.astype(np.float64))
+
+
+def _whole(name: str, array: np.ndarray) -> int:
+    value = _real(name, array)
+    if value.numel() != 1 or value.item() != int(value.item()):
+        raise ValueError(f"{name} is no whole number")
+    return int(value.item())
+
+
 def _read_arrays(path: Path | str) -> dict[str, np.ndarray]:
+    """The arrays that a reference may have. Raises FileFormatError, which lists what a file without mu or sigma holds."""
     try:
         with open(path, "rb") as file:
             if file.read(2) != b"PK":  # numpy would take it for a pickle and advise to allow pickles
@@ -131,11 +145,50 @@ def _read_arrays(path: Path | str) -> dict[str, np.ndarray]:
                     f"{path} is not an .npz file with mu and sigma, and not a folder or zip of images"
                 )
         with np.load(path, allow_pickle=False) as opened:
+            missing = {"mu", "sigma"} - set(opened.files)
+            if missing:
+                raise FileFormatError(f"reference {path} lacks {' and '.join(sorted(missing))}; {_advice(opened)}")
             return {key: opened[key] for key in opened.files if key in FIELDS}
     except UNREADABLE as error:
         raise FileFormatError(
             f"cannot read reference {path} as an .npz file without pickles ({first_line(error)})"
         ) from error
+
+
+def _advice(opened: np.lib.npyio.NpzFile) -> str:
+    """What an .npz file of other names holds, and what to do with it."""
+    names = opened.files
+    shapes = {name: shape for name in names[:MOST_NAMES] if (shape := _shape(opened, name)) is not None}
+    shown = [
+        f"{_printable(name)} {list(shapes[name])}" if name in shapes else _printable(name)
+        for name in names[:MOST_NAMES]
+    ]
+    held = f"it holds {', '.join(shown) or 'nothing'}{' ...' if len(names) > MOST_NAMES else ''}"
+    square = next((name for name, shape in shapes.items() if len(shape) == 2 and shape[0] == shape[1]), None)
+    vector = next((name for name, shape in shapes.items() if square and shape == shapes[square][:1]), None)
+    images = next((name for name, shape in shapes.items() if len(shape) == 4), None)
+    if vector is not None:
+        rename = f"np.savez('new.npz', mu=old[{vector!r}], sigma=old[{square!r}])"
+        return f"{held}; if these are mean and covariance of a detector's features, rename them: {rename}"
+    if images is not None:
+        return f"{held}; {_printable(images)} looks like images: write them as PNG files into a folder or zip, and give that"
+    return f"{held}; mean and covariance of a detector's features are needed, under the names mu and sigma"
+
+
+def _printable(name: str) -> str:
+    return "".join(char if char.isprintable() else "?" for char in name[:80])
+
+
+def _shape(opened: np.lib.npyio.NpzFile, name: str) -> tuple[int, ...] | None:
+    """The shape that an array's header states; None if it has none that numpy reads."""
+    assert opened.zip is not None, "it is open"
+    try:
+        with opened.zip.open(name if name in opened.zip.namelist() else f"{name}.npy") as stream:
+            version = np.lib.format.read_magic(stream)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            return read(stream)[0]
+    except UNREADABLE:
+        return None
 
 
 def save_reference(path: Path, reference: Reference) -> None:
@@ -158,8 +211,7 @@ def _check_moments(path: Path | str, mean: torch.Tensor, covariance: torch.Tenso
     if mean.ndim != 1 or len(mean) == 0 or covariance.shape != (len(mean), len(mean)):
         got = f"mu {list(mean.shape)} and sigma {list(covariance.shape)}"
         raise FileFormatError(f"reference {path} has {got}; a mean [d] and its covariance [d, d] are needed")
-    if not (mean.isfinite().all() and covariance.isfinite().all()):
-        raise FileFormatError(f"reference {path} holds numbers that are not finite")
+    require_finite([("mu", mean), ("sigma", covariance)], f"reference {path}")
     if (covariance.diagonal() < 0).any():
         raise FileFormatError(f"reference {path} has a sigma with negative variances, which is not a covariance")
     if not torch.allclose(covariance, covariance.T, rtol=1e-5, atol=1e-8 * float(covariance.abs().max())):

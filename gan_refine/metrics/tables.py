@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from gan_refine import assets
-from gan_refine.config import build_options, choose, parse_spec
+from gan_refine.config import build_options, choose, parse_path_spec, parse_spec, shortened
 from gan_refine.errors import MismatchError, OptionError
 from gan_refine.interfaces import Denoiser, ImageSpec
 from gan_refine.metrics.detectors import Detector, Device, load_detector
@@ -63,14 +63,14 @@ def open_detector(text: str, device: Device = "cpu") -> Detector:
 
     Raises UserError if there is no such detector or its file cannot be read.
     """
-    name, options = parse_spec(text)
+    name, options = parse_path_spec(text)
     if name in EMBEDDED_DETECTORS:
         if options:
             raise OptionError(f"detector {name} has no options, got {', '.join(options)}")
         return load_detector(assets.resolve("detector", name), device=device)
     if name not in DETECTORS:
         raise OptionError(
-            f"unknown detector {name!r}; choose one of {', '.join(sorted([*EMBEDDED_DETECTORS, *DETECTORS, TEACHER, PIXELS]))}"
+            f"unknown detector {shortened(name)!r}; choose one of {', '.join(sorted([*EMBEDDED_DETECTORS, *DETECTORS, TEACHER, PIXELS]))}"
         )
     return DETECTORS[name](options, device)
 
@@ -140,5 +140,5 @@ def parse_metrics(text: str) -> list[Metric]:
         metrics.append(build_options(cls, options, f"metric {name}"))
     kinds = [metric.kind for metric in metrics]
     if len(set(kinds)) < len(kinds):
-        raise OptionError(f"--metrics={text} names a metric twice; give each once")
+        raise OptionError(f"--metrics={shortened(text)} names a metric twice; give each once")
     return metrics

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from gan_refine.config import require
+from gan_refine.config import RATE, SEED, Range, require_ranges
 from gan_refine.errors import OptionError
 from gan_refine.interfaces import Denoiser, Images, ImageSpec, Labels, Loss, Objective, ParameterGroup, PerSample
 from gan_refine.networks.stylegan2 import Discriminator
@@ -38,10 +38,10 @@ class AdversarialOptions:
     discriminator_steps: int = 1  # for each step of the generator
 
     def __post_init__(self) -> None:
-        for name in ("push", "r1_gamma", "discriminator_lr", "sample_seed"):
-            require(name, getattr(self, name), getattr(self, name) >= 0, "a number of at least 0")
-        for name in ("samples", "steps", "discriminator_width", "discriminator_steps"):
-            require(name, getattr(self, name), getattr(self, name) >= 1, "a number of at least 1")
+        weights = {name: Range(0, 1e6) for name in ("push", "r1_gamma")}
+        counts = {"samples": Range(1, 10**7), "steps": Range(1, 10_000), "sample_seed": SEED}
+        counts |= {"discriminator_width": Range(1, 4096), "discriminator_steps": Range(1, 10_000)}
+        require_ranges(self, {**weights, **counts, "discriminator_lr": RATE})
 
 
 class Adversarial(Objective):

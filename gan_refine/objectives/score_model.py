@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import nn
 
-from gan_refine.config import require
+from gan_refine.config import MOST_IMAGES, Range, require, require_ranges
 from gan_refine.ema import WeightAverage
 from gan_refine.interfaces import Denoiser, Images, Labels, Loss, Objective, ParameterGroup, PerSample, Sigma
 from gan_refine.noise import Karras, LogNormal, SigmaDistribution, add_noise, edm_weight
@@ -28,7 +28,7 @@ class SigmaOptions:
     sigma_to: float = 0.98
 
     def __post_init__(self) -> None:
-        require("sigma_std", self.sigma_std, self.sigma_std > 0, "a positive number")
+        require_ranges(self, {"sigma_mean": Range(-20, 20), "sigma_std": Range(0, 20, above=True)})
         require("sigma_from", self.sigma_from, 0 <= self.sigma_from < 1, "a share of at least 0 and below 1")
         require("sigma_to", self.sigma_to, self.sigma_from < self.sigma_to <= 1, "a share above sigma_from, at most 1")
 
@@ -48,8 +48,7 @@ class ScoreOptions(SigmaOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require("score_steps", self.score_steps, self.score_steps > 0, "a positive number")
-        require("score_ema", self.score_ema, self.score_ema >= 0, "a number of images of at least 0")
+        require_ranges(self, {"score_steps": Range(1, 10_000), "score_ema": Range(0, MOST_IMAGES)})
 
 
 class ScoreModelObjective(Objective):

@@ -2,10 +2,12 @@
 
 from gan_refine.pickles.construct import (
     DEFAULT_NETWORK,
+    TEACHER_KEYS,
     NetworkFile,
     build_discriminator,
     build_generator,
     build_teacher,
+    foreign_discriminator,
 )
 from gan_refine.pickles.describe import Description, EmbeddedNetwork, describe
 from gan_refine.pickles.network_files import one_step_sigma, read_networks, write_gan, write_one_step, write_state_dict
@@ -28,6 +30,7 @@ from gan_refine.pickles.writer import check_refinable, write_networks, write_ref
 __all__ = [
     "DAMAGE_ERRORS",
     "DEFAULT_NETWORK",
+    "TEACHER_KEYS",
     "ArrayRecord",
     "Description",
     "EmbeddedNetwork",
@@ -44,6 +47,7 @@ __all__ = [
     "check_refinable",
     "describe",
     "error_text",
+    "foreign_discriminator",
     "is_state_dict",
     "named_tensors",
     "one_step_sigma",

@@ -112,6 +112,13 @@ def _ordered_dict(machine: Machine, args: tuple) -> OrderedDict[object, object]:
     return result
 
 
+def _default_dict(machine: Machine, args: tuple) -> dict[object, object]:
+    """collections.defaultdict(factory), filled by the operations that follow; nothing here asks it for what it lacks."""
+    if len(args) > 1:
+        raise DamagedError("a defaultdict with items")
+    return {}
+
+
 def _set(machine: Machine, args: tuple) -> set[object]:
     (items,) = args or ([],)
     if not isinstance(items, list | tuple):
@@ -221,6 +228,7 @@ GLOBALS: GlobalTable = _table(
         Global("torch_utils.persistence._reconstruct_persistent_obj", call=_persistent),
         Global("collections.OrderedDict", call=_ordered_dict),
         Global("dnnlib.util.EasyDict", call=_dict),
+        Global("collections.defaultdict", call=_default_dict),
         Global("builtins.set", call=_set),
         Global("builtins.frozenset", call=_frozenset),
         Global("builtins.bytes", call=_no_bytes),

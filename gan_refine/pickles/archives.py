@@ -14,6 +14,7 @@ from gan_refine.pickles.records import DamagedError, StorageRecord
 ZIP_START = b"PK"
 MAX_ENTRIES = 100_000
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+_LEGACY_HEAD = 64  # bytes, in which the first pickle holds the magic number
 _LEGACY_PROTOCOL = 1001
 _LOCAL_HEADER = struct.Struct("<26x2H")  # ends with the lengths of the name and of the extra field that follow it
 _READ = ("data.pkl", "byteorder")  # and data/KEY; TorchScript keeps its program beside them, compressed
@@ -38,6 +39,12 @@ def read_archive(data: memoryview, base: int, table: GlobalTable, workspace: Wor
     if bytes(data[: len(ZIP_START)]) == ZIP_START:
         return _Zip(data, base, table, workspace).read()
     return _Legacy(data, base, table, workspace).read()
+
+
+def written_by_torch(data: bytes | memoryview) -> bool:
+    """Whether the bytes start as files of torch.save do, in either layout; a zip file may be any other."""
+    head = bytes(data[:_LEGACY_HEAD])
+    return head.startswith(ZIP_START) or _LEGACY_MAGIC.to_bytes(10, "little") in head
 
 
 def parse_declaration(identity: object) -> StorageDeclaration:
@@ -132,7 +139,9 @@ class _Legacy:
         self.position += machine.position
         return value
 
-    def _storage(self, identity: object) -> StorageRecord:
+    def _storage(self, identity: object) -> object:
+        if isinstance(identity, tuple) and len(identity) == 4 and identity[0] == "module":
+            return identity[1]  # a class, with the text of its module
         stated = parse_declaration(identity)
         record = self.storages.setdefault(stated.key, StorageRecord(stated.dtype, 0, stated.count))
         if (record.dtype, record.count) != (stated.dtype, stated.count):

@@ -16,6 +16,11 @@ def plain_arguments(value: object, name: str) -> object:
     return _plain(value, name, 0, Budget(MAX_VALUES))
 
 
+def _key(key: object) -> object:
+    """Texts of the reader remember their place; arguments that are pickled again must be plain ones."""
+    return str(key) if isinstance(key, str) else key
+
+
 def _plain(value: object, name: str, depth: int, budget: Budget) -> object:
     budget.left -= 1
     if isinstance(value, np.generic):
@@ -33,5 +38,5 @@ def _plain(value: object, name: str, depth: int, budget: Budget) -> object:
     if isinstance(value, list | tuple):
         return [_plain(item, name, depth + 1, budget) for item in value]
     if isinstance(value, dict):
-        return {key: _plain(item, str(key), depth + 1, budget) for key, item in value.items()}
+        return {_key(key): _plain(item, str(key), depth + 1, budget) for key, item in value.items()}
     raise DamagedError(f"the constructor's argument {name} is a {type(value).__name__}")

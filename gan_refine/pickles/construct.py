@@ -5,11 +5,13 @@ from collections.abc import Callable, Mapping
 import torch
 
 from gan_refine.errors import FileFormatError
+from gan_refine.finite import require_finite_module
 from gan_refine.networks.edm_precond import PRECONDITIONINGS
 from gan_refine.networks.edm_unet import MODELS
 from gan_refine.networks.stylegan2 import Discriminator, Generator
 from gan_refine.pickles.arguments import plain_arguments
 from gan_refine.pickles.bounds import BoundedFactories
+from gan_refine.pickles.contents import why_no_network, words
 from gan_refine.pickles.records import (
     DAMAGE_ERRORS,
     DamagedError,
@@ -30,6 +32,8 @@ DEFAULT_NETWORK = "G_ema"  # the generator's weight average, in a GAN's file
 GENERATORS: dict[str, Callable[..., torch.nn.Module]] = {"stylegan2": Generator}
 KNOWN_CLASSES = (*GENERATORS, *PRECONDITIONINGS)
 TENSORFLOW_GENERATORS = ("G_ema", "G")
+TEACHER_KEYS = ("ema", "G_ema")
+EMPTY = "torch.nn.modules.container.Sequential"  # what `write_gan` writes where a file needs a D and has none
 _GENERATOR_ARGUMENTS = (
     "z_dim",
     "c_dim",
@@ -54,13 +58,12 @@ def build_generator(file: NetworkFile, which: str = DEFAULT_NETWORK) -> torch.nn
     if file.tensorflow():
         return _tensorflow_generator(file, which)
     networks = file.networks()
-    teacher = next((net for net in networks.values() if net.class_name in PRECONDITIONINGS), None)
+    teacher = next((key for key in TEACHER_KEYS if _is_teacher(networks.get(key))), None)
     if teacher is not None:
         use = "pass it as --teacher, or make a generator of it with --gan=one-step:FILE"
-        raise FileFormatError(f"{file.path} is an EDM teacher ({teacher.class_name}); {use}")
+        raise FileFormatError(f"{file.path} is an EDM teacher ({networks[teacher].class_name}); {use}")
     if which not in networks:
-        held = ", ".join(printable(key) for key in networks) or "none"
-        raise FileFormatError(f"{file.path} has no network {which!r}; its networks: {held}; choose one of them")
+        raise FileFormatError(why_no_network(file, which, "expected a StyleGAN2 pickle"))
     graph = networks[which]
     if graph.class_name != "Generator":
         name = printable(graph.class_name)
@@ -69,41 +72,62 @@ def build_generator(file: NetworkFile, which: str = DEFAULT_NETWORK) -> torch.nn
 
 
 def build_teacher(file: NetworkFile) -> torch.nn.Module:
-    """The EDM network under 'ema': float32 weights of the file, evaluation mode, no gradients.
+    """The EDM network under 'ema', or 'G_ema' as one-step training states name it, in float32 and evaluation mode, frozen.
 
     Raises FileFormatError for files without it, for other networks, and for weights that do not fit by name and shape.
     """
     if isinstance(file, StateDict):
         return _only_network(file, "ema", "teacher")
-    networks = file.networks() or file.tensorflow()
-    generator = next((key for key in ("G_ema", "G", "D") if key in networks), None)
-    if generator is not None and "ema" not in networks:
+    networks = file.networks()
+    key = next((key for key in TEACHER_KEYS if _is_teacher(networks.get(key))), "ema")
+    held = networks or file.tensorflow()
+    generator = next((name for name in ("G_ema", "G", "D") if name in held), None)
+    if generator is not None and key not in networks:
         raise FileFormatError(f"{file.path} is a GAN (it holds {generator}); pass it as --gan")
-    if "ema" not in networks:
-        held = ", ".join(printable(key) for key in networks) or "none"
-        raise FileFormatError(f"{file.path} has no network 'ema'; its networks: {held}; pass an EDM network pickle")
-    graph = file.networks()["ema"]
-    if graph.class_name not in PRECONDITIONINGS:
+    if key not in networks:
+        raise FileFormatError(why_no_network(file, key, "expected an EDM network pickle"))
+    graph = networks[key]
+    if not _is_teacher(graph):
         known = ", ".join(PRECONDITIONINGS)
-        raise FileFormatError(f"{file.path}: ema is of class {printable(graph.class_name)}; known are {known}")
-    return _build_safely(file, "ema", lambda: _teacher(file, graph))
+        raise FileFormatError(f"{file.path}: {key} is of class {printable(graph.class_name)}; known are {known}")
+    return _build_safely(file, key, lambda: _teacher(file, graph))
+
+
+def _is_teacher(graph: PersistentObject | None) -> bool:
+    return graph is not None and graph.class_name in PRECONDITIONINGS
 
 
 def build_discriminator(file: NetworkFile) -> torch.nn.Module | None:
-    """The StyleGAN2 discriminator under 'D', or None if the file has none: float32 weights, no gradients.
+    """The StyleGAN2 discriminator under 'D', or None if the file has none of that class: float32 weights, no gradients.
 
-    Raises FileFormatError for a network of another class and for weights that do not fit by name and shape.
+    Raises FileFormatError for weights that do not fit by name and shape.
     """
     if isinstance(file, StateDict):
         return None
     if file.tensorflow():
         return _build_safely(file, "D", lambda: convert_discriminator(file.tensorflow()["D"], len(file.data)))
     graph = file.networks().get("D")
-    if graph is None:
+    if graph is None or not _is_discriminator(graph):
         return None
-    if graph.class_name != "Discriminator":
-        raise FileFormatError(f"{file.path}: D is of class {printable(graph.class_name)}; expected a Discriminator")
     return _build_safely(file, "D", lambda: _discriminator(file, graph))
+
+
+def foreign_discriminator(file: NetworkFile) -> str | None:
+    """What the file holds under 'D', in words, if that is no StyleGAN2 discriminator; else None."""
+    root = file.root if isinstance(file, PickleFile) and isinstance(file.root, dict) else {}
+    found = root.get("D")
+    if found is None or _is_discriminator(found):
+        return None
+    return None if isinstance(found, PlainObject) and found.class_name == EMPTY else words(found)
+
+
+def _is_discriminator(found: object) -> bool:
+    if not isinstance(found, PersistentObject) or found.class_name != "Discriminator":
+        return False
+    try:
+        return child_module(found, "b4") is not None
+    except DamagedError:
+        return False
 
 
 def _tensorflow_generator(file: PickleFile, which: str) -> torch.nn.Module:
@@ -147,7 +171,7 @@ def _discriminator(file: PickleFile, graph: PersistentObject) -> torch.nn.Module
 def _build_safely(file: NetworkFile, which: str, build: Callable[[], torch.nn.Module]) -> torch.nn.Module:
     try:
         with torch.random.fork_rng(devices=[]):  # initial weights are overwritten: the caller's random state stays
-            return build()
+            return require_finite_module(build(), f"{file.path}, {which}")
     except DamagedError as error:
         raise FileFormatError(f"{file.path}: {which} cannot be built: {printable(error)}") from error
     except DAMAGE_ERRORS as error:

@@ -12,14 +12,15 @@ from typing import TypeGuard
 from gan_refine.errors import FileFormatError
 from gan_refine.networks import edm_precond, edm_unet, stylegan2
 from gan_refine.networks.edm_precond import PRECONDITIONINGS
+from gan_refine.pickles.archives import ZIP_START, written_by_torch
 from gan_refine.pickles.arguments import plain_arguments
+from gan_refine.pickles.contents import is_state, words
 from gan_refine.pickles.network_files import one_step_sigma, read_networks
-from gan_refine.pickles.reader import read_bytes, read_pickle
+from gan_refine.pickles.reader import read_bytes
 from gan_refine.pickles.records import (
     DAMAGE_ERRORS,
     TENSORFLOW_KEYS,
     TENSORFLOW_NETWORK,
-    ArrayRecord,
     DamagedError,
     PersistentObject,
     PlainObject,
@@ -29,8 +30,8 @@ from gan_refine.pickles.records import (
     named_tensors,
     printable,
 )
-from gan_refine.pickles.state_dicts import READERS, StateDict
-from gan_refine.pickles.survey import ForeignObject, Survey, survey_pickle
+from gan_refine.pickles.state_dicts import StateDict
+from gan_refine.pickles.survey import Survey, survey_pickle
 from gan_refine.pickles.tensorflow import network_arrays
 
 OWN_SOURCES = (stylegan2, edm_precond, edm_unet)
@@ -93,7 +94,10 @@ class EmbeddedSource:
 
 @dataclass(frozen=True)
 class Description:
-    """A file. `problem` says why it does not open safely; None means that it does."""
+    """A file. `problem` says why it does not open safely, `incomplete` why the rest was not read; None if there is nothing to say.
+
+    `called_names` are unknown names that opening the file elsewhere would call.
+    """
 
     path: str
     bytes: int
@@ -104,7 +108,9 @@ class Description:
     sources: list[EmbeddedSource]
     known_names: list[str]
     unknown_names: list[str]
+    called_names: list[str]
     problem: str | None
+    incomplete: str | None
 
 
 def describe(path: Path) -> Description:
@@ -113,10 +119,10 @@ def describe(path: Path) -> Description:
     data = read_bytes(path, "expected a network pickle or state dict")
     problem, read = None, None
     try:
-        read = read_networks(path) if path.suffix in READERS else read_pickle(path)
+        read = read_networks(path)
     except FileFormatError as error:
         problem = str(error)
-    survey = Survey(None, (), (), (), None) if path.suffix == ".safetensors" else survey_pickle(data)
+    survey = Survey() if path.suffix.lower() == ".safetensors" else survey_pickle(data)
     networks = [_state_dict(read)] if isinstance(read, StateDict) else _networks(survey.root)
     try:
         sigma = None if read is None else one_step_sigma(read)
@@ -128,13 +134,15 @@ def describe(path: Path) -> Description:
         path=str(path),
         bytes=len(data),
         sha256=hashlib.sha256(data).hexdigest(),
-        format=_format(path, data, survey.root),
+        format=_format(path, data, survey.root, isinstance(read, StateDict)),
         networks=networks,
         others={} if isinstance(read, StateDict) else _others(survey.root),
         sources=_sources(survey.persistent),
         known_names=sorted(survey.known_names),
         unknown_names=sorted(survey.unknown_names),
+        called_names=sorted(survey.called_names),
         problem=problem,
+        incomplete=survey.problem,
     )
 
 
@@ -145,13 +153,15 @@ def _as_one_step(network: EmbeddedNetwork, sigma: float) -> EmbeddedNetwork:
     return replace(network, what=f"{network.what}, one-step generator at sigma {sigma:g}", option="--gan, --teacher")
 
 
-def _format(path: Path, data: bytes, root: object) -> str:
-    if path.suffix in READERS:
+def _format(path: Path, data: bytes, root: object, is_state_dict: bool) -> str:
+    if is_state_dict or path.suffix.lower() == ".safetensors":
         return f"state dict, {path.suffix}"
     if _tensorflow(root):
         return "TensorFlow pickle"
     protocol = f", protocol {data[1]}" if data[:1] == b"\x80" and len(data) > 1 else ""
-    return "zip file of torch.save" if data[:2] == b"PK" else f"pickle{protocol}"
+    if written_by_torch(data):
+        return "zip file of torch.save" if data.startswith(ZIP_START) else "file of torch.save before 1.6"
+    return f"pickle{protocol}"
 
 
 def _networks(root: object) -> list[EmbeddedNetwork]:
@@ -312,32 +322,10 @@ def _json(value: object) -> object:
 
 def _others(root: object) -> dict[str, str]:
     """Entries other than networks, in a few words each."""
-    if not isinstance(root, dict) or _is_state(root):
+    if not isinstance(root, dict) or is_state(root):
         return {}
     held = [(printable(key), value) for key, value in root.items() if not _is_network(value)]
-    return {key: _words(value) for key, value in held[:MAX_ENTRIES]}
-
-
-def _is_state(root: dict) -> bool:
-    return bool(root) and all(isinstance(value, TensorRecord) for value in root.values())
-
-
-def _words(value: object) -> str:
-    if value is None or isinstance(value, bool | int | float):
-        return printable(value)
-    if isinstance(value, str):
-        return repr(printable(value))
-    if isinstance(value, dict):
-        shown = [
-            f"{printable(key)}={_words(item)}" for key, item in list(value.items())[:8] if not isinstance(item, dict)
-        ]
-        return f"a dict of {len(value)}: {', '.join(shown)}" if shown else f"a dict of {len(value)}"
-    if isinstance(value, PersistentObject | PlainObject):
-        unknown = ", of an unknown name" if isinstance(value, ForeignObject) else ""
-        return f"a {printable(value.class_name)}{unknown}"
-    if isinstance(value, ArrayRecord | TensorRecord):
-        return f"numbers of shape {list(value.shape)}"
-    return f"a {type(value).__name__}" + (f" of {len(value)}" if isinstance(value, list | tuple | set) else "")
+    return {key: words(value) for key, value in held[:MAX_ENTRIES]}
 
 
 def _sources(objects: Iterable[PersistentObject]) -> list[EmbeddedSource]:

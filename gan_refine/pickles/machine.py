@@ -9,7 +9,15 @@ import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from gan_refine.pickles.records import Blob, DamagedError, EncodedBytes, TensorRecord, printable
+from gan_refine.pickles.records import (
+    Blob,
+    DamagedError,
+    EncodedBytes,
+    PersistentObject,
+    PlainObject,
+    TensorRecord,
+    printable,
+)
 
 MAX_KEY = 64  # entries of a tuple that is a key: every use hashes all of them
 _FIRST_WINDOW = 256
@@ -38,6 +46,7 @@ class Workspace:
     encoded: list[EncodedBytes] = field(default_factory=list)
     decoded: list[bytes] = field(default_factory=list)
     operations: "Operations | None" = None  # in place of those in operations.py
+    is_archive: bool = False  # of torch.save, whose bytes are not written again
 
     def __post_init__(self) -> None:
         self.end = self.size
@@ -152,6 +161,7 @@ class Machine:
 
 
 Operations = Mapping[int, Callable[[Machine], None]]
+_BY_IDENTITY = TensorRecord | PlainObject | PersistentObject | Global  # an optimizer's keys are its parameters
 
 
 def is_key(value: object) -> bool:
@@ -159,7 +169,7 @@ def is_key(value: object) -> bool:
     scalar = str | int | float | None
     if isinstance(value, tuple):
         return len(value) <= MAX_KEY and all(isinstance(item, scalar) for item in value)
-    return isinstance(value, scalar)
+    return isinstance(value, scalar | _BY_IDENTITY)
 
 
 def fill(target: dict, pairs: list[tuple[object, object]]) -> None:

@@ -15,7 +15,7 @@ from gan_refine.pickles.arguments import plain_arguments
 from gan_refine.pickles.construct import GENERATORS, KNOWN_CLASSES, NetworkFile
 from gan_refine.pickles.reader import read_pickle
 from gan_refine.pickles.records import DamagedError, PickleFile, printable
-from gan_refine.pickles.state_dicts import READERS, description_path, read_description, read_state_dict
+from gan_refine.pickles.state_dicts import description_path, is_state_dict, read_description, read_state_dict
 from gan_refine.pickles.writer import write_networks
 
 STATE_DICT_SUFFIX = ".safetensors"
@@ -23,9 +23,9 @@ ONE_STEP = "one_step"  # the key beside 'ema' that makes an EDM pickle a generat
 
 
 def read_networks(path: Path) -> NetworkFile:
-    """A network pickle or, by its suffix, a state dict with the .json beside it. Raises FileFormatError."""
+    """A network pickle, a file of torch.save that holds networks, or a state dict with its .json beside. Raises FileFormatError."""
     path = Path(path)
-    return read_state_dict(path) if path.suffix in READERS else read_pickle(path)
+    return read_state_dict(path) if is_state_dict(path) else read_pickle(path)
 
 
 def write_gan(path: Path, g: torch.nn.Module, d: torch.nn.Module | None, g_ema: torch.nn.Module) -> None:
@@ -62,7 +62,7 @@ def write_state_dict(path: Path, net: torch.nn.Module) -> None:
     Raises FileFormatError for another suffix, and if a JSON of that name exists with another description.
     """
     path = Path(path)
-    if path.suffix != STATE_DICT_SUFFIX:
+    if path.suffix.lower() != STATE_DICT_SUFFIX:
         raise FileFormatError(f"{path} does not end in {STATE_DICT_SUFFIX}, in which state dicts are written")
     described: dict[str, object] = {"class": class_name(net), "init_kwargs": constructor_arguments(net)}
     beside = description_path(path)

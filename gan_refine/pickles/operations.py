@@ -86,10 +86,10 @@ def _text_line(machine: Machine) -> None:
 
 def _located(machine: Machine, value: str, start: int) -> str:
     """The text; with its place in the file if the protocol is one that writes bytes as text."""
-    if machine.protocol > LAST_TEXT_PROTOCOL or machine.base:
+    if machine.protocol > LAST_TEXT_PROTOCOL or (machine.base and not machine.workspace.is_archive):
         return value
     text = LocatedText(value)
-    text.first, text.last, text.opcode = start, machine.place, chr(machine.data[start])
+    text.first, text.last, text.opcode = start, machine.place, chr(machine.data[start - machine.base])
     return text
 
 

@@ -176,7 +176,7 @@ class PersistentObject:
 class PickleFile:
     """The inert object graph of one file, with the bytes of its tensors and arrays.
 
-    `data` is the file, followed by what `encoded` lists.
+    `data` is the file, followed by what `encoded` lists. `called` are unknown names that opening the file elsewhere would call.
     """
 
     path: Path
@@ -184,6 +184,13 @@ class PickleFile:
     data: bytes = field(repr=False)
     tensors: tuple[TensorRecord, ...] = field(repr=False)
     encoded: tuple[EncodedBytes, ...] = field(default=(), repr=False)
+    called: tuple[str, ...] = ()
+    by_torch: bool = False  # written by torch.save
+
+    @property
+    def keeps_its_bytes(self) -> bool:
+        """Whether refined weights are written into its own bytes: into a PyTorch pickle that calls nothing unknown."""
+        return not (self.by_torch or self.called or self.tensorflow())
 
     def file_bytes(self, data: bytes | bytearray) -> bytes | bytearray:
         """What the file would hold if its `data` were this."""

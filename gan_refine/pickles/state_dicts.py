@@ -46,7 +46,7 @@ def description_path(path: Path) -> Path:
 
 def is_state_dict(path: Path) -> bool:
     """True where the file is data alone: safetensors, or a torch file with its description beside it."""
-    return path.suffix in READERS and (path.suffix == ".safetensors" or description_path(path).exists())
+    return path.suffix.lower() in READERS and (path.suffix.lower() == ".safetensors" or description_path(path).exists())
 
 
 def read_state_dict(path: Path) -> StateDict:
@@ -55,7 +55,7 @@ def read_state_dict(path: Path) -> StateDict:
     Raises FileFormatError, in one line, for what is missing, damaged or holds something else.
     """
     path = Path(path)
-    read = READERS.get(path.suffix)
+    read = READERS.get(path.suffix.lower())
     if read is None:
         raise FileFormatError(f"{path} does not end in {', '.join(READERS)}; {_WANTED}")
     data = read_bytes(path, _WANTED)

@@ -29,11 +29,20 @@ class Argument:
     factor: int = 1
 
 
+SIDES = ("resolution_w", "resolution_h")
+# Arguments that decide how a network was called and trained, and nothing that its variables do not say.
+OF_CALLS = (
+    *("truncation_psi", "truncation_cutoff", "truncation_psi_val", "truncation_cutoff_val", "style_mixing_prob"),
+    *("dlatent_avg_beta", "is_training", "is_validation", "is_template_graph", "return_dlatents", "randomize_noise"),
+    *("mapping_func", "synthesis_func", "dtype", "fused_modconv", "force_clean_graph", "dlatent_broadcast"),
+)
 _SHARED = {
     "label_size": Argument(("c_dim",), 0),
     "resolution": Argument(("img_resolution",), 1024),
     "num_channels": Argument(("img_channels",), 3),
     "structure": Argument(()),  # how TensorFlow built its graph
+    **{name: Argument(()) for name in SIDES},  # checked by `_check_square`
+    **{name: Argument(()) for name in OF_CALLS},
 }
 
 
@@ -61,7 +70,6 @@ GENERATOR_ARGUMENTS = {
     "resample_kernel": Argument(("synthesis_kwargs.resample_filter",), [1, 3, 3, 1]),
     "use_noise": Argument(("synthesis_kwargs.use_noise",), True),
     "nonlinearity": Argument(("synthesis_kwargs.activation",), "lrelu"),
-    **{name: Argument(()) for name in ("truncation_psi", "truncation_cutoff", "style_mixing_prob")},  # of calls
 }
 DISCRIMINATOR_ARGUMENTS = {
     **_SHARED,
@@ -154,6 +162,7 @@ def _constructor_arguments(graph: PlainObject, known: Mapping[str, Argument]) ->
     unknown = [str(name) for name in given if name not in known]
     if unknown:
         raise DamagedError(f"it has the unknown static_kwargs {', '.join(unknown[:4])}; known are {', '.join(known)}")
+    _check_square(given, known["resolution"].default)
     result: dict[str, object] = {}
     for name, argument in known.items():
         value = given.get(name, argument.default)
@@ -163,6 +172,17 @@ def _constructor_arguments(graph: PlainObject, known: Mapping[str, Argument]) ->
             holder = result if not outer else _dict(result.setdefault(outer, {}))
             holder[inner] = value if argument.factor == 1 else argument.factor * _number(value, name)
     return result
+
+
+def _check_square(given: Mapping[str, object], default: object) -> None:
+    """Some forks state the width and the height too."""
+    resolution = given.get("resolution", default)
+    sides = [given[name] for name in SIDES if given.get(name) is not None]
+    if any(side != resolution for side in sides):
+        stated = " x ".join(printable(side) for side in sides)
+        raise DamagedError(
+            f"its images are {stated} at a resolution of {printable(resolution)}; only square ones are known"
+        )
 
 
 def _number(value: object, name: str) -> int:

@@ -5,7 +5,7 @@ Nothing else in the project executes anything from a file, and this is used only
 
 import copy
 import hashlib
-import importlib.util
+import importlib
 import io
 import pickle
 import sys
@@ -20,11 +20,12 @@ import torch
 
 from gan_refine.errors import FileFormatError
 from gan_refine.files import atomic_file
-from gan_refine.foundation import persistence, public_persistence
+from gan_refine.foundation import persistence, public_persistence, public_torch_utils
 from gan_refine.networks.edm_precond import PRECONDITIONINGS
-from gan_refine.pickles.archives import ZIP_START
+from gan_refine.pickles.archives import written_by_torch
 from gan_refine.pickles.reader import read_bytes, read_pickle
 from gan_refine.pickles.records import PickleFile, error_text, printable
+from gan_refine.pickles.unimportable import Unimportable, found_by_name, reconstructed, unimportable
 from gan_refine.pickles.writer import PROTOCOL, write_networks
 
 NETWORK_KEYS = ("G", "D", "G_ema", "ema")
@@ -68,6 +69,7 @@ class TrustedFile:
     path: Path
     root: object = field(repr=False)
     by_torch: bool = False  # written by torch.save
+    unimportable: tuple[type[Unimportable], ...] = field(default=(), repr=False)
 
     def network(self, *keys: str) -> torch.nn.Module:
         """The first network of these keys that is there. Raises FileFormatError for none and for one that did not run."""
@@ -76,9 +78,9 @@ class TrustedFile:
             held = ", ".join(printable(key) for key in self.root) if isinstance(self.root, dict) else ""
             wanted = " or ".join(keys)
             raise FileFormatError(f"{self.path} has no network {wanted}; it holds {held or type(self.root).__name__}")
-        broken = [part for part in _parts(found) if isinstance(part, Unbuilt)]
-        if broken:
-            raise FileFormatError(f"{self.path}: the source of its {printable(keys[0])} fails here: {broken[0].reason}")
+        reason = next((why for part in _parts(found) if (why := _why_not(part)) is not None), None)
+        if reason is not None:
+            raise FileFormatError(f"{self.path}: its {printable(keys[0])} cannot be used here: {reason}")
         if not isinstance(found, torch.nn.Module):
             raise FileFormatError(f"{self.path} holds a {type(found).__name__} under {keys[0]}, not a torch module")
         return found
@@ -86,8 +88,15 @@ class TrustedFile:
     def optional(self, key: str) -> torch.nn.Module | None:
         """The network under `key`, or None where there is none that runs here."""
         found = self.root.get(key) if isinstance(self.root, dict) else None
-        runs = isinstance(found, torch.nn.Module) and not any(isinstance(part, Unbuilt) for part in _parts(found))
-        return found if runs and isinstance(found, torch.nn.Module) else None
+        if not isinstance(found, torch.nn.Module) or any(_why_not(part) is not None for part in _parts(found)):
+            return None
+        return found
+
+    def left_out(self) -> list[str]:
+        """The keys of networks that cannot be used here, with the reason."""
+        held = self.root if isinstance(self.root, dict) else {}
+        broken = {key: held[key] for key in NETWORK_KEYS if held.get(key) is not None and self.optional(key) is None}
+        return [f"{key} ({_why_not(value) or 'a part of it does not run'})" for key, value in broken.items()]
 
     def networks_only(self) -> PickleFile:
         """Its networks alone, pickled again and read by the inert reader. Raises FileFormatError if that does not know them."""
@@ -110,7 +119,7 @@ class TrustedFile:
             root: object = {key: copies.get(key, value) for key, value in self.root.items()}
         else:
             root = next(iter(copies.values()))
-        with atomic_file(path, FileFormatError) as stream, public_persistence():
+        with atomic_file(path, FileFormatError) as stream, public_persistence(), found_by_name(self.unimportable):
             if self.by_torch:
                 torch.save(root, stream, pickle_module=_Pickling)
             else:
@@ -118,7 +127,7 @@ class TrustedFile:
 
     def _held(self, *keys: str) -> object:
         if not isinstance(self.root, dict):
-            return self.root if isinstance(self.root, torch.nn.Module | Unbuilt) else None
+            return self.root if isinstance(self.root, torch.nn.Module | Unbuilt | Unimportable) else None
         return next((self.root[key] for key in keys if self.root.get(key) is not None), None)
 
 
@@ -129,22 +138,43 @@ def run_pickle_file(path: Path) -> TrustedFile:
     """
     path = Path(path)
     data = read_bytes(path, _WANTED)
-    by_torch = data[: len(ZIP_START)] == ZIP_START or path.suffix in (".pt", ".pth")
     _provide_dnnlib()
+    missing: dict[tuple[str, str], type[Unimportable]] = {}
     try:
-        if by_torch:
-            root = torch.load(io.BytesIO(data), map_location="cpu", weights_only=False, pickle_module=_Pickling)
-        else:
-            root = _Unpickler(io.BytesIO(data)).load()
+        root, by_torch = _load(data, missing)
     except Exception as error:  # the file's own code runs: it can raise anything
         _fail(path, error)
-    return TrustedFile(path, root, by_torch)
+    return TrustedFile(path, root, by_torch, tuple(missing.values()))
+
+
+def _load(data: bytes, missing: dict[tuple[str, str], type[Unimportable]]) -> tuple[object, bool]:
+    """What the bytes make, and whether torch.save wrote them; names that cannot be imported are added to `missing`."""
+
+    class Unpickler(_Unpickler):
+        def find_class(self, module: str, name: str) -> object:
+            try:
+                return super().find_class(module, name)
+            except Exception as error:  # importing a module runs it
+                reason = f"{module}.{name} cannot be imported ({error_text(error)}); install it or add it to PYTHONPATH"
+                return missing.setdefault((module, name), unimportable(module, name, reason))
+
+    class Pickling(_Pickling):
+        pass
+
+    Pickling.Unpickler = Unpickler
+    if written_by_torch(data):
+        loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=False, pickle_module=Pickling)
+        return loaded, True
+    return Unpickler(io.BytesIO(data)).load(), False
 
 
 def _provide_dnnlib() -> None:
-    """A dnnlib with EasyDict, which sources and pickles name, unless there is one."""
-    if "dnnlib" in sys.modules or importlib.util.find_spec("dnnlib") is not None:
-        return
+    """A dnnlib with EasyDict, which sources and pickles name, unless there is one that has it."""
+    try:
+        if hasattr(importlib.import_module("dnnlib.util"), "EasyDict"):
+            return
+    except Exception:  # another program's module of this name runs, and may fail in any way
+        pass
     package, util = types.ModuleType("dnnlib"), types.ModuleType("dnnlib.util")
     for module in (package, util):
         module.__dict__["EasyDict"] = EasyDict
@@ -165,6 +195,8 @@ class _Unpickler(pickle.Unpickler):
             return _rebuild
         if (module, name) == ("torch.storage", "_load_from_bytes"):
             return _storage
+        if (module, name) in (("copyreg", "_reconstructor"), ("copy_reg", "_reconstructor")):
+            return reconstructed
         try:
             return super().find_class(module, name)
         except ImportError:
@@ -177,7 +209,8 @@ class _Unpickler(pickle.Unpickler):
 class _Pickling:
     """What torch.save and torch.load want of a pickle module."""
 
-    Unpickler, Pickler = _Unpickler, pickle.Pickler
+    Unpickler: type[pickle.Unpickler] = _Unpickler
+    Pickler = pickle.Pickler
     load, loads, dump, dumps = pickle.load, pickle.loads, pickle.dump, pickle.dumps
 
 
@@ -203,18 +236,31 @@ def _rebuild(meta: dict[str, object]) -> object:
 def _run(source: str) -> None:
     """Runs the source of a module, so that torch_utils.persistence registers its persistent classes.
 
-    What else it imports of torch_utils is the package on the path, where there is one, and else this project's.
+    What else it imports of torch_utils is the package on the path, where there is one that has it, and else this project's.
     """
     name = _MODULE_PREFIX + hashlib.sha256(source.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    try:
+        with public_persistence():
+            _execute(name, source)
+    except (ImportError, AttributeError):  # a torch_utils of the path that lacks what the source needs
+        with public_torch_utils():
+            _execute(name, source)
+
+
+def _execute(name: str, source: str) -> None:
     module = types.ModuleType(name)
     persistence.record_source(module, source)
     sys.modules[name] = module
     try:
-        with public_persistence():
-            exec(compile(source, f"<{name}>", "exec"), module.__dict__)
+        exec(compile(source, f"<{name}>", "exec"), module.__dict__)
     except BaseException:
         del sys.modules[name]
         raise
+
+
+def _why_not(part: object) -> str | None:
+    """Why an object of a file cannot be used here; None for one that can."""
+    return part.reason if isinstance(part, Unbuilt | Unimportable) else None
 
 
 def _parts(net: object) -> list[object]:

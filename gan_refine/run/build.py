@@ -22,7 +22,7 @@ from gan_refine.metrics import Result, choose_detectors, only_reports
 from gan_refine.objectives import GanFile, build_objective, complete_spec, objective_class
 from gan_refine.refine import trainable_groups
 from gan_refine.run.networks import Gan, open_gan, open_teacher
-from gan_refine.run.options import AUTO, RunOptions, absolute
+from gan_refine.run.options import AUTO, RunOptions, absolute, file_digest
 from gan_refine.teachers import recompute_activations
 
 CHECKPOINT_FORMAT = 3
@@ -159,7 +159,8 @@ def resolve_metrics(options: RunOptions, yardsticks: Yardsticks | None) -> RunOp
     if AUTO in detectors:
         detectors = tuple(each.detector.name for each in yardsticks.all)
     metrics = RANKING if options.metrics == AUTO else options.metrics
-    return replace(options, metrics=metrics, detector=detectors, fid_ref=absolute(options.fid_ref))
+    fid_ref, digest = absolute(options.fid_ref), file_digest(options.fid_ref)
+    return replace(options, metrics=metrics, detector=detectors, fid_ref=fid_ref, fid_ref_sha256=digest)
 
 
 def check_match(gan: ImageSpec, teacher: ImageSpec) -> None:

@@ -15,6 +15,9 @@ from gan_refine.errors import UserError
 from gan_refine.files import atomic_file
 from gan_refine.interfaces import PixelBytes
 
+SHOWN = {1: 1, 2: 1, 3: 3, 4: 4}  # channels of images -> channels of pictures
+MOST_SHOWN = 3
+
 
 class RunFolder:
     """Writes into the folder `path` and onto standard error; on ranks other than 0 `writes` is off, and it does neither."""
@@ -28,13 +31,13 @@ class RunFolder:
         """One line (or a table) on standard error and in log.txt."""
         if self.writes:
             tqdm.write(text, file=sys.stderr)  # keeps a progress bar below the text
-            with open(self.path / "log.txt", "a") as file:
+            with open(self.path / "log.txt", "a", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(text + "\n")
 
     def append(self, name: str, record: dict) -> None:
         """One JSON line in the file of that name."""
         if self.writes:
-            with open(self.path / name, "a") as file:
+            with open(self.path / name, "a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
 
     def write_text(self, name: str, text: str) -> None:
@@ -51,7 +54,7 @@ class RunFolder:
     def forget_after(self, kimg: float) -> None:
         """Removes the JSON lines of later states, and torn ones: a resumed run writes them again."""
         for path in self.path.glob("*.jsonl") if self.writes else ():
-            lines = path.read_text().splitlines(keepends=True)
+            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
             kept = [line for line in lines if _kimg(line) <= kimg]
             if kept != lines:
                 self.write_text(path.name, "".join(kept))
@@ -98,8 +101,15 @@ def tile(images: PixelBytes, columns: int | None = None) -> np.ndarray:
     return grid.reshape(rows * h, columns * w, c).numpy()
 
 
+def picture_notice(channels: int) -> str | None:
+    """What pictures of images with so many channels do not show; None if they show all of it."""
+    shown = SHOWN.get(channels, MOST_SHOWN)
+    return None if shown == channels else f"Pictures show the first {shown} of {channels} channels."
+
+
 def save_png(path: Path, pixels: np.ndarray) -> None:
-    """uint8 [H, W, 1 or 3] as a PNG file."""
-    mode = pixels[:, :, 0] if pixels.shape[2] == 1 else pixels
+    """uint8 [H, W, C] as a PNG file: grey, RGB or RGBA, of other channels the first."""
+    shown = SHOWN.get(pixels.shape[2], MOST_SHOWN)
+    mode = pixels[:, :, 0] if shown == 1 else np.ascontiguousarray(pixels[:, :, :shown])
     with atomic_file(path) as stream:
         Image.fromarray(mode).save(stream, format="PNG")

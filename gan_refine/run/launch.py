@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from gan_refine.config import parse_spec, to_json
 from gan_refine.errors import UserError
-from gan_refine.files import atomic_file
+from gan_refine.files import atomic_file, require_writable
 from gan_refine.foundation import distributed
 from gan_refine.refine import fit_batch
 from gan_refine.run.build import Run, build
@@ -38,6 +38,7 @@ def launch(
     `automatic` are the fields of `options.refine` that the objective decides. With `fit_memory` the micro-batch is the largest
     that fits. options.json has what was resolved. Raises UserError before anything is written if the options are not right.
     """
+    require_writable("--outdir", Path(options.outdir))
     run = build(options, automatic, dry_run)
     introduce(run)
     if fit_memory:
@@ -68,6 +69,9 @@ def introduce(run: Run) -> None:
         tqdm.write(
             f"GAN: {gan}. Teacher: {teacher}. Objective: {parse_spec(run.options.objective)[0]}.", file=sys.stderr
         )
+        measured = () if run.yardsticks is None else run.yardsticks.all
+        for read in {reference.images_read for each in measured for reference in each.references} - {None}:
+            tqdm.write(f"Reference: {run.options.fid_ref}, {read}.", file=sys.stderr)
 
 
 def _write_first_files(folder: Path, options: RunOptions) -> bytes:

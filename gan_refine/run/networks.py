@@ -10,11 +10,11 @@ import torch
 from tqdm import tqdm
 
 from gan_refine import assets
-from gan_refine.config import build_options, parse_spec
+from gan_refine.config import build_options, parse_path_spec
 from gan_refine.errors import OptionError
 from gan_refine.evaluation import Teacher
 from gan_refine.generators import OneStepOptions, PretrainedGenerator, load_pretrained, one_step_of
-from gan_refine.pickles import build_teacher, is_state_dict, read_networks
+from gan_refine.pickles import DEFAULT_NETWORK, build_teacher, is_state_dict, read_networks
 from gan_refine.teachers import TEACHERS, edm_network
 
 ONE_STEP = "one-step"
@@ -37,7 +37,7 @@ def open_gan(text: str, which: str = "G_ema", trust: bool = False, teacher: Teac
     that network may be of any class, and the file is read again without running it.
     """
     if text.partition(":")[0] == ONE_STEP:
-        return _one_step(text, None if trust else teacher)
+        return _one_step(text, which, None if trust else teacher)
     path = assets.resolve("gan", text)
     trusted = family("data", text, path, trust) == TRUSTED
 
@@ -47,8 +47,10 @@ def open_gan(text: str, which: str = "G_ema", trust: bool = False, teacher: Teac
     return Gan(path, load(), load)
 
 
-def _one_step(text: str, teacher: Teacher | None) -> Gan:
-    given, options = parse_spec(text.partition(":")[2])
+def _one_step(text: str, which: str, teacher: Teacher | None) -> Gan:
+    given, options = parse_path_spec(text.partition(":")[2])
+    if which != DEFAULT_NETWORK:
+        raise OptionError(f"--which={which} is for files of several networks, and {ONE_STEP} names one; leave it out")
     if not given:
         raise OptionError(f"--gan={text} names no teacher; write one-step:FILE,sigma=2.5")
     path = assets.resolve("teacher", given)

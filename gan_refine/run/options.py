@@ -1,12 +1,24 @@
 """The options of a run, as options.json holds them."""
 
 import json
+import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from gan_refine import assets
-from gan_refine.config import RefineOptions, parse_spec, require
+from gan_refine.config import (
+    IMAGES,
+    POSITIVE,
+    SETS,
+    STEPS,
+    Range,
+    RefineOptions,
+    parse_path_spec,
+    parse_spec,
+    require,
+    require_ranges,
+)
 from gan_refine.errors import FileFormatError, OptionError
 from gan_refine.evaluation import NUM_IMAGES
 from gan_refine.labels import UNIFORM
@@ -16,10 +28,24 @@ from gan_refine.sampling import DEFAULT_STEPS
 
 AUTO = "auto"
 DEFAULT_PAIR = "fashion16"
+LONGEST_NAME = 100  # characters of a run folder's description, far below what file systems take
+NAME_ALLOWED = (
+    f"a name of 1 to {LONGEST_NAME} characters without / and control characters, which does not start with a dot"
+)
+RANGES = {
+    "eval_images": IMAGES,
+    "teacher_steps": replace(STEPS, or_0=True),
+    "fid_seeds": replace(SETS, low=0),
+    "snap": POSITIVE,
+    "snap_minutes": Range(0, 1e6),
+    "keep": Range(1, 10**6),
+    "stop_on_collapse": Range(1, 1e9, above=True, or_0=True),
+}
+FILES = ("gan", "teacher", "fid_ref")  # options that can name a file, with NAME_sha256 beside each
 NAMES = {AUTO, "teacher", PIXELS, *DETECTORS}  # what --detector and --fid-ref never take for paths
 
 # What a resumed run may change: nothing of it moves a weight or the choice of the best snapshot.
-FREE = {"outdir", "desc", "device", "snap", "snap_minutes", "keep", "fid_seeds", "stop_on_collapse", "recompute"}
+FREE = {"outdir", "device", "snap", "snap_minutes", "keep", "fid_seeds", "stop_on_collapse", "recompute"}
 FREE |= {"tick_images", "trust_pickle"}
 
 
@@ -57,26 +83,26 @@ class RunOptions:
     refine: RefineOptions = field(default_factory=RefineOptions)
     gan_sha256: str = ""
     teacher_sha256: str = ""
+    fid_ref_sha256: str = ""
 
     def __post_init__(self) -> None:
-        steps, collapse = self.teacher_steps, self.stop_on_collapse
-        require("eval_images", self.eval_images, self.eval_images >= 2, "at least 2")
-        require("teacher_steps", steps, steps == 0 or steps >= 2, "0 or at least 2")
-        require("fid_seeds", self.fid_seeds, self.fid_seeds >= 0, "at least 0")
-        require("snap", self.snap, self.snap > 0, "a positive number of ticks")
-        require("snap_minutes", self.snap_minutes, self.snap_minutes >= 0, "a number of at least 0")
-        require("keep", self.keep, self.keep >= 1, "at least 1")
-        require("stop_on_collapse", collapse, collapse == 0 or collapse > 1, "0, or a factor above 1")
+        require_ranges(self, RANGES)
+        if self.desc is not None:
+            require("desc", self.desc, is_file_name(self.desc), NAME_ALLOWED)
+
+
+def is_file_name(text: str) -> bool:
+    """Whether a folder can be called so on every usual system."""
+    return 0 < len(text) <= LONGEST_NAME and text.isprintable() and not set("/\\") & set(text) and text[0] != "."
 
 
 def description(options: RunOptions) -> str:
     """The name of the run folder after its number: the GAN's, the objective's, the batch size."""
     name, _ = parse_spec(options.objective)
-    if options.gan.startswith("one-step:"):
-        stem = f"one-step-{Path(options.gan.partition(':')[2].partition(',')[0]).stem}"
-    else:
-        stem = Path(options.gan).stem
-    return f"{stem}-{name}-batch{options.refine.batch}"
+    prefix, colon, rest = options.gan.partition(":")
+    one_step = colon and prefix == "one-step"
+    stem = f"one-step-{Path(parse_path_spec(rest)[0]).stem}" if one_step else Path(options.gan).stem
+    return f"{stem[:LONGEST_NAME]}-{name}-batch{options.refine.batch}"
 
 
 def absolute(text: str) -> str:
@@ -84,16 +110,38 @@ def absolute(text: str) -> str:
 
     Paths also stand after `one-step:` and as `path=` in a spec such as `inception,path=FILE`.
     """
+    found = path_in(text)
+    if found is None or not (os.path.exists(found) or f"path={found}" in text):
+        return text
+    return with_path(text, os.path.realpath(found))
+
+
+def path_in(text: str) -> str | None:
+    """The local path in an option that names a network, a detector or a reference; None for names and URLs."""
     prefix, colon, rest = text.partition(":")
     if colon and prefix == "one-step":
-        return f"{prefix}:{absolute(rest)}"
-    head, *options = text.split(",")
+        return path_in(rest)
+    if "://" in text:
+        return None
+    head, options = parse_path_spec(text)
     named = head in NAMES or head in assets.catalog() or head in assets.public_files()
-    parts = [str(Path(head).resolve()) if Path(head).exists() and not named else head]
-    for option in options:
-        key, equals, value = option.partition("=")
-        parts.append(f"path={Path(value).resolve()}" if key == "path" and equals else option)
-    return ",".join(parts)
+    return options.get("path", None if named else head)
+
+
+def with_path(text: str, path: str) -> str:
+    """The option with another local path."""
+    prefix, colon, rest = text.partition(":")
+    if colon and prefix == "one-step":
+        return f"{prefix}:{with_path(rest, path)}"
+    head, options = parse_path_spec(text)
+    head = head if "path" in options else path
+    return ",".join([head, *(f"{key}={path if key == 'path' else value}" for key, value in options.items())])
+
+
+def file_digest(text: str) -> str:
+    """The SHA-256 of the file of the local path in an option; empty if it names none."""
+    found = path_in(text)
+    return assets.sha256(Path(found)) if found is not None and os.path.isfile(found) else ""
 
 
 def read_options(folder: Path) -> RunOptions:
@@ -110,7 +158,7 @@ def options_from_json(text: str, name: str) -> RunOptions:
         record = json.loads(text)
         nested = {"detector": tuple(record["detector"]), "refine": RefineOptions(**record["refine"])}
         return RunOptions(**{**record, **nested})
-    except (json.JSONDecodeError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise FileFormatError(f"{name} does not hold the options of this version of the program: {error}") from error
 
 
@@ -120,7 +168,7 @@ def merge_options(saved: RunOptions, given: RunOptions, named: Iterable[str]) ->
     `auto` asks for nothing. Raises OptionError that lists the fields that may not differ.
     """
     flat, wanted = ({**asdict(options), **asdict(options.refine)} for options in (saved, given))
-    for name in ("gan", "teacher", "fid_ref"):
+    for name in FILES:
         wanted[name] = absolute(wanted[name])
     wanted["detector"] = tuple(absolute(each) for each in wanted["detector"])
     if wanted["objective"] != AUTO:

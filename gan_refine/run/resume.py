@@ -1,5 +1,6 @@
 """Resuming a run from its folder."""
 
+import os
 import sys
 from collections.abc import Iterable
 from dataclasses import replace
@@ -7,6 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from gan_refine import assets
 from gan_refine.config import to_json
 from gan_refine.errors import FileFormatError, OptionError
 from gan_refine.files import remove_leftovers
@@ -14,7 +16,15 @@ from gan_refine.run.build import build
 from gan_refine.run.checkpoint import Checkpoints, parse
 from gan_refine.run.folder import numbered_folders
 from gan_refine.run.launch import drive, introduce, locked
-from gan_refine.run.options import RunOptions, merge_options, options_from_json, read_options
+from gan_refine.run.options import (
+    FILES,
+    RunOptions,
+    merge_options,
+    options_from_json,
+    path_in,
+    read_options,
+    with_path,
+)
 from gan_refine.run.ranks import broadcast_from_rank0
 
 
@@ -23,15 +33,43 @@ def resume(folder: Path, given: RunOptions, named: Iterable[str]) -> str:
 
     `named` are the fields of `given` that the command line names. Raises UserError.
     """
+    if not (folder / "options.json").is_file():
+        raise FileFormatError(
+            f"{folder} holds no options.json, so there is no run to resume; give a run folder, or start a new run"
+        )
     with locked(folder):
         text = broadcast_from_rank0(lambda: to_json(read_options(folder)).encode()).decode()
         saved = options_from_json(text, f"{folder}/options.json")
         if saved.trust_pickle and not given.trust_pickle:  # a file of options gives no consent
             raise OptionError(f"the run in {folder} began with --trust-pickle; give it again to resume")
-        run = build(replace(merge_options(saved, given, named), device=given.device))
+        run = build(replace(merge_options(find_files(saved, given, named, folder), given, named), device=given.device))
         introduce(run)
         broadcast_from_rank0(lambda: _tidy(folder))
         return drive(run, folder, _newest(folder))
+
+
+def find_files(saved: RunOptions, given: RunOptions, named: Iterable[str], folder: Path) -> RunOptions:
+    """The saved options with the files where they are now: where the command line says, or beside the run folder that was moved.
+
+    A file is the same if its SHA-256 is. Raises FileFormatError for one that is gone.
+    """
+    for name in FILES:
+        digest, text = getattr(saved, f"{name}_sha256"), getattr(saved, name)
+        told, before = getattr(given, name) if name in named else text, path_in(text)
+        now = path_in(told)
+        if not digest or before is None or now is None:
+            continue
+        if told == text and not os.path.isfile(before):
+            now = os.path.join(folder, os.path.relpath(before, os.path.join(saved.outdir, folder.name)))
+        same = os.path.isfile(now) and assets.sha256(Path(now)) == digest
+        if same and with_path(told, before) == text:
+            saved = replace(saved, **{name: with_path(text, os.path.realpath(now))})  # type: ignore[arg-type]
+        elif told == text and not os.path.isfile(before):
+            option = f"--{name.replace('_', '-')}"
+            raise FileFormatError(
+                f"{before}, the file of {option}, is gone; give {option} where it is now (its SHA-256 is {digest})"
+            )
+    return saved
 
 
 def find_run(text: str, outdir: Path) -> Path:

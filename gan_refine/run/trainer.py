@@ -17,7 +17,7 @@ from gan_refine.interfaces import Generator
 from gan_refine.refine import Progress, RefineState, advance, diagnose, load_state, record_state
 from gan_refine.run.build import Run, class_notice
 from gan_refine.run.checkpoint import Checkpoints
-from gan_refine.run.folder import RunFolder
+from gan_refine.run.folder import RunFolder, picture_notice
 from gan_refine.run.history import RunHistory, check_replicas, needed_space, restore_best
 from gan_refine.run.report import summarize
 from gan_refine.run.signals import Signals, StopRequested
@@ -58,7 +58,9 @@ class Trainer:
             run.gan.generator.write_original(self.best_path)
             self.history.best_digest = assets.sha256(self.best_path)
         classes = class_notice(run.generator.spec, run.teacher.denoiser.spec, run.options.labels)
-        for notice in [*([] if classes is None else [classes]), *run.objective.notices()]:
+        shown = picture_notice(run.measured_spec.channels)
+        notices = [*run.objective.notices(), *run.generator.full_size().notices()]
+        for notice in [*(text for text in (classes, shown) if text is not None), *notices]:
             self.folder.say(notice)
         if run.bridged and run.yardsticks is not None:
             self.folder.say(f"{run.yardsticks.name} measures {run.measured_spec} images.")

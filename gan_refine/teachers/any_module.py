@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from gan_refine.errors import FileFormatError
+from gan_refine.finite import require_finite_module
 from gan_refine.pickles import DAMAGE_ERRORS, error_text, run_pickle_file
 from gan_refine.teachers.edm import SIGMA_RANGE, EdmTeacher
 
@@ -25,6 +26,7 @@ def load_any_teacher(path: Path) -> EdmTeacher:
     for name, value in DEFAULTS.items():
         if not hasattr(net, name):
             setattr(net, name, value)
+    require_finite_module(net, f"{path}, ema")
     _check_call(path, net)
     return EdmTeacher(net)
 
