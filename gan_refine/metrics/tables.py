@@ -69,9 +69,8 @@ def open_detector(text: str, device: Device = "cpu") -> Detector:
             raise OptionError(f"detector {name} has no options, got {', '.join(options)}")
         return load_detector(assets.resolve("detector", name), device=device)
     if name not in DETECTORS:
-        raise OptionError(
-            f"unknown detector {shortened(name)!r}; choose one of {', '.join(sorted([*EMBEDDED_DETECTORS, *DETECTORS, TEACHER, PIXELS]))}"
-        )
+        known = ", ".join(sorted([*EMBEDDED_DETECTORS, *DETECTORS, TEACHER, PIXELS]))
+        raise OptionError(f"unknown detector {shortened(name)!r}; choose one of {known}")
     return DETECTORS[name](options, device)
 
 
