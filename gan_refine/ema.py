@@ -32,10 +32,12 @@ class WeightAverage(Generic[M]):
     def update(self, module: M, images_seen: int, batch: int) -> None:
         """One step towards `module`, after a training step that brought the count to `images_seen`."""
         share = 1 - self.decay(images_seen, batch)
-        for mine, theirs in zip(self.module.parameters(), module.parameters(), strict=True):
-            if theirs.requires_grad:
-                mine.lerp_(theirs, share)
-            else:
+        pairs = list(zip(self.module.parameters(), module.parameters(), strict=True))
+        moving = [(mine, theirs) for mine, theirs in pairs if theirs.requires_grad]
+        if moving:  # all at once: on a GPU a few kernels in place of one for each tensor
+            torch._foreach_lerp_([mine for mine, _ in moving], [theirs for _, theirs in moving], share)
+        for mine, theirs in pairs:
+            if not theirs.requires_grad:
                 mine.copy_(theirs)
         for kept, current in zip(self.module.buffers(), module.buffers(), strict=True):
             kept.copy_(current)

@@ -154,6 +154,7 @@ class Objective(nn.Module, ABC):
     default_lr: ClassVar[float] = 1e-4  # of the generator on fresh batches
     default_pool_lr: ClassVar[float] = 4e-3  # of the generator on target pools
     auxiliary_steps: int = 0  # steps of the auxiliary networks before each step of the generator on a fresh batch
+    joint: bool = False  # whether `joint_losses` gives both steps from one fresh batch
 
     @abstractmethod
     def generator_loss(self, fake: Images, labels: Labels, rng: torch.Generator) -> Loss:
@@ -162,6 +163,10 @@ class Objective(nn.Module, ABC):
     def auxiliary_loss(self, fake: Images, labels: Labels, rng: torch.Generator) -> Loss:
         """The loss of the auxiliary networks on detached images. Objectives with `auxiliary_groups` implement it."""
         raise NotImplementedError(f"{type(self).__name__} trains no auxiliary network")
+
+    def joint_losses(self, fake: Images, labels: Labels, rng: torch.Generator) -> tuple[Loss, Loss]:
+        """Both losses of one batch, the auxiliary networks' first. Objectives that can be `joint` implement it."""
+        raise NotImplementedError(f"{type(self).__name__} has no joint step")
 
     def auxiliary_groups(self) -> list[ParameterGroup]:
         """Parameters of the auxiliary networks; empty if there are none."""

@@ -11,6 +11,7 @@ from gan_refine.config import require
 from gan_refine.errors import FileFormatError, OptionError
 from gan_refine.generators.pretrained import PretrainedGenerator, Source
 from gan_refine.interfaces import Images, ImageSpec, Latents
+from gan_refine.networks.fused_blocks import fuse_blocks, unfuse_blocks
 from gan_refine.pickles import DEFAULT_NETWORK, TrustedFile, build_teacher, one_step_sigma, write_one_step
 
 SIGMA_RANGE = (0.002, 80.0)  # over which EDM's networks are trained (Table 1 of arXiv:2206.00364)
@@ -37,6 +38,7 @@ class OneStep(PretrainedGenerator):
     def __init__(self, net: nn.Module, sigma: float) -> None:
         super().__init__()
         self.net = net.eval().requires_grad_(True).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        fuse_blocks(self.net)
         self.sigma = sigma
         self.spec = ImageSpec(int(net.img_channels), int(net.img_resolution), int(net.label_dim))  # type: ignore[arg-type]
 
@@ -76,6 +78,7 @@ class OneStep(PretrainedGenerator):
     def export(self, path: Path) -> None:
         """Writes an EDM network pickle with our source embedded and, beside 'ema', the noise level; atomic."""
         net = copy.deepcopy(self.net).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        unfuse_blocks(net)
         write_one_step(path, net, self.sigma)
 
 

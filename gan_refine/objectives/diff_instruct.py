@@ -6,9 +6,17 @@ from typing import ClassVar, Literal
 
 import torch
 
+from gan_refine.config import require
 from gan_refine.interfaces import Images, Labels, Loss, Sigma
-from gan_refine.noise import add_noise
-from gan_refine.objectives.score_model import ScoreModelObjective, ScoreOptions, residual, sample_sigma, score_figures
+from gan_refine.noise import LogNormal, add_noise
+from gan_refine.objectives.score_model import (
+    ScoreModelObjective,
+    ScoreOptions,
+    denoising_loss,
+    residual,
+    sample_sigma,
+    score_figures,
+)
 
 # w(sigma) / sigma^2 of each weighting as the divisor of D_g - D_d, given x, D_d and sigma.
 WEIGHTINGS: Mapping[str, Callable[[Images, Images, Sigma], Sigma]] = {
@@ -20,9 +28,19 @@ WEIGHTINGS: Mapping[str, Callable[[Images, Images, Sigma], Sigma]] = {
 
 @dataclass(frozen=True)
 class DiffInstructOptions(ScoreOptions):
-    """`weighting` sigma2 is the authors' released setting, dmd the normalization of arXiv:2311.18828, score a constant weight."""
+    """`weighting` sigma2 is the authors' released setting, dmd the normalization of arXiv:2311.18828, score a constant weight.
+
+    `joint`: one batch and one pass of the score model give both its loss and D_g; without target pools.
+    """
 
     weighting: Literal["sigma2", "dmd", "score"] = "sigma2"
+    joint: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        shared = self.score_steps == 1 and self.score_ema == 0 and self.law() == LogNormal()
+        allowed = "false, or leave out the other options of sigma, score_steps and score_ema: both steps share them"
+        require("joint", self.joint, shared or not self.joint, allowed)
 
 
 class DiffInstruct(ScoreModelObjective):
@@ -35,12 +53,31 @@ class DiffInstruct(ScoreModelObjective):
     default_pool_images = 8_192
     options: DiffInstructOptions
 
+    @property
+    def joint(self) -> bool:  # type: ignore[override]
+        return self.options.joint
+
     def generator_loss(self, fake: Images, labels: Labels, rng: torch.Generator) -> Loss:
         """A surrogate loss whose gradient at x is w(sigma) (s_g - s_d) = w(sigma) (D_g - D_d) / sigma^2 (eq. 3.2)."""
         with torch.no_grad():
             sigma = sample_sigma(self.law, self.teacher, fake, rng)
             noisy = add_noise(fake, sigma, rng)
             teacher, score = self.denoise(noisy, sigma, labels)
+        return self._follow(fake, sigma, teacher, score)
+
+    def joint_losses(self, fake: Images, labels: Labels, rng: torch.Generator) -> tuple[Loss, Loss]:
+        """Eq. 3.1 and eq. 3.2 with the same noisy images: D_g is that of before the score model's step."""
+        clean = fake.detach()
+        sigma = sample_sigma(self.law, self.teacher, clean, rng)
+        noisy = add_noise(clean, sigma, rng)
+        score = self.score_model(noisy, sigma, labels)
+        with torch.no_grad():
+            teacher = self.teacher(noisy, sigma, labels)
+        auxiliary = Loss(denoising_loss(score, clean, sigma), sigma.flatten(), {})
+        return auxiliary, self._follow(fake, sigma, teacher, score.detach())
+
+    def _follow(self, fake: Images, sigma: Sigma, teacher: Images, score: Images) -> Loss:
+        with torch.no_grad():
             gradient = (score - teacher) / WEIGHTINGS[self.options.weighting](fake, teacher, sigma)
         per_sample = (gradient * fake).flatten(1).sum(1)
         return Loss(per_sample, sigma.flatten(), score_figures(fake, sigma, teacher, score))

@@ -48,6 +48,18 @@ def generator_gradient(state: RefineState, images: int, stream: int) -> None:
         watch(state, "generator", loss, images, stream)
 
 
+def joint_gradient(state: RefineState, images: int, stream: int) -> None:
+    """The work of `auxiliary_gradient` and `generator_gradient` on one batch, with one pass of each network."""
+    for latents, rng in micro_batches(state, images, stream):
+        fake, regularization = forward_regularized(state.generator, state.regularizer, latents)
+        auxiliary, loss = state.objective.joint_losses(fake, latents.labels, rng)
+        loss = Loss(loss.per_sample + regularization, loss.sigma, loss.logs)
+        ((auxiliary.per_sample.sum() + loss.per_sample.sum()) / state.options.batch).backward()
+        state.health.add(loss)
+        watch(state, "auxiliary", auxiliary, images, stream)
+        watch(state, "generator", loss, images, stream)
+
+
 def watch(state: RefineState, network: str, loss: Loss, images: int, stream: int) -> None:
     """Remembers a batch with a loss that is not finite, for the diagnosis."""
     broken = ~loss.per_sample.detach().isfinite()

@@ -7,7 +7,13 @@ from gan_refine.config import RefineOptions
 from gan_refine.errors import NonFiniteError
 from gan_refine.interfaces import Generator, Objective
 from gan_refine.refine.diagnosis import diagnose
-from gan_refine.refine.gradients import WARMUP_STREAM, auxiliary_gradient, generator_gradient, optimizer_step
+from gan_refine.refine.gradients import (
+    WARMUP_STREAM,
+    auxiliary_gradient,
+    generator_gradient,
+    joint_gradient,
+    optimizer_step,
+)
 from gan_refine.refine.health import Health
 from gan_refine.refine.pool import make_targets, target_gradient
 from gan_refine.refine.schedule import generator_rates, rate_factor
@@ -67,6 +73,9 @@ def _learn(state: RefineState) -> None:
     factor = rate_factor(state, state.images + options.batch)
     if state.pool:
         target_gradient(state, state.pool[state.images // options.batch % len(state.pool)])
+    elif state.objective.joint:
+        joint_gradient(state, state.images, 0)
+        optimizer_step(state, "auxiliary", [rate * factor for rate in state.auxiliary_rates])
     else:
         for step in range(state.objective.auxiliary_steps):
             auxiliary_gradient(state, state.images, 1 + step)

@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from gan_refine.interfaces import Denoiser, Images, ImageSpec, Labels, Sigma
 from gan_refine.networks.edm_unet import UNetBlock
+from gan_refine.networks.fused_blocks import fuse_blocks
 from gan_refine.pickles import build_teacher, read_networks
 
 # The range over which EDM's networks are trained and sampled (Table 1 of arXiv:2206.00364); their own limits can be wider.
@@ -22,6 +23,7 @@ class EdmTeacher(Denoiser):
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
         self.net = net.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        fuse_blocks(self.net)
         self.spec = ImageSpec(int(net.img_channels), int(net.img_resolution), int(net.label_dim))  # type: ignore[arg-type]
         low, high = float(net.sigma_min), float(net.sigma_max)  # type: ignore[arg-type]
         self.sigma_range = (max(low, SIGMA_RANGE[0]), min(high, SIGMA_RANGE[1]))

@@ -1,0 +1,57 @@
+"""U-Net blocks whose group norms, shifts and SiLUs are one pass each, where a kernel for that is built.
+
+Only the class of the blocks changes: weights, state dicts and results up to rounding stay. Pickles hold plain blocks.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from gan_refine.foundation import persistence
+from gan_refine.foundation.ops import group_norm_silu
+from gan_refine.networks.edm_unet import GroupNorm, UNetBlock
+
+
+@persistence.persistent_class
+class FusedUNetBlock(UNetBlock):
+    """A UNetBlock in every respect but its speed."""
+
+    def forward(self, x: torch.Tensor, emb: torch.Tensor) -> torch.Tensor:
+        if not group_norm_silu.is_fast(x):
+            return super().forward(x, emb)
+        hidden = self.conv0(_normalize(self.norm0, x, None, None))
+        scale, shift = None, self.affine(emb)
+        if self.adaptive_scale:
+            scale, shift = shift.chunk(2, dim=1)
+        hidden = self.conv1(F.dropout(_normalize(self.norm1, hidden, scale, shift), self.dropout, self.training))
+        x = (hidden + (x if self.skip is None else self.skip(x))) * self.skip_scale
+        if self.num_heads:
+            x = (self._attend(x) + x) * self.skip_scale
+        return x
+
+
+def _normalize(
+    norm: GroupNorm, x: torch.Tensor, scale: torch.Tensor | None, shift: torch.Tensor | None
+) -> torch.Tensor:
+    """SiLU(norm(x) (1 + scale) + shift), or SiLU(norm(x + shift)) without a scale."""
+    if scale is None:
+        return group_norm_silu.group_norm_silu(x, norm.num_groups, norm.weight, norm.bias, shift, norm.eps)
+    gamma = norm.weight * (scale + 1)
+    beta = torch.addcmul(shift, norm.bias, scale + 1)
+    return group_norm_silu.group_norm_silu(x, norm.num_groups, gamma, beta, None, norm.eps)
+
+
+def fuse_blocks(net: nn.Module) -> None:
+    """From now on the blocks of `net` take the fast path where there is one."""
+    _change(net, UNetBlock, FusedUNetBlock)
+
+
+def unfuse_blocks(net: nn.Module) -> None:
+    """The inverse of `fuse_blocks`, before `net` is written into a file."""
+    _change(net, FusedUNetBlock, UNetBlock)
+
+
+def _change(net: nn.Module, before: type[nn.Module], after: type[nn.Module]) -> None:
+    for module in net.modules():
+        if type(module) is before:
+            module.__class__ = after
