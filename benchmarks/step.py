@@ -22,9 +22,9 @@ from torch.utils.flop_counter import FlopCounterMode
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from gan_refine.config import RefineOptions
+from gan_refine.fused_blocks import unfuse_blocks
 from gan_refine.generators import StyleGan2
 from gan_refine.networks.edm_precond import EDMPrecond
-from gan_refine.networks.fused_blocks import unfuse_blocks
 from gan_refine.networks.stylegan2 import Generator
 from gan_refine.objectives import build_objective
 from gan_refine.refine import RefineState, advance
@@ -48,10 +48,24 @@ class Size:
 
 SIZES = {
     "fashion16": Size(
-        16, 1, {"model_channels": 32, "channel_mult": [1, 2, 2], "num_blocks": 1, "attn_resolutions": [8]}, 64, 2, 1024, 64, 64
+        16,
+        1,
+        {"model_channels": 32, "channel_mult": [1, 2, 2], "num_blocks": 1, "attn_resolutions": [8]},
+        64,
+        2,
+        1024,
+        64,
+        64,
     ),
     "emoji32": Size(
-        32, 3, {"model_channels": 32, "channel_mult": [1, 2, 2], "num_blocks": 1, "attn_resolutions": [16]}, 64, 2, 2048, 64, 32
+        32,
+        3,
+        {"model_channels": 32, "channel_mult": [1, 2, 2], "num_blocks": 1, "attn_resolutions": [16]},
+        64,
+        2,
+        2048,
+        64,
+        32,
     ),
     "cifar10": Size(32, 3, {"model_channels": 128, "channel_mult": [2, 2, 2]}, 512, 2, 65536, 512, 4),
     "ffhq64": Size(64, 3, {"model_channels": 128, "channel_mult": [1, 2, 2, 2]}, 512, 8, 32768, 512, 2),
@@ -82,7 +96,13 @@ class Ours:
         spec = "diff-instruct,joint=true" if joint else "diff-instruct"
         objective = build_objective(spec, EdmTeacher(unet)).to(device)
         options = RefineOptions(
-            total_images=10**9, tick_images=10**9, batch=batch, batch_gpu=batch, pool_images=0, warmup_images=0, glr=1e-4
+            total_images=10**9,
+            tick_images=10**9,
+            batch=batch,
+            batch_gpu=batch,
+            pool_images=0,
+            warmup_images=0,
+            glr=1e-4,
         )
         self.work = advance(RefineState(generator.to(device), objective, options))
         self.seconds: dict[str, list[float]] = {}

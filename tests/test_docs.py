@@ -31,7 +31,7 @@ OTHER_OPTIONS = {
     "torch_utils.custom_ops": {"--build"},
     "recipes/sweep.py": {"--evaluations", "--save", "--out", "--threads"},
     "recipes/neighbours.py": {"--data"},
-    "benchmarks": {"--fashion", "--subset-size", "--probe", "--resized"},
+    "benchmarks": {"--fashion", "--reference", "--size", "--subset-size", "--probe", "--resized"},
 }
 
 

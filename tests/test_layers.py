@@ -13,7 +13,7 @@ ROWS = [
     ["errors", "interfaces", "foundation"],
     ["noise", "ema", "config", "files", "finite", "labels"],
     ["networks", "assets", "sampling"],
-    ["pickles"],  # builds networks from files
+    ["pickles", "fused_blocks"],  # builds networks from files; makes them fast
     ["generators", "teachers", "objectives", "metrics"],
     ["refine", "evaluation"],
     ["run"],

@@ -2,6 +2,10 @@
 
 import sys
 
+from gan_refine.cli.process import prepare_process
+
+prepare_process()  # before anything below imports torch, whose thread pool reads its settings once
+
 import click
 
 from gan_refine.cli.convert import convert

@@ -9,9 +9,9 @@ from torch import nn
 
 from gan_refine.config import require
 from gan_refine.errors import FileFormatError, OptionError
+from gan_refine.fused_blocks import fuse_blocks, unfuse_blocks
 from gan_refine.generators.pretrained import PretrainedGenerator, Source
 from gan_refine.interfaces import Images, ImageSpec, Latents
-from gan_refine.networks.fused_blocks import fuse_blocks, unfuse_blocks
 from gan_refine.pickles import DEFAULT_NETWORK, TrustedFile, build_teacher, one_step_sigma, write_one_step
 
 SIGMA_RANGE = (0.002, 80.0)  # over which EDM's networks are trained (Table 1 of arXiv:2206.00364)

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from gan_refine.fused_blocks import fuse_blocks
 from gan_refine.interfaces import Denoiser, Images, ImageSpec, Labels, Sigma
 from gan_refine.networks.edm_unet import UNetBlock
-from gan_refine.networks.fused_blocks import fuse_blocks
 from gan_refine.pickles import build_teacher, read_networks
 
 # The range over which EDM's networks are trained and sampled (Table 1 of arXiv:2206.00364); their own limits can be wider.

@@ -59,9 +59,7 @@ class _Kernel(torch.autograd.Function):
         y = torch.empty_like(x)
         mean, rstd = x.new_empty(x.shape[0], groups), x.new_empty(x.shape[0], groups)
         tensors = (x, add, gamma, beta, y, mean, rstd)
-        custom_ops.launch(
-            "group_norm_silu", _FORWARD, (*_pointers(x, tensors), *_sizes(x, groups), eps, int(silu)), x
-        )
+        custom_ops.launch("group_norm_silu", _FORWARD, (*_pointers(x, tensors), *_sizes(x, groups), eps, int(silu)), x)
         ctx.save_for_backward(x, add, gamma, beta, mean, rstd)
         ctx.groups, ctx.silu = groups, silu
         return y
