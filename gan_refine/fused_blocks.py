@@ -36,6 +36,7 @@ def _normalize(
     """SiLU(norm(x) (1 + scale) + shift), or SiLU(norm(x + shift)) without a scale."""
     if scale is None:
         return group_norm_silu.group_norm_silu(x, norm.num_groups, norm.weight, norm.bias, shift, norm.eps)
+    assert shift is not None, "a scale comes with a shift"
     gamma = norm.weight * (scale + 1)
     beta = torch.addcmul(shift, norm.bias, scale + 1)
     return group_norm_silu.group_norm_silu(x, norm.num_groups, gamma, beta, None, norm.eps)
