@@ -98,10 +98,12 @@ OWN = {  # values of one option's own kind
 def values(option: click.Parameter) -> list[str]:
     """What this option must refuse."""
     name = str(option.name)
-    if isinstance(option.type, click.types.IntParamType | click.types.FloatParamType):
+    if name == "trunc":
+        found = ["", "x", "nan", "inf", "1e300"]
+    elif isinstance(option.type, click.types.IntParamType | click.types.FloatParamType):
         whole = WHOLE if isinstance(option.type, click.types.IntParamType) else []
         found = [*NUMBERS, *whole, *(["0"] if name in MORE_THAN_0 else [])]
-    elif name in ("batch_gpu", "trunc"):
+    elif name == "batch_gpu":
         found = ["", "x", "-1", "nan"]
     elif name == "desc":
         found = ["", "\0", "a/b", "..", ".hidden", "a" * 300, "a\nb", "a\\b"]

@@ -93,7 +93,7 @@ def test_mistakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
         ("gan.pkl", "folder.pkl"): "is a folder",
         ("gan.pkl", "out.pkl"): "is a PyTorch pickle already",
         ("gan.pkl", "b.safetensors"): "b.json already exists with another description",
-        ("gan.pkl", "absent/b.safetensors"): "cannot be written",
+        ("gan.pkl", "absent/b.safetensors"): "there is no folder",
         ("none.pkl", "out.safetensors"): "does not exist",
         ("none.safetensors", "out.pkl"): "does not exist",
     }

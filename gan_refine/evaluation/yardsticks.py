@@ -131,6 +131,7 @@ def open_yardsticks(
     """
     _check_size(teacher, spec)
     metrics, detectors = resolve_metrics(options)
+    chosen = tuple(parse_metrics(metrics))  # before anything that takes time
     denoiser = None if teacher is None else teacher.denoiser
     found = choose_detectors(detectors, spec, denoiser, device)
     data = data_references(options.fid_ref, found, progress)
@@ -148,7 +149,7 @@ def open_yardsticks(
     if not yardsticks:
         raise OptionError(f"{NOTHING}; {WAY_OUT}")
     others = None if samples is None else samples.others
-    return Yardsticks(tuple(yardsticks), tuple(parse_metrics(metrics)), options.num_images, others)
+    return Yardsticks(tuple(yardsticks), chosen, options.num_images, others)
 
 
 NOTHING = "there is nothing to measure against"

@@ -64,7 +64,7 @@ def has_layers(denoiser: Denoiser) -> bool:
 
 def _layers(network: nn.Module) -> list[nn.Module]:
     """The blocks of an EDM network; of any other network, its convolutions."""
-    blocks = [module for module in network.modules() if type(module).__name__ == BLOCKS]
+    blocks = [module for module in network.modules() if BLOCKS in {cls.__name__ for cls in type(module).__mro__}]
     return blocks or [module for module in network.modules() if isinstance(module, nn.Conv2d)]
 
 

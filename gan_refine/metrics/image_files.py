@@ -109,7 +109,8 @@ class ImageFiles:
                 return _plain(opened)
         except UNREADABLE as error:
             reason = first_line(error).partition("<_io")[0]
-            raise FileFormatError(f"{name} in {self.path} is not a readable image ({reason.strip()})") from error
+            where = "" if Path(name).is_relative_to(self.path) else f" in {self.path}"
+            raise FileFormatError(f"{name}{where} is not a readable image ({reason.strip()})") from error
 
 
 def find_images(path: Path) -> ImageFiles:
