@@ -281,7 +281,8 @@ class TestReferences:
         array = io.BytesIO()
         np.lib.format.write_array_header_1_0(array, {"descr": "<f8", "fortran_order": False, "shape": (10**12,)})
         with zipfile.ZipFile(tmp_path / "r.npz", "w") as archive:
-            archive.writestr("mu.npy", array.getvalue())
+            for name in ("mu.npy", "sigma.npy"):
+                archive.writestr(name, array.getvalue())
         with pytest.raises(FileFormatError, match="cannot read reference"):
             load_reference(tmp_path / "r.npz")
 
