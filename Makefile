@@ -11,7 +11,7 @@ demo: $(VENV)/.ready-run  ## refines the embedded pair and prints the distance b
 	$(BIN)/python run_refine.py --outdir=training-runs
 
 test: $(VENV)/.ready-test  ## all tests that need no GPU, no network and no patience
-	$(BIN)/python -m pytest -n $(WORKERS) --dist=worksteal
+	$(BIN)/python -m pytest -n $(WORKERS) --dist=loadfile
 
 check: $(VENV)/.ready-dev  ## lint, format, types
 	$(BIN)/ruff check .

@@ -31,8 +31,8 @@ class Range:
         return inside or (self.or_0 and value == 0)
 
     def __str__(self) -> str:
-        start = f"above {self.low:g}" if self.above else f"from {self.low:g}"
-        return f"{'0, or ' if self.or_0 else ''}a number {start} to {self.high:g}"
+        start = f"above {self.low:.8g}" if self.above else f"from {self.low:.8g}"
+        return f"{'0, or ' if self.or_0 else ''}a number {start} to {self.high:.8g}"
 
 
 # The limits are far beyond sense: they keep mistakes from filling memory and disks, or from failing much later.

@@ -46,7 +46,7 @@ class TestChoosing:
             ("fd,dof=1", "its options are: ddof, infinity"),
             ("fd,ddof=2", "give 0 or 1"),
             ("fd,fid", "twice"),
-            ("pr,k=0", "at least 1"),
+            ("pr,k=0", "give a number from 1"),
         ],
     )
     def test_bad_metrics(self, text: str, message: str) -> None:

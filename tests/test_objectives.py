@@ -50,7 +50,7 @@ def test_diff_instruct_and_sds_draw_edms_sigma_by_default():
     [
         ("sid,sigma_from=0.8,sigma_to=0.5", "--sigma-to=0.5"),
         ("sid,sigma_from=-0.1", "--sigma-from=-0.1"),
-        ("sid,alpha=nan", "--alpha=nan"),
+        ("sid,alpha=nan", "'nan' for alpha of objective sid"),
         ("sim,huber=0", "--huber=0.0"),
         ("sds,sigma_std=0", "--sigma-std=0.0"),
         ("sds,score_ema=1", "unknown option 'score_ema' of objective sds"),
