@@ -336,11 +336,13 @@ def test_a_run_folder_whose_name_a_locale_lacks(tmp_path: Path, monkeypatch: pyt
         "--gan=gan.pkl",
         "--teacher=teacher.pkl",
         *SHORT,
-        "--outdir=r\u00fcns",
+        "--outdir=r\u00fcns \udcff",
         "--desc=na\u00efve-\u2603",
     ]
     assert command(monkeypatch, *given) == 0
-    assert "na\u00efve-\u2603" in (tmp_path / "r\u00fcns/00000-na\u00efve-\u2603/log.txt").read_text(encoding="utf-8")
+    assert "na\u00efve-\u2603" in (tmp_path / "r\u00fcns \udcff/00000-na\u00efve-\u2603/log.txt").read_text(
+        encoding="utf-8"
+    )
 
 
 class Closed(io.StringIO):

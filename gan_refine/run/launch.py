@@ -23,7 +23,7 @@ from gan_refine.run.build import Run, build
 from gan_refine.run.folder import RunFolder, new_folder, numbered_folders
 from gan_refine.run.history import check_header
 from gan_refine.run.options import RunOptions, description
-from gan_refine.run.ranks import broadcast_from_rank0
+from gan_refine.run.ranks import PATHS, broadcast_from_rank0
 from gan_refine.run.signals import Signals, StopRequested
 from gan_refine.run.trainer import Trainer
 
@@ -47,7 +47,8 @@ def launch(
         tqdm.write(to_json(run.options) + "\nDry run: nothing was written.", file=sys.stderr)
         return None
     name = options.desc or description(run.options)
-    folder = Path(broadcast_from_rank0(lambda: str(new_folder(Path(options.outdir), name)).encode()).decode())
+    made = broadcast_from_rank0(lambda: str(new_folder(Path(options.outdir), name)).encode(errors=PATHS))
+    folder = Path(made.decode(errors=PATHS))
     with locked(folder):
         broadcast_from_rank0(lambda: _write_first_files(folder, run.options))
         return drive(run, folder, None)
@@ -96,10 +97,10 @@ def folder_of_this_launch(outdir: Path) -> Path | None:
             path = folder / LAUNCH_FILE
             begun = path.is_file() and (folder / "options.json").is_file()
             if begun and json.loads(path.read_text()) == _this_launch():
-                return str(folder).encode()
+                return str(folder).encode(errors=PATHS)
         return b""
 
-    found = broadcast_from_rank0(find).decode()
+    found = broadcast_from_rank0(find).decode(errors=PATHS)
     return Path(found) if found else None
 
 

@@ -25,7 +25,7 @@ from gan_refine.run.options import (
     read_options,
     with_path,
 )
-from gan_refine.run.ranks import broadcast_from_rank0
+from gan_refine.run.ranks import PATHS, broadcast_from_rank0
 
 
 def resume(folder: Path, given: RunOptions, named: Iterable[str]) -> str:
@@ -74,7 +74,8 @@ def find_files(saved: RunOptions, given: RunOptions, named: Iterable[str], folde
 
 def find_run(text: str, outdir: Path) -> Path:
     """The run folder that --resume names: a path, or `latest` for the newest below `outdir`. Raises UserError."""
-    return Path(broadcast_from_rank0(lambda: str(_find_run(text, outdir)).encode()).decode())
+    found = broadcast_from_rank0(lambda: str(_find_run(text, outdir)).encode(errors=PATHS))
+    return Path(found.decode(errors=PATHS))
 
 
 def _find_run(text: str, outdir: Path) -> Path:
