@@ -21,6 +21,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gan_refine.version import VERSION as __version__
+
 if TYPE_CHECKING:
     from gan_refine.config import RefineOptions
     from gan_refine.evaluation import evaluate
@@ -37,7 +39,6 @@ if TYPE_CHECKING:
     )
     from gan_refine.refine import refine
 
-__version__ = "0.1.0"
 
 __all__ = [
     "Adversarial",

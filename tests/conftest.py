@@ -2,6 +2,7 @@
 
 import os
 import pkgutil
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,6 +42,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     reasons = {}
     if not torch.cuda.is_available():
         reasons["gpu"] = "needs a CUDA device, and there is none"
+    if shutil.which("chromium") is None:
+        reasons["browser"] = "needs a chromium on the path, and there is none"
     if not config.getoption("--network"):
         reasons["network"] = "downloads something; pytest --network runs it"
     if not config.getoption("--slow"):
@@ -73,3 +76,19 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Commands]":
     server = Commands(tmp_path_factory.mktemp("commands"))
     yield server
     server.close()
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run of a tiny pair. Tests do not change it."""
+    from click.testing import CliRunner
+
+    from gan_refine.cli import cli
+    from runs import SMALL, write_pair
+
+    folder = tmp_path_factory.mktemp("tiny")
+    wanted = ["--report", "--teacher-steps=2", f"--outdir={folder}"]
+    arguments = ["refine", *write_pair(folder), *SMALL, *wanted]
+    ended = CliRunner().invoke(cli, arguments, catch_exceptions=False)
+    assert ended.exit_code == 0, ended.output
+    return folder / "00000-tiny"

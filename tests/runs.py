@@ -24,6 +24,7 @@ ROOT = Path(__file__).parent.parent
 # 30 steps of the generator in three rounds, with 4 steps of warm-up and 2 batches of a pool in each.
 SMALL = ["--kimg=0.24", "--batch=8", "--batch-gpu=4", "--warmup-kimg=0.032", "--pool-kimg=0.016", "--tick=0.016"]
 SMALL += [
+    "--no-report",
     "--snap=3",
     "--ema-kimg=0.05",
     "--eval-images=32",

@@ -187,7 +187,7 @@ def test_the_page_of_commands_has_every_option_with_its_default(command):
         if type(option.default) in (int, float, str):
             assert found[name] == str(option.default), name
         elif option.is_flag:
-            assert found[name] == "off", name
+            assert found[name] == ("on" if option.default is True else "off"), name
 
 
 # The objectives

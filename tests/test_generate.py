@@ -166,3 +166,25 @@ def test_numbers() -> None:
     for text in ("", "1,", "1--2", "1-2-3", "10", "٣"):
         with pytest.raises(OptionError):
             parse_numbers("seeds", text, 9)
+
+
+def test_samples_of_a_teacher_by_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pair: list[str]) -> None:
+    both = ["--teacher-steps=2", pair[1]]
+    assert generate(monkeypatch, *both, "--seeds=3-4", f"--outdir={tmp_path / 'a'}") == 0
+    assert generate(monkeypatch, *both, "--seeds=4", f"--outdir={tmp_path / 'b'}") == 0
+    one, two = pixels(tmp_path / "a/seed0004.png"), pixels(tmp_path / "b/seed0004.png")
+    assert one.shape == (16, 16) and np.abs(one.astype(int) - two).max() <= 1
+    assert not np.array_equal(one, pixels(tmp_path / "a/seed0003.png"))
+
+
+@pytest.mark.parametrize(
+    "more, message",
+    [
+        (["--gan=fashion16"], "give --gan or --teacher"),
+        (["--trunc=0.5"], "a teacher has no truncation"),
+        (["--teacher-steps=1"], "--teacher-steps=1 is not allowed"),
+    ],
+)
+def test_what_a_teacher_cannot_do(more, message, tmp_path, monkeypatch, capsys) -> None:
+    assert generate(monkeypatch, "--teacher=fashion16", *more, f"--outdir={tmp_path}") == 2
+    assert message in capsys.readouterr().err

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 ROWS = [
-    ["errors", "interfaces", "foundation"],
+    ["errors", "interfaces", "foundation", "version"],
     ["noise", "ema", "config", "files", "finite", "labels"],
     ["networks", "assets", "sampling"],
     ["pickles", "fused_blocks"],  # builds networks from files; makes them fast

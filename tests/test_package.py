@@ -74,7 +74,7 @@ def test_a_wheel_refines_away_from_the_checkout(tmp_path: Path) -> None:
     wheel = build_wheel(tmp_path)
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     assert names == expected_files()
-    kinds = {".py", ".cu", ".cpp", ".h", ".pkl", ".safetensors", ".npz", ".json"}
+    kinds = {".py", ".html", ".cu", ".cpp", ".h", ".pkl", ".safetensors", ".npz", ".json"}
     assert {Path(name).suffix for name in names} == kinds
     scripts = install(wheel, tmp_path / "venv")
     away = tmp_path / "away"

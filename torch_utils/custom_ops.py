@@ -83,8 +83,8 @@ def use_kernel(impl: str, x: torch.Tensor, min_elements: int, differentiable: bo
     """Whether an operation on `x` runs as a compiled kernel rather than along the reference path.
 
     'auto' takes a kernel if one exists, if it has the derivatives needed (`differentiable`), and if `x` has at least
-    `min_elements` elements (below that a call costs more than it saves). 'cpu' and 'cuda' raise ValueError or RuntimeError if
-    there is no such kernel.
+    `min_elements` elements (below that a call costs more than it saves), outside of torch.jit.trace. 'cpu' and 'cuda' raise
+    ValueError or RuntimeError if there is no such kernel.
     """
     if impl == "auto":
         impl = ENVIRONMENT_IMPL
@@ -95,7 +95,7 @@ def use_kernel(impl: str, x: torch.Tensor, min_elements: int, differentiable: bo
     device = x.device.type
     fits = device in SUPPORTED and x.dtype in SUPPORTED[device] and differentiable
     if impl == "auto":
-        if not fits:
+        if not fits or torch.jit.is_tracing():  # a traced graph, such as ONNX's, runs where no kernel of ours is
             return False
         # A compiled graph holds the operation, which chooses between kernel and reference when it runs.
         return torch.compiler.is_compiling() or (x.numel() >= min_elements and why_not(device) is None)

@@ -8,6 +8,7 @@ from gan_refine.assets.names import (
     PublicFile,
     PublishedFid,
     catalog,
+    licence_of,
     public_files,
     resolve,
 )
@@ -23,6 +24,7 @@ __all__ = [
     "cache_folder",
     "catalog",
     "fetch",
+    "licence_of",
     "public_files",
     "resolve",
     "sha256",

@@ -120,3 +120,15 @@ def _local(kind: str, text: str, names: Iterable[str]) -> Path:
     raise FileFormatError(
         f"{OPTIONS[kind]}={text} is {found}; give a file, an http(s) URL or one of {', '.join(sorted(names))}"
     )
+
+
+def licence_of(text: str, digest: str) -> str | None:
+    """The licence of an embedded or public file of this SHA-256 or public name or URL; None for files of others."""
+    for entry in _entries(PRETRAINED / "catalog.json", "pairs").values():
+        for file in entry.values():
+            if file["sha256"] == digest:
+                return file["licence"]
+    for name, public in public_files().items():
+        if text in (name, public.url) or (public.sha256 is not None and public.sha256 == digest):
+            return public.licence
+    return None

@@ -9,13 +9,16 @@ prepare_process()  # before anything below imports torch, whose thread pool read
 import click
 
 from gan_refine.cli.convert import convert
+from gan_refine.cli.doctor import doctor
 from gan_refine.cli.evaluate import evaluate
+from gan_refine.cli.export import export
 from gan_refine.cli.generate import generate
 from gan_refine.cli.inspect import inspect_file
 from gan_refine.cli.main import run_command
 from gan_refine.cli.refine import refine
+from gan_refine.cli.report import report
 
-COMMANDS: list[click.Command] = [refine, evaluate, generate, inspect_file, convert]
+COMMANDS: list[click.Command] = [refine, evaluate, generate, inspect_file, convert, export, report, doctor]
 
 __all__ = ["COMMANDS", "cli", "main", "run_command"]
 

@@ -25,13 +25,13 @@ from gan_refine.cli.options import (
 )
 from gan_refine.config import SEED, require, shortened
 from gan_refine.errors import OptionError, UserError
-from gan_refine.evaluation import render
+from gan_refine.evaluation import SampledTeacher, render
 from gan_refine.files import require_writable
 from gan_refine.generators import PretrainedGenerator
-from gan_refine.interfaces import ImageSpec, Latents, PixelBytes
+from gan_refine.interfaces import Generator, ImageSpec, Latents, PixelBytes
 from gan_refine.labels import UNIFORM
 from gan_refine.run.folder import picture_notice, save_png, tile
-from gan_refine.run.networks import open_gan
+from gan_refine.run.networks import open_gan, open_teacher
 
 MAX_IMAGES = 1_000_000
 BATCH = 16
@@ -49,7 +49,10 @@ class Picture:
 
 # fmt: off
 @click.command("generate", cls=GroupedCommand, context_settings=SETTINGS)
-@option(NETWORKS, "--gan", metavar="PKL|URL|NAME", type=PATH, required=True, help=GAN)
+@option(NETWORKS, "--gan", metavar="PKL|URL|NAME", type=PATH, default=None, help=GAN)
+@option(NETWORKS, "--teacher", metavar="PKL|URL|NAME", type=PATH, default=None, help="Instead of --gan: show samples of this teacher.")
+@option(NETWORKS, "--teacher-steps", metavar="INT", type=int, default=18,
+        help="Sampler steps, each a call of the teacher; at least 2.")
 @option(NETWORKS, "--which", type=click.Choice(["G_ema", "G"]), default="G_ema", help="Network of the GAN's file.")
 @noise_mode_option(NETWORKS, default="const")
 @trust_pickle_option(NETWORKS)
@@ -66,7 +69,9 @@ class Picture:
 @click.pass_context
 def generate(
     context: click.Context,
-    gan: str,
+    gan: str | None,
+    teacher: str | None,
+    teacher_steps: int,
     which: str,
     seeds: str,
     trunc: float,
@@ -82,15 +87,20 @@ def generate(
     check_device(device)
     numbers = parse_numbers("seeds", seeds, int(SEED.high))
     require_writable("--outdir", Path(outdir))
-    generator = open_gan(gan, which, trust_pickle).generator.to(device)
-    if context.get_parameter_source("noise_mode") is ParameterSource.COMMANDLINE:
-        generator.set_latent_options(UNIFORM, noise_mode)
-    random_noise = generator.draws_noise and not (noise_mode == "const" and generator.has_noise_inputs)
+    generator = open_source(gan, teacher, which, teacher_steps, trust_pickle, device)
+    pretrained = generator if isinstance(generator, PretrainedGenerator) else None
+    if pretrained is not None and context.get_parameter_source("noise_mode") is ParameterSource.COMMANDLINE:
+        pretrained.set_latent_options(UNIFORM, noise_mode)
+    constant = noise_mode == "const"
+    random_noise = pretrained is not None and pretrained.draws_noise and not (constant and pretrained.has_noise_inputs)
     labels = choose_labels(generator.spec, classes)
     notice = picture_notice(generator.spec.channels)
     if notice is not None:
         print(notice, file=sys.stderr)
-    generator = generator if trunc == 1 else generator.truncated(trunc)
+    if trunc != 1:
+        if pretrained is None:
+            raise OptionError("a teacher has no truncation; leave --trunc out")
+        generator = pretrained.truncated(trunc)
     pictures = [
         Picture(seed, label, f"seed{seed:04d}" + (f"-class{label:02d}" if len(labels) > 1 else "") + ".png")
         for seed in numbers
@@ -116,7 +126,17 @@ def generate(
 # fmt: on
 
 
-def images(generator: PretrainedGenerator, pictures: list[Picture], random_noise: bool = False) -> Iterator[PixelBytes]:
+def open_source(gan: str | None, teacher: str | None, which: str, steps: int, trust: bool, device: str) -> Generator:
+    """The generator of --gan, or the teacher of --teacher as a generator of its samples. Raises UserError."""
+    if gan is not None and teacher is None:
+        return open_gan(gan, which, trust).generator.to(device)
+    if teacher is None or gan is not None:
+        raise OptionError("generate shows one network; give --gan or --teacher")
+    require("teacher_steps", steps, steps >= 2, "at least 2")
+    return SampledTeacher(open_teacher(teacher, trust, device).denoiser, steps)
+
+
+def images(generator: Generator, pictures: list[Picture], random_noise: bool = False) -> Iterator[PixelBytes]:
     """The images [C, H, W] of the pictures, in order; each depends on its own seed and class only."""
     batch = 1 if random_noise else BATCH  # a batch has a single noise seed
     for start in range(0, len(pictures), batch):
@@ -125,7 +145,7 @@ def images(generator: PretrainedGenerator, pictures: list[Picture], random_noise
         yield from render(generator, replace(latents, noise_seed=part[0].seed) if random_noise else latents).cpu()
 
 
-def seeded_latents(generator: PretrainedGenerator, pictures: list[Picture]) -> Latents:
+def seeded_latents(generator: Generator, pictures: list[Picture]) -> Latents:
     """z of each seed as StyleGAN's tools draw it, by numpy.random.RandomState; constant noise."""
     like = generator.draw(1, torch.Generator())
     drawn = [np.random.RandomState(picture.seed).randn(*like.z.shape) for picture in pictures]

@@ -25,6 +25,7 @@ from gan_refine.cli.options import (
 from gan_refine.config import RANGES, Range, RefineOptions, require, shortened
 from gan_refine.errors import OptionError
 from gan_refine.foundation import distributed
+from gan_refine.run.command import KIMG
 from gan_refine.run.launch import folder_of_this_launch, launch
 from gan_refine.run.options import RunOptions
 from gan_refine.run.resume import find_run, resume
@@ -32,13 +33,6 @@ from gan_refine.run.resume import find_run, resume
 NETWORKS, TRAINING, OBJECTIVE = "Networks", "Training", "Objective and target pools"
 EVALUATION, RUN = "Evaluation", "Run"
 DEFAULTS, TRAINING_DEFAULTS = RunOptions(), RefineOptions()
-KIMG = {
-    "kimg": "total_images",
-    "warmup_kimg": "warmup_images",
-    "pool_kimg": "pool_images",
-    "ema_kimg": "ema_halflife_images",
-    "tick": "tick_images",
-}  # options in thousands of images -> fields of RefineOptions
 EXAMPLES = """\
 # the embedded pair
 gan-refine refine --outdir=training-runs
@@ -134,12 +128,17 @@ gan-refine refine --objective=diff-instruct --pool-kimg=0 --warmup-kimg=0 --batc
         help="Interval between snapshots, each of which is evaluated.")
 @option(RUN, "--snap-minutes", metavar="MINUTES", type=float, default=DEFAULTS.snap_minutes,
         help="Also save a checkpoint at this interval; 0 = off.")
+@option(RUN, "--report/--no-report", default=DEFAULTS.report,
+        help="Write report.html, a page to look at, at every snapshot.")
+@option(RUN, "--tensorboard", is_flag=True, help="Also write the figures for TensorBoard; needs the package tensorboard.")
+@option(RUN, "--wandb", is_flag=True, help="Also send the figures to Weights & Biases; needs the package wandb.")
 @option(RUN, "--keep", metavar="INT", type=int, default=DEFAULTS.keep,
         help="Recent checkpoints to keep, in addition to that of the best pickle.")
 @device_option(RUN)
 @option(RUN, "--resume", metavar="DIR|latest", type=PATH, default=None,
         help="Resume the run in this folder, or the latest below --outdir.")
-@option(RUN, "--dry-run", is_flag=True, help="Check everything, show the resolved options, write nothing.")
+@option(RUN, "--dry-run", is_flag=True,
+        help="Check everything, show the resolved options and the plan with its time and memory, write nothing.")
 @click.pass_context
 def refine(context: click.Context, dry_run: bool, **given) -> None:
     """Refine a pretrained GAN with a pretrained diffusion model of the same domain, without a data set.

@@ -4,6 +4,7 @@ from gan_refine.evaluation.baselines import baselines
 from gan_refine.evaluation.evaluate import evaluate
 from gan_refine.evaluation.images import generator_images, grid_latents, render
 from gan_refine.evaluation.references import data_references
+from gan_refine.evaluation.sampled_teacher import SampledTeacher
 from gan_refine.evaluation.samples import SamplingOptions, Teacher, TeacherSamples, teacher_samples
 from gan_refine.evaluation.statistics import Estimate, Interval, PairedComparison, estimate, gap_closed, interval
 from gan_refine.evaluation.table import FLOOR, Measured, Table, tabulate, verdict
@@ -24,6 +25,7 @@ __all__ = [
     "Interval",
     "Measured",
     "PairedComparison",
+    "SampledTeacher",
     "SamplingOptions",
     "Table",
     "Teacher",

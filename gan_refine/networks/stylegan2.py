@@ -387,7 +387,7 @@ class SynthesisBlock(torch.nn.Module):
         layout = torch.channels_last if self.channels_last and dtype == torch.float16 else torch.contiguous_format
         layer = {"fused_modconv": fused_modconv, **layer_kwargs}
         if self.in_channels == 0:
-            x = self.const.to(dtype, memory_format=torch.contiguous_format)[None].repeat(len(ws), 1, 1, 1)
+            x = self.const.to(dtype, memory_format=torch.contiguous_format)[None].repeat(ws.shape[0], 1, 1, 1)
         else:
             x = x.to(dtype, memory_format=layout)
         if self.in_channels == 0:

@@ -23,6 +23,7 @@ from gan_refine.objectives import GanFile, build_objective, complete_spec, objec
 from gan_refine.refine import trainable_groups
 from gan_refine.run.networks import Gan, open_gan, open_teacher
 from gan_refine.run.options import AUTO, RunOptions, absolute, file_digest
+from gan_refine.run.trackers import check_trackers
 from gan_refine.teachers import recompute_activations
 
 CHECKPOINT_FORMAT = 3
@@ -97,6 +98,7 @@ def build(options: RunOptions, automatic: Collection[str] = (), dry_run: bool = 
     `automatic` are the fields of `options.refine` that the objective's class decides (pool_images, glr). Writes nothing, except
     that a reference of teacher samples goes to the cache; a dry run leaves that out.
     """
+    check_trackers(options)
     opened = open_teacher(options.teacher, options.trust_pickle, options.device)
     gan = open_gan(options.gan, options.which, options.trust_pickle, opened)
     denoiser, generator = opened.denoiser, prepare(gan.generator, options)

@@ -4,6 +4,7 @@ import json
 import re
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,9 @@ from tqdm import tqdm
 from gan_refine.errors import UserError
 from gan_refine.files import atomic_file
 from gan_refine.interfaces import PixelBytes
+from gan_refine.run.trackers import Tracker, figures_of
+
+SIDE = 64  # pixels of an image in a grid, so that one of 16x16 can be seen
 
 SHOWN = {1: 1, 2: 1, 3: 3, 4: 4}  # channels of images -> channels of pictures
 MOST_SHOWN = 3
@@ -22,7 +26,8 @@ MOST_SHOWN = 3
 class RunFolder:
     """Writes into the folder `path` and onto standard error; on ranks other than 0 `writes` is off, and it does neither."""
 
-    def __init__(self, path: Path, writes: bool = True, seconds: float = 0.0) -> None:
+    def __init__(self, path: Path, writes: bool = True, seconds: float = 0.0, trackers: Sequence[Tracker] = ()) -> None:
+        self.trackers = trackers
         self.path = path
         self.writes = writes
         self.started = time.time() - seconds
@@ -39,6 +44,8 @@ class RunFolder:
         if self.writes:
             with open(self.path / name, "a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
+            for tracker in self.trackers:
+                tracker.log(figures_of(record), round(1000 * record["kimg"]))
 
     def write_text(self, name: str, text: str) -> None:
         """A whole file, atomically."""
@@ -47,9 +54,10 @@ class RunFolder:
                 stream.write(text.encode())
 
     def save_grid(self, name: str, images: PixelBytes) -> None:
-        """Images [N, C, H, W] as one PNG, as square as N allows."""
+        """Images [N, C, H, W] as one PNG, as square as N allows; small images are enlarged to SIDE pixels at least."""
         if self.writes:
-            save_png(self.path / name, tile(images))
+            factor = max(SIDE // images.shape[-1], 1)
+            save_png(self.path / name, tile(images).repeat(factor, axis=0).repeat(factor, axis=1))
 
     def forget_after(self, kimg: float) -> None:
         """Removes the JSON lines of later states, and torn ones: a resumed run writes them again."""

@@ -20,11 +20,14 @@ from gan_refine.files import atomic_file, require_writable
 from gan_refine.foundation import distributed
 from gan_refine.refine import fit_batch
 from gan_refine.run.build import Run, build
+from gan_refine.run.command import command_line
 from gan_refine.run.folder import RunFolder, new_folder, numbered_folders
 from gan_refine.run.history import check_header
 from gan_refine.run.options import RunOptions, description
+from gan_refine.run.plan import make_plan, plan_lines
 from gan_refine.run.ranks import PATHS, broadcast_from_rank0
 from gan_refine.run.signals import Signals, StopRequested
+from gan_refine.run.trackers import open_trackers
 from gan_refine.run.trainer import Trainer
 
 LAUNCH_FILE = "launch.json"
@@ -44,7 +47,10 @@ def launch(
     if fit_memory:
         run.options = _fitted(run)
     if dry_run:
-        tqdm.write(to_json(run.options) + "\nDry run: nothing was written.", file=sys.stderr)
+        if distributed.is_rank0():
+            lines = [*plan_lines(run, make_plan(run)), f"command   {command_line(run.options)}"]
+            text = "\n".join([to_json(run.options), *lines, "Dry run: nothing was written."])
+            tqdm.write(text, file=sys.stderr)
         return None
     name = options.desc or description(run.options)
     made = broadcast_from_rank0(lambda: str(new_folder(Path(options.outdir), name)).encode(errors=PATHS))
@@ -127,7 +133,9 @@ def locked(folder: Path) -> Iterator[None]:
 
 def drive(run: Run, folder: Path, found: tuple[dict, str] | None) -> str:
     """The run from a checkpoint (content and name) or from its start; returns what goes to standard output."""
-    log = RunFolder(folder, distributed.is_rank0())
+    rank0 = distributed.is_rank0()
+    trackers = open_trackers(run.options, folder, rank0)
+    log = RunFolder(folder, rank0, trackers=trackers)
     with Signals().installed() as signals, _explained(folder, run.options):
         trainer = Trainer(run, log, signals)
         try:
@@ -141,6 +149,8 @@ def drive(run: Run, folder: Path, found: tuple[dict, str] | None) -> str:
         except StopRequested:
             complete = False
         summary = trainer.finish(complete)
+    for tracker in trackers:
+        tracker.close()
     to_resume = resume_command(folder, run.options)  # while it is known how many processes there are
     distributed.leave()
     if complete:

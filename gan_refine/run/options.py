@@ -46,7 +46,7 @@ NAMES = {AUTO, "teacher", PIXELS, *DETECTORS}  # what --detector and --fid-ref n
 
 # What a resumed run may change: nothing of it moves a weight or the choice of the best snapshot.
 FREE = {"outdir", "device", "snap", "snap_minutes", "keep", "fid_seeds", "stop_on_collapse", "recompute"}
-FREE |= {"tick_images", "trust_pickle"}
+FREE |= {"tick_images", "trust_pickle", "report", "tensorboard", "wandb"}
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,9 @@ class RunOptions:
     keep: int = 2
     stop_on_collapse: float = 0
     recompute: bool = False
+    report: bool = True
+    tensorboard: bool = False
+    wandb: bool = False
     device: str = "cpu"
     trust_pickle: bool = False
     labels: str = UNIFORM
@@ -165,7 +168,7 @@ def options_from_json(text: str, name: str) -> RunOptions:
 def merge_options(saved: RunOptions, given: RunOptions, named: Iterable[str]) -> RunOptions:
     """The saved options, with those fields of `given` that the command line names and that may differ.
 
-    `auto` asks for nothing. Raises OptionError that lists the fields that may not differ.
+    `auto` asks for nothing; a run may become longer. Raises OptionError that lists the fields that may not differ.
     """
     flat, wanted = ({**asdict(options), **asdict(options.refine)} for options in (saved, given))
     for name in FILES:
@@ -174,7 +177,9 @@ def merge_options(saved: RunOptions, given: RunOptions, named: Iterable[str]) ->
     if wanted["objective"] != AUTO:
         wanted["objective"] = complete_spec(wanted["objective"])
     changed = {name: wanted[name] for name in named if wanted[name] not in (AUTO, (AUTO,), flat[name])}
-    refused = [f"{name} {flat[name]} (got {value})" for name, value in changed.items() if name not in FREE]
+    longer = {"total_images"} if changed.get("total_images", 0) > flat["total_images"] else set()
+    fixed = {name: value for name, value in changed.items() if name not in FREE | longer}
+    refused = [f"{name} {flat[name]} (got {value})" for name, value in fixed.items()]
     if refused:
         raise OptionError(f"a resumed run keeps its options, and this one has {', '.join(refused)}; leave them out")
     inner = {name: value for name, value in changed.items() if name in asdict(saved.refine)}

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from gan_refine import assets
 from gan_refine.config import to_json
 from gan_refine.errors import FileFormatError, OptionError
-from gan_refine.files import remove_leftovers
+from gan_refine.files import atomic_file, remove_leftovers
 from gan_refine.run.build import build
 from gan_refine.run.checkpoint import Checkpoints, parse
 from gan_refine.run.folder import numbered_folders
@@ -42,9 +42,11 @@ def resume(folder: Path, given: RunOptions, named: Iterable[str]) -> str:
         saved = options_from_json(text, f"{folder}/options.json")
         if saved.trust_pickle and not given.trust_pickle:  # a file of options gives no consent
             raise OptionError(f"the run in {folder} began with --trust-pickle; give it again to resume")
-        run = build(replace(merge_options(find_files(saved, given, named, folder), given, named), device=given.device))
+        options = merge_options(find_files(saved, given, named, folder), given, named)
+        run = build(replace(options, device=given.device))
         introduce(run)
-        broadcast_from_rank0(lambda: _tidy(folder))
+        longer = options.refine.total_images > saved.refine.total_images
+        broadcast_from_rank0(lambda: _tidy(folder, options if longer else None))
         return drive(run, folder, _newest(folder))
 
 
@@ -90,8 +92,12 @@ def _find_run(text: str, outdir: Path) -> Path:
     return runs[-1]
 
 
-def _tidy(folder: Path) -> bytes:
+def _tidy(folder: Path, extended: RunOptions | None) -> bytes:
+    """Removes what a killed process left; writes the options of a run that is to become longer."""
     remove_leftovers(folder)
+    if extended is not None:
+        with atomic_file(folder / "options.json") as stream:
+            stream.write(to_json(extended).encode())
     return b""
 
 

@@ -15,10 +15,15 @@ from gan_refine.files import copy_atomic, require_space
 from gan_refine.foundation import distributed
 from gan_refine.interfaces import Generator
 from gan_refine.refine import Progress, RefineState, advance, diagnose, load_state, record_state
+from gan_refine.run.advice import warnings_of
 from gan_refine.run.build import Run, class_notice
 from gan_refine.run.checkpoint import Checkpoints
+from gan_refine.run.command import evaluate_line
 from gan_refine.run.folder import RunFolder, picture_notice
 from gan_refine.run.history import RunHistory, check_replicas, needed_space, restore_best
+from gan_refine.run.page import write_report
+from gan_refine.run.pictures import save_teacher_samples
+from gan_refine.run.records import read_run
 from gan_refine.run.report import summarize
 from gan_refine.run.signals import Signals, StopRequested
 from gan_refine.run.summary import Summary
@@ -46,6 +51,7 @@ class Trainer:
         self.checkpoints = Checkpoints(folder.path, run.options.keep)
         self.saved_at = self.reported_at = time.monotonic()
         self.collapsed = False
+        self.warned: set[str] = set()  # how the warnings of this process begin
         self.grid = grid_latents(run.generator, run.options.refine.seed)
         self.best_path = folder.path / "network-refined-best.pkl"
         self.last_path = folder.path / "network-refined-last.pkl"
@@ -67,6 +73,8 @@ class Trainer:
         self.folder.save_grid("fakes_init.png", render(run.generator.full_size(), self.grid))
         with self.signals.raising(alone=distributed.get_world_size() == 1):
             self.history.before = self.history.best = self._measure(run.generator, "original")
+            if run.options.teacher_steps and run.options.report:
+                save_teacher_samples(run.teacher, self.folder.path, run.options.refine.seed)
         self._save()
 
     def restore(self, content: dict, name: str) -> None:
@@ -143,7 +151,11 @@ class Trainer:
         kimg, seconds = self.state.images / 1000, self.folder.seconds
         summary = summarize(self.run, self.history, kimg, self.best_path, seconds, complete)
         self.folder.write_text("summary.json", summary.to_json())
+        self._report()
         self.folder.say("\n" + "\n".join(summary.lines()))
+        if self.run.yardsticks is not None:
+            line = evaluate_line(self.run.options, str(self.best_path))
+            self.folder.say(f"To measure both on other latents:\n  {line}")
         self.folder.say(f"Run folder: {self.folder.path}")
         return summary
 
@@ -173,7 +185,7 @@ class Trainer:
         if not self.state.is_finite():
             raise NonFiniteError(diagnose(self.state))
         average = self.state.average.module
-        name = f"fakes{self.state.images // 1000:06d}.png"
+        name = f"fakes{self.state.images:08d}.png"
         self.folder.save_grid(name, render(average.full_size(), self.grid))
         if self.folder.writes:
             average.export(self.last_path)
@@ -186,7 +198,20 @@ class Trainer:
                 copy_atomic(self.last_path, self.best_path)
                 history.best_digest = assets.sha256(self.best_path)
         history.pending = False
+        if not self.state.finished:  # `finish` writes the last one
+            self._report()
         return value
+
+    def _report(self) -> None:
+        """Writes report.html, and says what goes wrong, each trouble once."""
+        if not (self.folder.writes and self.run.options.report):
+            return
+        write_report(self.folder.path, self.run.options.trust_pickle, self.run.options.device)
+        for text in warnings_of(read_run(self.folder.path)):
+            kind = text[:40]
+            if kind not in self.warned:
+                self.folder.say(f"WARNING: {text}")
+                self.warned.add(kind)
 
     def _record_change(self, average: Generator) -> None:
         """How far a bridged generator has moved, in the band that its teacher sees and in the rest."""

@@ -31,7 +31,7 @@ def conv2d_resample(
         x0, x1 = x0 + (taps_x - down + 1) // 2, x1 + (taps_x - down) // 2
         y0, y1 = y0 + (taps_y - down + 1) // 2, y1 + (taps_y - down) // 2
     pads = [x0, x1, y0, y1]
-    kernel_x, kernel_y = w.shape[3], w.shape[2]
+    kernel_x, kernel_y = int(w.shape[3]), int(w.shape[2])
     if kernel_x == kernel_y == 1 and down > 1 and up == 1:  # pointwise: shrink first, there is less to multiply
         x = upfirdn2d(x, f, down=down, padding=pads, flip_filter=flip_filter)
         return _conv(x, w, groups, flip_weight)
@@ -50,7 +50,7 @@ def conv2d_resample(
 
 def _transposed(x, w, f, up, down, pads, groups, flip_weight, flip_filter) -> torch.Tensor:
     """Upsampling as a transposed convolution (no multiplications with inserted zeros), then the filter."""
-    out_channels, in_channels, kernel_y, kernel_x = w.shape
+    out_channels, in_channels, kernel_y, kernel_x = (int(size) for size in w.shape)
     # conv_transpose2d wants [in, out / groups, ...]
     split = w.reshape(groups, out_channels // groups, in_channels, kernel_y, kernel_x)
     transposed = split.transpose(1, 2).reshape(groups * in_channels, out_channels // groups, kernel_y, kernel_x)

@@ -78,7 +78,7 @@ def _reference(
     gain: float,
 ) -> torch.Tensor:
     """The definition, one step after the other; all factors as (x, y), the padding as (x0, x1, y0, y1)."""
-    n, c, h, w = x.shape
+    n, c, h, w = x.shape if not torch.jit.is_tracing() else (x.shape[0], *map(int, x.shape[1:]))
     if max(up) > 1:
         x = F.pad(x.reshape(n, c, h, 1, w, 1), [0, up[0] - 1, 0, 0, 0, up[1] - 1]).reshape(n, c, h * up[1], w * up[0])
     for signed in ([max(p, 0) for p in padding], [min(p, 0) for p in padding]):  # crops may reach into the padding
@@ -183,7 +183,7 @@ def _padding(padding: Factor) -> tuple[int, int, int, int]:
 
 def _filter_size(f: torch.Tensor | None) -> tuple[int, int]:
     """Taps along x and y."""
-    return (1, 1) if f is None else (f.shape[-1], f.shape[0])
+    return (1, 1) if f is None else (int(f.shape[-1]), int(f.shape[0]))  # torch.jit.trace makes tensors of sizes
 
 
 def _out_size(

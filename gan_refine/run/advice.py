@@ -1,0 +1,77 @@
+"""What goes wrong in a run, seen from its figures, each with the option that helps."""
+
+from gan_refine.run.model_card import first_curve
+from gan_refine.run.records import RunRecord
+
+RISE = 1.5  # of the data-free estimate, which is noisy
+FALL = 0.9  # of recall
+
+
+def warnings_of(record: RunRecord) -> list[str]:
+    """One sentence for each trouble that the figures so far show; empty for a run that goes well."""
+    return [
+        text for check in (_not_finite, _worse, _gap_rises, _score_model_lags, _recall_falls) for text in check(record)
+    ]
+
+
+def _not_finite(record: RunRecord) -> list[str]:
+    steps = sum(value for _, value in record.series("skipped_steps"))
+    shares = [value for _, value in record.series("nonfinite_share")]
+    if not steps and not any(shares):
+        return []
+    return [
+        f"{steps:g} steps were skipped because a gradient was not finite, and up to {max(shares, default=0):.1%} of the samples of "
+        "a tick were not finite: lower --glr and --score-lr, or set --clip-grad."
+    ]
+
+
+def _worse(record: RunRecord) -> list[str]:
+    curve = first_curve(record)
+    if len(curve) < 2 or curve[-1].value <= curve[0].value:
+        return []
+    return [
+        f"The last snapshot is worse than the original by the first metric ({curve[0].value:.3f} -> {curve[-1].value:.3f}; lower "
+        "is better): lower --glr, a smaller --pool-step-size, or --l2-images=1. network-refined-best.pkl keeps the best so far."
+    ]
+
+
+def _gap_rises(record: RunRecord) -> list[str]:
+    """Only without target pools: with them, each estimate has a score model that has learned for longer."""
+    values = [value for _, value in record.series("remaining_nats")]
+    if record.options.refine.pool_images or len(values) < 3 or values[-1] <= RISE * values[0]:
+        return []
+    return [
+        f"The data-free estimate rose from {values[0]:.2f} to {values[-1]:.2f} nats: lower --glr, or let the score model keep up "
+        "with a higher --score-lr."
+    ]
+
+
+def _score_model_lags(record: RunRecord) -> list[str]:
+    last = next((line for line in reversed(record.stats) if line.get("score_loss") is not None), None)
+    if last is None:
+        return []
+    score, teacher = (_mean(last.get(name)) for name in ("score_loss", "teacher_loss"))
+    if score is None or teacher is None or score < teacher:
+        return []
+    return [
+        f"The score model denoises the GAN's images no better than the teacher does ({score:.3f}, teacher {teacher:.3f}; lower is "
+        "better), so its gradient means little: more --warmup-kimg, or a higher --score-lr."
+    ]
+
+
+def _recall_falls(record: RunRecord) -> list[str]:
+    fallen = {
+        name: curve
+        for name, curve in record.curves.items()
+        if "recall" in name and len(curve) > 1 and curve[-1].value < FALL * curve[0].value
+    }
+    return [
+        f"{name} fell from {curve[0].value:.3f} to {curve[-1].value:.3f} (higher is better): the GAN loses diversity; stop earlier "
+        "(--kimg), or set --l2-images=1."
+        for name, curve in fallen.items()
+    ]
+
+
+def _mean(values: object) -> float | None:
+    numbers = [value for value in values if isinstance(value, float)] if isinstance(values, list) else []
+    return sum(numbers) / len(numbers) if numbers else None

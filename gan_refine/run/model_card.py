@@ -1,0 +1,100 @@
+"""The model card of a refined generator, in Markdown: origin, digests, licences, figures, options, limits."""
+
+from dataclasses import replace
+
+from gan_refine import assets
+from gan_refine.interfaces import ImageSpec
+from gan_refine.run.command import command_line
+from gan_refine.run.options import RunOptions
+from gan_refine.run.records import Evaluation, RunRecord
+from gan_refine.version import VERSION
+
+UNKNOWN = "not known to this program; ask whoever published the file"
+
+
+def model_card(record: RunRecord, spec: ImageSpec, written: dict[str, str]) -> str:
+    """The card of a run's best pickle; `written` are the exported files with their SHA-256."""
+    options = record.options
+    files = "\n".join(f"| `{name}` | `{digest}` |" for name, digest in written.items())
+    return f"""# {record.folder.name}
+
+A generator of {spec} images: a pretrained GAN that was refined with a pretrained diffusion model and no data set
+(Diff-Instruct, arXiv:2305.18455), by gan_refine {VERSION}.
+
+## Origin
+
+| | file | SHA-256 | licence |
+|---|---|---|---|
+{_parent("GAN", options.gan, options.gan_sha256)}
+{_parent("teacher", options.teacher, options.teacher_sha256)}
+
+The weights derive from both files: use and pass them on only as both licences allow.
+
+## Files
+
+| file | SHA-256 |
+|---|---|
+{files}
+
+The pickle and the ONNX file take latents z ~ N(0, I); images are in [-1, 1]. ONNX has the constant noise of
+the file, and psi as input.
+
+## Figures
+
+{_figures(record)}
+
+## Made with
+
+```
+{command_line(replace(options, outdir=RunOptions().outdir))}
+```
+
+## Limits
+
+The refined generator shows what the teacher knows: its faults, its biases and the people in its training data carry over. Figures
+are of the yardsticks above alone; look at images before you use it.
+"""
+
+
+def _parent(role: str, text: str, digest: str) -> str:
+    return f"| {role} | `{text}` | `{digest or 'unknown'}` | {licence(text, digest)} |"
+
+
+def licence(text: str, digest: str) -> str:
+    """The licence of a parent by its digest or public name, as the catalogs have it."""
+    found = assets.licence_of(text, digest)
+    return UNKNOWN if found is None else found
+
+
+def _figures(record: RunRecord) -> str:
+    if not record.curves:
+        return "Nothing was measured in this run."
+    rows = ["| yardstick | original | best snapshot | last snapshot |", "|---|---|---|---|"]
+    best = best_kimg(record)
+    for name, values in record.curves.items():
+        chosen = next((each.value for each in values if each.kimg == best), None)
+        rows.append(f"| {name} | {values[0].value:.4g} | {_text(chosen)} | {values[-1].value:.4g} |")
+    ended = "" if record.summary.get("complete") else " The run has not come to its end."
+    return (
+        "\n".join(rows) + f"\n\nThe run selected the best snapshot by its first yardstick, on the same latents.{ended}"
+    )
+
+
+def best_kimg(record: RunRecord) -> float | None:
+    """The length at which the first metric was lowest; None without a metric."""
+    found = first_curve(record)
+    return min(found, key=lambda each: each.value).kimg if found else None
+
+
+def first_curve(record: RunRecord) -> list[Evaluation]:
+    """The curve of the metric that selects the best snapshot; empty with --metrics=none."""
+    name = record.summary.get("metric")
+    if isinstance(name, str) and name in record.curves:
+        return record.curves[name]
+    named, detector = record.options.metrics.split(",")[0], record.options.detector[0]
+    found = {metric: curve for metric, curve in record.curves.items() if metric.startswith(named)}
+    return next((curve for metric, curve in found.items() if detector in metric), next(iter(found.values()), []))
+
+
+def _text(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"

@@ -1,0 +1,256 @@
+"""report.html of a run, and the page that compares several: one file each, without anything from elsewhere."""
+
+import itertools
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gan_refine import assets
+from gan_refine.config import to_json
+from gan_refine.evaluation import FLOOR
+from gan_refine.files import atomic_file
+from gan_refine.refine import SIGMA_BANDS
+from gan_refine.run.advice import warnings_of
+from gan_refine.run.charts import Chart, Series
+from gan_refine.run.command import command_line, evaluate_line
+from gan_refine.run.model_card import first_curve
+from gan_refine.run.networks import open_gan
+from gan_refine.run.pictures import make_pictures
+from gan_refine.run.records import RunRecord, read_run
+from gan_refine.version import VERSION
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+REPORT = "report.html"
+HIGHER = re.compile(r"(is\d|precision|recall|density|coverage)")  # figures of which higher is better
+Cells = list[list[str]]
+
+
+@dataclass(frozen=True)
+class Yardsticks:
+    """A table: headings, and rows of as many cells."""
+
+    title: str
+    headings: list[str]
+    rows: Cells
+
+
+def write_report(folder: Path, trust: bool = False, device: str = "cpu") -> Path:
+    """Writes report.html of a run folder, whether the run has ended or not. Raises UserError."""
+    record = read_run(folder)
+    original = open_gan(record.options.gan, record.options.which, trust).generator.to(device)
+    refined = open_gan(str(_shown(record)), trust=trust).generator.to(device)
+    for generator in (original, refined):
+        generator.set_latent_options(record.options.labels, record.options.noise_mode)
+    pictures = make_pictures(original, refined, folder, record.options.refine.seed)
+    text = _template("report.html").render(
+        record=record,
+        headline=headline(record),
+        pictures=pictures,
+        shown=_shown(record).name,
+        tables=tables(record),
+        charts=charts(record),
+        warnings=warnings_of(record),
+        options=to_json(record.options),
+        command=command_line(record.options),
+        evaluate=evaluate_line(record.options, str(record.best_pickle)),
+        versions=_versions(),
+    )
+    path = folder / REPORT
+    with atomic_file(path) as stream:
+        stream.write(text.encode())
+    return path
+
+
+def write_comparison(folders: list[Path], path: Path) -> Path:
+    """Writes one page with the figures, the curves and the last grid of several runs. Raises UserError."""
+    records = [read_run(folder) for folder in folders]
+    names = {name for record in records for name in record.curves}
+    shared = [Chart(name, _better(name), _lines(records, name)) for name in sorted(names)]
+    text = _template("compare.html").render(
+        records=records,
+        headlines=[headline(record) for record in records],
+        charts=shared,
+        differing=_differing(records),
+    )
+    with atomic_file(path) as stream:
+        stream.write(text.encode())
+    return path
+
+
+def _lines(records: list[RunRecord], name: str) -> list[Series]:
+    return [
+        Series(record.folder.name, [(each.kimg, each.value) for each in record.curves[name]])
+        for record in records
+        if name in record.curves
+    ]
+
+
+def _differing(records: list[RunRecord]) -> Cells:
+    """The options that are not the same in all runs: name, then one value a run."""
+    flat = [{**vars(record.options), **vars(record.options.refine)} for record in records]
+    skipped = {"refine", "outdir", "desc", "gan_sha256", "teacher_sha256"}
+    names = [name for name in flat[0] if name not in skipped and len({str(each[name]) for each in flat}) > 1]
+    return [[name, *(str(each[name]) for each in flat)] for name in names]
+
+
+def _shown(record: RunRecord) -> Path:
+    """The best pickle; the last one while nothing is better than the original."""
+    last = record.folder / "network-refined-last.pkl"
+    unchanged = record.best_pickle.is_file() and assets.sha256(record.best_pickle) == record.options.gan_sha256
+    return last if last.is_file() and (unchanged or not record.best_pickle.is_file()) else record.best_pickle
+
+
+def headline(record: RunRecord) -> str:
+    """Whether it worked so far, in one sentence."""
+    curve, ended = first_curve(record), bool(record.summary.get("complete"))
+    state = "The run has ended" if ended else "The run goes on or was stopped"
+    if not curve:
+        return f"{state}. Nothing was measured, so it is not known whether the images improved."
+    if ended:
+        return f"{state}. {record.summary.get('verdict', '')}"
+    best = min(curve, key=lambda each: each.value)
+    name = str(record.summary.get("metric") or "the first metric")
+    if best.value < curve[0].value:
+        change = 1 - best.value / curve[0].value
+        return (
+            f"{state}. It improved {name} from {curve[0].value:.3f} to {best.value:.3f} (lower is better, {change:.0%} less), "
+            f"at {best.kimg:g} kimg."
+        )
+    return f"{state}. {name} did not improve: {curve[0].value:.3f} before, {curve[-1].value:.3f} now (lower is better)."
+
+
+def tables(record: RunRecord) -> list[Yardsticks]:
+    """The tables of summary.json, if it has any, and one of all figures over the snapshots."""
+    found = [_summary_table(table) for table in _dicts(record.summary.get("tables"))]
+    best = min(first_curve(record), key=lambda each: each.value, default=None)
+    rows = []
+    for name, curve in record.curves.items():
+        at_best = next((each.value for each in curve if best is not None and each.kimg == best.kimg), None)
+        values = (curve[0].value, at_best, curve[-1].value, _teacher_value(record, name))
+        rows.append([name, *(_text(value) for value in values), _better(name)])
+    headings = ["figure", "original", "best snapshot", "last snapshot", FLOOR, "better"]
+    return [*found, Yardsticks("At the snapshots", headings, rows)] if rows else found
+
+
+def _summary_table(table: dict) -> Yardsticks:
+    """A table of summary.json as rows of means over sets of latents with their standard error, and of shares."""
+    rows = _dicts(table.get("rows"))
+    keys = list(dict.fromkeys(key for row in rows for key in row.get("values", {})))
+    shared = list(dict.fromkeys(key for row in rows for key in row.get("shares", {})))
+    cells = []
+    for row in rows:
+        means = [_mean_text(row.get("values", {}).get(key)) for key in keys]
+        shares = [_share_text(row.get("shares", {}).get(key)) for key in shared]
+        cells.append([str(row.get("name", "")), *means, *shares])
+    title = f"{table.get('detector', 'yardstick')} ({table.get('role', 'measured at the end')})"
+    return Yardsticks(
+        title, ["", *(key.replace("_", " ") for key in keys), *(f"{key}: share of the way" for key in shared)], cells
+    )
+
+
+def _share_text(share: object) -> str:
+    """A share of the way to the floor, with half the width of its 95 % confidence interval if it has one."""
+    if not isinstance(share, dict):
+        return "-"
+    margin = share.get("margin")
+    return f"{share['mean']:.1%}" + ("" if margin is None else f" ± {margin:.1%}")
+
+
+def _mean_text(values: object) -> str:
+    numbers = [float(value) for value in values] if isinstance(values, list) else []
+    if not numbers:
+        return "-"
+    mean = sum(numbers) / len(numbers)
+    if len(numbers) == 1:
+        return f"{mean:.4g}"
+    error = (sum((value - mean) ** 2 for value in numbers) / (len(numbers) - 1) / len(numbers)) ** 0.5
+    return f"{mean:.4g} ± {error:.2g}"
+
+
+def _dicts(value: object) -> list[dict]:
+    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
+
+
+def _teacher_value(record: RunRecord, name: str) -> float | None:
+    """Of other samples of the teacher, the floor of a distance: the mean over the tables' rows of that name."""
+    for table in _dicts(record.summary.get("tables")):
+        for row in _dicts(table.get("rows")):
+            if row.get("name") == FLOOR and row.get("values", {}).get(name):
+                return sum(row["values"][name]) / len(row["values"][name])
+    return None
+
+
+def _better(name: str) -> str:
+    return "higher" if HIGHER.match(name) else "lower"
+
+
+def _text(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
+
+
+def charts(record: RunRecord) -> list[Chart]:
+    """Every yardstick, the data-free estimate in all and by band of sigma, gradient norms, learning rate, speed."""
+    found = []
+    for name, curve in record.curves.items():
+        value = _teacher_value(record, name)
+        levels = [] if value is None else [(FLOOR, value)]
+        points = [(each.kimg, each.value) for each in curve]
+        found.append(Chart(name, f"{_better(name)} is better", [Series(name, points)], levels))
+    note = (
+        "Estimate of KL(generator || teacher) by the score model, in nats an image. It rises where the score model has learned "
+        "to see more of the difference, so compare ticks of equal training."
+    )
+    total = record.series("remaining_nats")
+    bands = [line for line in _bands(record) if line.points]
+    norms = {name: record.series(f"{name}_gradient_norm") for name in ("generator", "auxiliary")}
+    gradients = [
+        Chart(f"gradient norm, {name}", "mean of each tick", [Series(name, points)] if points else [])
+        for name, points in norms.items()
+    ]
+    others = [
+        Chart("data-free gap", note, [Series("data-free gap", total)] if total else []),
+        Chart("data-free gap by band of sigma", "nats for each unit of ln sigma", bands),
+        *gradients,
+        Chart("images a second", "since the tick before, warm-up and pools included", _speed(record)),
+    ]
+    return [*found, *(chart for chart in others if chart.series)]
+
+
+def _bands(record: RunRecord) -> list[Series]:
+    found = []
+    for number, (low, high) in enumerate(itertools.pairwise(SIGMA_BANDS)):
+        points = []
+        for line in record.stats:
+            nats, kimg = line.get("nats"), line["kimg"]
+            if isinstance(nats, list) and isinstance(kimg, float) and nats[number] is not None:
+                points.append((kimg, float(nats[number])))
+        found.append(Series(f"{low:g} to {high:g}", points))
+    return found
+
+
+def _speed(record: RunRecord) -> list[Series]:
+    points, before, start = [], 0.0, 0.0
+    for kimg, seconds in record.series("seconds"):
+        if seconds > start:
+            points.append((kimg, 1000 * (kimg - before) / (seconds - start)))
+        before, start = kimg, seconds
+    return [Series("images a second", points)] if points else []
+
+
+def _versions() -> str:
+    import platform
+
+    import numpy
+    import torch
+
+    return f"gan_refine {VERSION}, torch {torch.__version__}, numpy {numpy.__version__}, Python {platform.python_version()}"
+
+
+def _template(name: str) -> "Template":
+    import jinja2
+
+    loader = jinja2.PackageLoader("gan_refine.run", "templates")
+    return jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined).get_template(name)

@@ -1,0 +1,87 @@
+"""What a run folder says of its run, read as data: options, figures, evaluations, summary, log. The run may still go on."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gan_refine.errors import FileFormatError
+from gan_refine.run.options import RunOptions, read_options
+
+Json = dict[str, object]
+METRIC_FILE = "metric-*.jsonl"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One value of one yardstick: of the original at 0 kimg, else of the snapshot."""
+
+    kimg: float
+    value: float
+    snapshot: str
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A run folder as it is now. `summary` is empty until the run has ended or was stopped."""
+
+    folder: Path
+    options: RunOptions
+    stats: list[Json] = field(default_factory=list)
+    curves: dict[str, list[Evaluation]] = field(default_factory=dict)  # by the yardstick's name
+    summary: Json = field(default_factory=dict)
+    log: str = ""
+
+    def number(self, name: str) -> float | None:
+        """A number of summary.json; None if it was not measured or is not known yet."""
+        value = self.summary.get(name)
+        return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+    def series(self, name: str) -> list[tuple[float, float]]:
+        """A figure of stats.jsonl over kimg, without the ticks that have none."""
+        pairs = [(_number(line.get("kimg")), _number(line.get(name))) for line in self.stats]
+        return [(kimg, value) for kimg, value in pairs if kimg is not None and value is not None]
+
+    @property
+    def best_pickle(self) -> Path:
+        return self.folder / "network-refined-best.pkl"
+
+
+def read_run(folder: Path) -> RunRecord:
+    """The record of a run folder. Raises FileFormatError for a folder of anything else."""
+    if not folder.is_dir():
+        raise FileFormatError(f"{folder} is not a folder; give the folder of a run, such as training-runs/00000-NAME")
+    options = read_options(folder)
+    summary, log = folder / "summary.json", folder / "log.txt"
+    return RunRecord(
+        folder,
+        options,
+        read_lines(folder / "stats.jsonl"),
+        _curves(folder),
+        json.loads(summary.read_text()) if summary.is_file() else {},
+        log.read_text() if log.is_file() else "",
+    )
+
+
+def read_lines(path: Path) -> list[Json]:
+    """The JSON lines of a file; none if it does not exist. A last line that is being written at this moment is left out."""
+    found: list[Json] = []
+    for line in path.read_text().splitlines(keepends=True) if path.is_file() else ():
+        if line.endswith("\n"):
+            found.append(json.loads(line))
+    return found
+
+
+def _curves(folder: Path) -> dict[str, list[Evaluation]]:
+    found: dict[str, list[Evaluation]] = {}
+    for path in sorted(folder.glob(METRIC_FILE)):
+        for line in read_lines(path):
+            results, kimg = line.get("results"), _number(line.get("kimg"))
+            assert isinstance(results, dict) and kimg is not None, f"{path.name} holds evaluations"
+            for name, value in results.items():
+                if (number := _number(value)) is not None:
+                    found.setdefault(name, []).append(Evaluation(kimg, number, str(line.get("snapshot", ""))))
+    return found
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None

@@ -1,0 +1,101 @@
+"""`gan-refine doctor` and the plan of --dry-run: what they find, what they count, what they refuse."""
+
+import re
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from gan_refine.cli import cli
+from gan_refine.config import RefineOptions
+from gan_refine.errors import UserError
+from gan_refine.run.build import build
+from gan_refine.run.environment import environment_rows
+from gan_refine.run.options import RunOptions
+from gan_refine.run.plan import duration, make_plan, plan_lines
+from runs import write_pair
+
+
+def doctor(*arguments: object) -> Result:
+    return CliRunner().invoke(cli, ["doctor", "--device=cpu", *map(str, arguments)])
+
+
+def test_the_machine_is_described_without_files() -> None:
+    ended = doctor()
+    assert ended.exit_code == 0, ended.output
+    for name in ("Python", "torch", "memory", "C++ compiler", "kernels, cpu", "output folder", "cache", "extras"):
+        assert re.search(rf"^  {re.escape(name)} ", ended.stdout, re.MULTILINE), name
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    rows = dict(environment_rows(tmp_path / "file" / "runs"))
+    assert "is NOT writable" in rows["output folder"]
+    assert "is writable" in dict(environment_rows(tmp_path / "new" / "runs"))["output folder"]
+
+
+def test_a_pair_gets_its_plan_and_its_command(pair: list[str], tmp_path: Path) -> None:
+    ended = doctor(*pair, "--batch=8", f"--outdir={tmp_path / 'runs'}")
+    assert ended.exit_code == 0, ended.output
+    assert "They fit." in ended.stdout
+    assert re.search(r"^time +about [\d.]+ (s|min|h): warm-up", ended.stdout, re.MULTILINE)
+    last = ended.stdout.splitlines()[-1]
+    assert last.startswith("gan-refine refine --gan=") and "--batch=8" in last
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--gan=fashion16"], "give both --gan and --teacher"),
+        (["--gan=fashion16", "--teacher=nowhere.pkl"], "is not a file"),
+    ],
+)
+def test_bad_input(arguments: list[str], message: str) -> None:
+    ended = doctor(*arguments)
+    assert isinstance(ended.exception, UserError) and message in str(ended.exception)
+
+
+def test_a_pair_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    ended = doctor(*write_pair(tmp_path, resolution=32))
+    assert isinstance(ended.exception, UserError) and "choose a teacher of the GAN's size" in str(ended.exception)
+
+
+def planned(pair: list[str], **options: int) -> tuple[list[str], object]:
+    gan, teacher = (argument.partition("=")[2] for argument in pair)
+    refine = RefineOptions(batch=8, batch_gpu=4, **options)
+    run = build(RunOptions(gan=gan, teacher=teacher, eval_images=100, refine=refine), dry_run=True)
+    plan = make_plan(run)
+    return plan_lines(run, plan), plan
+
+
+def test_calls_are_those_of_the_rounds(pair: list[str]) -> None:
+    lines, plan = planned(pair, total_images=480, warmup_images=32, pool_images=80, tick_images=160)
+    assert plan.rounds == 2  # a pool of 80 images is learned three times
+    assert (plan.warmup_images, plan.target_images, plan.learned_images, plan.evaluated_images) == (64, 160, 480, 1000)
+    (calls,) = (line for line in lines if line.startswith("calls"))
+    assert calls == "calls     generator 1.7 kimg, teacher 0.5 kimg, score model 0.5 kimg"
+    assert len(lines) <= 10
+    assert set(plan.phases()) == {"warm-up", "targets", "learning", "evaluation"}
+    assert all(seconds > 0 for seconds in plan.phases().values())
+
+
+def test_without_pools_each_step_calls_both_networks(pair: list[str]) -> None:
+    lines, plan = planned(pair, total_images=1600, warmup_images=0, pool_images=0)
+    assert plan.rounds == 1 and "targets" not in plan.phases()
+    (calls,) = (line for line in lines if line.startswith("calls"))
+    assert "teacher 1.6 kimg, score model 3.2 kimg" in calls
+
+
+def test_a_plan_changes_nothing_of_the_run(pair: list[str]) -> None:
+    gan, teacher = (argument.partition("=")[2] for argument in pair)
+    run = build(RunOptions(gan=gan, teacher=teacher, metrics="none"), dry_run=True)
+    before = {name: tensor.clone() for name, tensor in run.generator.state_dict().items()}
+    make_plan(run)
+    assert all(tensor.equal(before[name]) for name, tensor in run.generator.state_dict().items())
+    assert all(parameter.grad is None for parameter in run.objective.parameters())
+
+
+@pytest.mark.parametrize("seconds, text", [(4.2, "4 s"), (600.0, "10 min"), (7200.0, "2.0 h")])
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
