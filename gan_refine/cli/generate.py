@@ -50,7 +50,8 @@ class Picture:
 # fmt: off
 @click.command("generate", cls=GroupedCommand, context_settings=SETTINGS)
 @option(NETWORKS, "--gan", metavar="PKL|URL|NAME", type=PATH, default=None, help=GAN)
-@option(NETWORKS, "--teacher", metavar="PKL|URL|NAME", type=PATH, default=None, help="Instead of --gan: show samples of this teacher.")
+@option(NETWORKS, "--teacher", metavar="PKL|URL|NAME", type=PATH, default=None,
+        help="Instead of --gan: show samples of this teacher.")
 @option(NETWORKS, "--teacher-steps", metavar="INT", type=int, default=18,
         help="Sampler steps, each a call of the teacher; at least 2.")
 @option(NETWORKS, "--which", type=click.Choice(["G_ema", "G"]), default="G_ema", help="Network of the GAN's file.")
