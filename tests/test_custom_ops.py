@@ -129,7 +129,9 @@ def test_a_failing_compiler_is_tried_once_and_quoted(commands: Commands, tmp_pat
         assert out == "reference"
         assert err.count("\n") == 0 and "error: no such luck" in err and "build.log" in err
     count = len(tries.read_text().split())
-    assert 1 <= count <= len(kernel_build.CPU_SOURCES), "one for each source that ninja starts at once, and none by the second process"
+    assert 1 <= count <= len(kernel_build.CPU_SOURCES), (
+        "one for each source that ninja starts at once, and none by the second process"
+    )
     (log,) = (tmp_path / "cache").glob("*/build.log")
     assert "no such luck" in log.read_text()
     status, _ = finish(commands, STATUS, environ)
