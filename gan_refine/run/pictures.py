@@ -17,6 +17,7 @@ from gan_refine.evaluation.images import teacher_images
 from gan_refine.generators import PretrainedGenerator
 from gan_refine.interfaces import Latents, PixelBytes
 from gan_refine.run.folder import save_png, tile
+from gan_refine.sampling import DEFAULT_STEPS
 
 SIDE = 96  # pixels of an image in the page at most
 SHOWN, COLUMNS = 36, 6
@@ -24,7 +25,7 @@ COMPARED = 256  # images among which those that changed most and least are found
 PSIS = (0.0, 0.25, 0.5, 0.75, 1.0)
 ROW = 6
 STEPS = 8  # of an interpolation
-TEACHER_FILE, TEACHER_SAMPLES, TEACHER_COLUMNS, TEACHER_STEPS = "teacher_samples.png", 32, 8, 18
+TEACHER_FILE, TEACHER_SAMPLES, TEACHER_COLUMNS = "teacher_samples.png", 32, 8
 NEAREST = 3
 
 
@@ -53,7 +54,7 @@ class Pictures:
 
 def save_teacher_samples(teacher: Teacher, folder: Path, seed: int) -> None:
     """Samples of the teacher as one PNG in the run folder, for its reports."""
-    stream = teacher_images(teacher.denoiser, TEACHER_SAMPLES, TEACHER_STEPS, seed, frequencies=teacher.frequencies)
+    stream = teacher_images(teacher.denoiser, TEACHER_SAMPLES, DEFAULT_STEPS, seed, frequencies=teacher.frequencies)
     images = [images for _, images in stream]
     if images:  # on rank 0
         save_png(folder / TEACHER_FILE, tile(torch.cat(images), TEACHER_COLUMNS))
