@@ -7,7 +7,7 @@
     psi0.8    truncation 0.8
 
 One that the generator does not offer (no flat ground in its images, no truncation) is left out. A fourth baseline is a run of its
-own, of the GAN's training continued on teacher samples: docs/results.md has its command.
+own, which goes on with the GAN's training on teacher samples: --objective=adversarial.
 """
 
 from pathlib import Path
