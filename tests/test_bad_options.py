@@ -18,6 +18,7 @@ from gan_refine.cli import COMMANDS, cli
 from gan_refine.cli.main import run_command
 from runs import SMALL, write_pair
 
+RUN = "runs/00000-tiny"
 TRIED = 3  # values of an option, unless all are
 GENERAL = [
     "",
@@ -79,6 +80,10 @@ OWN = {  # values of one option's own kind
         "one-step:fashion16,sigma=nan",
         "ftp://host/x",
     ],
+    "run": [".", "file.txt", "gan.pkl"],
+    "runs": [".", "file.txt", "gan.pkl"],
+    "out": [".", "page.html", "file.txt/x.html"],  # the second is for several runs
+    "formats": ["pkl,pkl", "tflite", "pkl;onnx"],
     "destination": ["x.txt", "x", "no/such/x.pkl", "file.txt/x.pkl"],
     "outdir": ["file.txt", "file.txt/x", "/proc/nope/x"],
     "resume": [".", "file.txt"],
@@ -129,6 +134,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("options")
     write_pair(made)
     (made / "file.txt").write_text("a text")
+    small = [*SMALL, "--kimg=0.016", "--metrics=none", "--outdir=runs"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(made)
+        assert ended(patch, ["refine", "--gan=gan.pkl", "--teacher=teacher.pkl", *small])[0] == 0
     return made
 
 
@@ -141,12 +150,18 @@ def arguments(command: str, option: click.Parameter, value: str) -> list[str]:
         "generate": {"gan": "gan.pkl", "outdir": "out", "seeds": "0"},
         "inspect": {"file": "gan.pkl"},
         "convert": {"source": "gan.pkl", "destination": "out.safetensors"},
+        "export": {"run": RUN, "outdir": "out"},
+        "report": {"runs": RUN},
+        "doctor": {**pair, "outdir": "runs"},
     }[command]
     given = {key.replace("-", "_"): text for key, text in base.items()} | {str(option.name): value}
     if command == "refine" and option.name in ("fid_ref", "detector", "fid_seeds"):
         given["metrics"] = "fd"
     if command == "evaluate" and option.name == "teacher_steps":
         given["teacher"] = "teacher.pkl"
+    if command == "generate" and option.name in ("teacher", "teacher_steps"):
+        given.pop("gan")
+        given.setdefault("teacher", "teacher.pkl")
     if str(option.name) == "fid_ref" and value.startswith("teacher"):
         given["teacher"] = "teacher.pkl"
     found = []

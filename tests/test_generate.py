@@ -181,7 +181,7 @@ def test_samples_of_a_teacher_by_seed(tmp_path: Path, monkeypatch: pytest.Monkey
     "more, message",
     [
         (["--gan=fashion16"], "give --gan or --teacher"),
-        (["--trunc=0.5"], "a teacher has no truncation"),
+        (["--trunc=0.5"], "--trunc does nothing with --teacher"),
         (["--teacher-steps=1"], "--teacher-steps=1 is not allowed"),
     ],
 )

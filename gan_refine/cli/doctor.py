@@ -7,6 +7,7 @@ import click
 
 from gan_refine.cli.options import (
     GAN,
+    PATH,
     SETTINGS,
     TEACHER,
     GroupedCommand,
@@ -17,6 +18,7 @@ from gan_refine.cli.options import (
 )
 from gan_refine.config import RefineOptions
 from gan_refine.errors import OptionError
+from gan_refine.files import require_writable
 from gan_refine.run.build import build
 from gan_refine.run.command import command_line
 from gan_refine.run.environment import environment_rows
@@ -27,11 +29,11 @@ NETWORKS, RUN = "Networks", "Run"
 
 
 @click.command("doctor", cls=GroupedCommand, context_settings=SETTINGS)
-@option(NETWORKS, "--gan", metavar="PKL|URL|NAME", default=None, help=GAN)
-@option(NETWORKS, "--teacher", metavar="PKL|URL|NAME", default=None, help=TEACHER)
+@option(NETWORKS, "--gan", metavar="PKL|URL|NAME", type=PATH, default=None, help=GAN)
+@option(NETWORKS, "--teacher", metavar="PKL|URL|NAME", type=PATH, default=None, help=TEACHER)
 @trust_pickle_option(NETWORKS)
 @option(RUN, "--batch", metavar="INT", type=int, default=RefineOptions().batch, help="Batch size of the run; above 0.")
-@option(RUN, "--outdir", metavar="DIR", default=RunOptions().outdir, help="Where the run would write.")
+@option(RUN, "--outdir", metavar="DIR", type=PATH, default=RunOptions().outdir, help="Where the run would write.")
 @device_option(RUN)
 def doctor(gan: str | None, teacher: str | None, trust_pickle: bool, batch: int, outdir: str, device: str) -> None:
     """Show what this machine offers; with --gan and --teacher also whether they fit each other and what a run would take.
@@ -41,16 +43,16 @@ def doctor(gan: str | None, teacher: str | None, trust_pickle: bool, batch: int,
     if (gan is None) != (teacher is None):
         raise OptionError("doctor checks a pair; give both --gan and --teacher, or neither")
     check_device(device)
-    click.echo("\n".join(f"  {name:<14} {found}" for name, found in environment_rows(Path(outdir))))
-    if gan is None or teacher is None:
-        return
+    require_writable("--outdir", Path(outdir))
     refine = RefineOptions(batch=batch, batch_gpu=batch)
-    options = RunOptions(
-        gan=gan, teacher=teacher, outdir=outdir, device=device, trust_pickle=trust_pickle, refine=refine
-    )
-    run = build(replace(options, metrics="none"), {"pool_images", "glr"}, dry_run=True)
-    click.echo(
-        f"\nGAN        {run.generator.spec}, {gan}\nteacher    {run.teacher.denoiser.spec}, {teacher}\nThey fit.\n"
-    )
+    run = None
+    if gan is not None and teacher is not None:
+        options = RunOptions(gan=gan, teacher=teacher, outdir=outdir, device=device, trust_pickle=trust_pickle)
+        run = build(replace(options, refine=refine, metrics="none"), {"pool_images", "glr"}, dry_run=True)
+    click.echo("\n".join(f"  {name:<14} {found}" for name, found in environment_rows(Path(outdir))))
+    if run is None:
+        return
+    shown = (("GAN", run.generator.spec, gan), ("teacher", run.teacher.denoiser.spec, teacher))
+    click.echo("\n" + "\n".join(f"{name:<10} {spec}, {file}" for name, spec, file in shown) + "\nThey fit.\n")
     click.echo("\n".join(plan_lines(run, make_plan(run))))
     click.echo(f"\n{command_line(run.options)}")

@@ -5,9 +5,9 @@ from pathlib import Path
 import click
 
 from gan_refine import assets
-from gan_refine.cli.options import SETTINGS, trust_pickle_option
-from gan_refine.errors import FileFormatError, MismatchError, OptionError, UserError
-from gan_refine.files import atomic_file, copy_atomic
+from gan_refine.cli.options import PATH, SETTINGS, trust_pickle_option
+from gan_refine.errors import FileFormatError, MismatchError, OptionError
+from gan_refine.files import atomic_file, copy_atomic, require_writable
 from gan_refine.generators.onnx_file import write_onnx
 from gan_refine.pickles import write_state_dict
 from gan_refine.run.model_card import model_card
@@ -19,8 +19,10 @@ CARD = "MODEL_CARD.md"
 
 
 @click.command("export", context_settings=SETTINGS)
-@click.argument("run", metavar="RUN")
-@click.option("--outdir", metavar="DIR", default=None, show_default="RUN/export", help="Where to write the files.")
+@click.argument("run", metavar="RUN", type=PATH)
+@click.option(
+    "--outdir", metavar="DIR", type=PATH, default=None, show_default="RUN/export", help="Where to write the files."
+)
 @click.option(
     "--formats",
     metavar="LIST",
@@ -35,12 +37,8 @@ def export(run: str, outdir: str | None, formats: str, trust_pickle: bool) -> No
     if not record.best_pickle.is_file():
         raise FileFormatError(f"{run} has no {record.best_pickle.name} yet; wait for the run's first evaluation")
     folder = Path(outdir) if outdir is not None else Path(run) / "export"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"cannot write to --outdir={folder} ({error.strerror}); choose a folder that you may write to"
-        ) from error
+    require_writable("--outdir", folder)
+    folder.mkdir(parents=True, exist_ok=True)
     for path in export_run(record, folder, chosen, trust_pickle):
         click.echo(path)
 

@@ -23,7 +23,7 @@ from gan_refine.cli.options import (
     option,
     trust_pickle_option,
 )
-from gan_refine.config import SEED, require, shortened
+from gan_refine.config import SEED, STEPS, require, shortened
 from gan_refine.errors import OptionError, UserError
 from gan_refine.evaluation import SampledTeacher, render
 from gan_refine.files import require_writable
@@ -32,7 +32,9 @@ from gan_refine.interfaces import Generator, ImageSpec, Latents, PixelBytes
 from gan_refine.labels import UNIFORM
 from gan_refine.run.folder import picture_notice, save_png, tile
 from gan_refine.run.networks import open_gan, open_teacher
+from gan_refine.sampling import DEFAULT_STEPS
 
+OF_GANS, OF_TEACHERS = ("which", "noise_mode", "trunc"), ("teacher_steps",)
 MAX_IMAGES = 1_000_000
 BATCH = 16
 NETWORKS, IMAGES, OUTPUT = "Networks", "Images", "Output"
@@ -52,7 +54,7 @@ class Picture:
 @option(NETWORKS, "--gan", metavar="PKL|URL|NAME", type=PATH, default=None, help=GAN)
 @option(NETWORKS, "--teacher", metavar="PKL|URL|NAME", type=PATH, default=None,
         help="Instead of --gan: show samples of this teacher.")
-@option(NETWORKS, "--teacher-steps", metavar="INT", type=int, default=18,
+@option(NETWORKS, "--teacher-steps", metavar="INT", type=int, default=DEFAULT_STEPS,
         help="Sampler steps, each a call of the teacher; at least 2.")
 @option(NETWORKS, "--which", type=click.Choice(["G_ema", "G"]), default="G_ema", help="Network of the GAN's file.")
 @noise_mode_option(NETWORKS, default="const")
@@ -88,6 +90,7 @@ def generate(
     check_device(device)
     numbers = parse_numbers("seeds", seeds, int(SEED.high))
     require_writable("--outdir", Path(outdir))
+    refuse_unused(context, gan, teacher)
     generator = open_source(gan, teacher, which, teacher_steps, trust_pickle, device)
     pretrained = generator if isinstance(generator, PretrainedGenerator) else None
     if pretrained is not None and context.get_parameter_source("noise_mode") is ParameterSource.COMMANDLINE:
@@ -98,9 +101,7 @@ def generate(
     notice = picture_notice(generator.spec.channels)
     if notice is not None:
         print(notice, file=sys.stderr)
-    if trunc != 1:
-        if pretrained is None:
-            raise OptionError("a teacher has no truncation; leave --trunc out")
+    if trunc != 1 and pretrained is not None:
         generator = pretrained.truncated(trunc)
     pictures = [
         Picture(seed, label, f"seed{seed:04d}" + (f"-class{label:02d}" if len(labels) > 1 else "") + ".png")
@@ -127,13 +128,22 @@ def generate(
 # fmt: on
 
 
+def refuse_unused(context: click.Context, gan: str | None, teacher: str | None) -> None:
+    """Raises OptionError unless one network is given, without an option that belongs to the other kind."""
+    if (gan is None) == (teacher is None):
+        raise OptionError("generate shows one network; give --gan or --teacher")
+    shown, unused = ("--gan", OF_TEACHERS) if teacher is None else ("--teacher", OF_GANS)
+    for name in unused:
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise OptionError(f"--{name.replace('_', '-')} does nothing with {shown}; leave it out")
+
+
 def open_source(gan: str | None, teacher: str | None, which: str, steps: int, trust: bool, device: str) -> Generator:
     """The generator of --gan, or the teacher of --teacher as a generator of its samples. Raises UserError."""
-    if gan is not None and teacher is None:
+    if gan is not None:
         return open_gan(gan, which, trust).generator.to(device)
-    if teacher is None or gan is not None:
-        raise OptionError("generate shows one network; give --gan or --teacher")
-    require("teacher_steps", steps, steps >= 2, "at least 2")
+    require("teacher_steps", steps, STEPS.holds(steps), str(STEPS))
+    assert teacher is not None, "refuse_unused has seen that one is given"
     return SampledTeacher(open_teacher(teacher, trust, device).denoiser, steps)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from gan_refine import assets
+from gan_refine.files import why_not_writable
 from gan_refine.foundation import custom_ops
 from gan_refine.version import VERSION
 
@@ -52,9 +53,9 @@ def _kernels(device: str) -> str:
 
 def _writable(folder: Path) -> str:
     """Whether a run could write into the folder, which need not exist yet."""
+    if (reason := why_not_writable(folder)) is not None:
+        return f"{folder} is NOT writable ({reason}); choose another place"
     nearest = next(path for path in (folder.resolve(), *folder.resolve().parents) if path.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-        return f"{folder} is NOT writable; choose another place"
     return f"{folder} is writable, {shutil.disk_usage(nearest).free / GIB:.1f} GiB free"
 
 
