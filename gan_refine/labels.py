@@ -4,10 +4,9 @@ import math
 
 import torch
 
+from gan_refine.config import UNIFORM
 from gan_refine.errors import OptionError
 from gan_refine.interfaces import ImageSpec, Labels
-
-UNIFORM = "uniform"
 
 Frequencies = tuple[float, ...]  # of the classes, summing to 1
 

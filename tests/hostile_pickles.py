@@ -21,10 +21,10 @@ from pathlib import Path
 import torch
 
 import torch_utils.persistence
-from gan_refine.cli.inspect import report as text_of
 from gan_refine.errors import FileFormatError
 from gan_refine.networks.stylegan2 import Generator
 from gan_refine.pickles import build_discriminator, build_generator, build_teacher, describe, read_pickle, write_refined
+from gan_refine.run.inspect import report as text_of
 
 BAIT = "touch ran"  # makes a file in the current folder
 

@@ -12,11 +12,11 @@ from torch import nn
 from toys import Foreign
 
 from gan_refine.cli import cli
-from gan_refine.cli.generate import parse_numbers
 from gan_refine.cli.main import run_command
 from gan_refine.errors import OptionError
 from gan_refine.networks.stylegan2 import Generator
 from gan_refine.pickles import write_gan
+from gan_refine.run.generate import parse_numbers
 
 SIZES = {"z_dim": 8, "w_dim": 8, "img_resolution": 8}
 WIDTHS = {"channel_base": 64, "channel_max": 8}

@@ -1,12 +1,16 @@
-"""What a command sets before it imports torch."""
+"""What a command sets before it imports torch, and that --help does not import it."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from gan_refine.cli import process as process_module
 from gan_refine.cli.process import cores_of_quota, keep_memory, prepare_process
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.mark.parametrize(("text", "cores"), [("max 100000", None), ("250000 100000", 2), ("50000 100000", 1)])
@@ -26,3 +30,23 @@ def test_the_users_variables_win(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     monkeypatch.delenv("OMP_NUM_THREADS")
     prepare_process()
     assert os.environ["OMP_NUM_THREADS"] == "1"
+
+
+def modules_after(code: str) -> set[str]:
+    """The modules that a process has imported after `code`, which ends in SystemExit with code 0."""
+    whole = f"import sys\ntry:\n    {code}\nexcept SystemExit as end:\n    assert not end.code\nprint(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", whole], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "Usage:" in done.stdout
+    return set(done.stdout.splitlines()[-1].split())
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import runpy; sys.argv[1:] = ['--help']; runpy.run_path('run_refine.py', run_name='__main__')",
+        "from gan_refine.cli import COMMANDS; [each.main(['--help'], standalone_mode=False) for each in COMMANDS]",
+    ],
+)
+def test_help_does_not_import_torch(code: str) -> None:
+    modules = modules_after(code)
+    assert "click" in modules and modules.isdisjoint({"torch", "numpy", "scipy"})

@@ -1,10 +1,13 @@
-"""The command `gan-refine COMMAND`, also `python -m gan_refine COMMAND`: one file per command."""
+"""The command `gan-refine COMMAND`, also `python -m gan_refine COMMAND`: one file per command.
+
+What needs torch is imported when a command runs, so that --help is quick.
+"""
 
 import sys
 
 from gan_refine.cli.process import prepare_process
 
-prepare_process()  # before anything below imports torch, whose thread pool reads its settings once
+prepare_process()  # before anything imports torch, whose thread pool reads its settings once
 
 import click
 

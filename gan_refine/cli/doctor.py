@@ -19,11 +19,7 @@ from gan_refine.cli.options import (
 from gan_refine.config import RefineOptions
 from gan_refine.errors import OptionError
 from gan_refine.files import require_writable
-from gan_refine.run.build import build
-from gan_refine.run.command import command_line
-from gan_refine.run.environment import environment_rows
 from gan_refine.run.options import RunOptions
-from gan_refine.run.plan import make_plan, plan_lines
 
 NETWORKS, RUN = "Networks", "Run"
 
@@ -40,6 +36,11 @@ def doctor(gan: str | None, teacher: str | None, trust_pickle: bool, batch: int,
 
     Writes nothing. The exit code is 2 if the files do not fit or cannot be opened.
     """
+    from gan_refine.run.build import build
+    from gan_refine.run.command import command_line
+    from gan_refine.run.environment import environment_rows
+    from gan_refine.run.plan import make_plan, plan_lines
+
     if (gan is None) != (teacher is None):
         raise OptionError("doctor checks a pair; give both --gan and --teacher, or neither")
     check_device(device)

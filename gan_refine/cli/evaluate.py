@@ -1,15 +1,6 @@
 """`gan-refine evaluate`: metrics of one or more generators on the same latents."""
 
-import contextlib
-import json
-import sys
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from pathlib import Path
-
 import click
-from tqdm import tqdm
 
 from gan_refine.cli.options import (
     GAN,
@@ -28,62 +19,10 @@ from gan_refine.cli.options import (
     teacher_steps_option,
     trust_pickle_option,
 )
-from gan_refine.config import IMAGES, SEED, SETS, STEPS, require_ranges
-from gan_refine.errors import MismatchError, OptionError, UserError
-from gan_refine.evaluation import (
-    NUM_IMAGES,
-    Measured,
-    Teacher,
-    YardstickOptions,
-    Yardsticks,
-    baselines,
-    open_yardsticks,
-    tabulate,
-    verdict,
-)
-from gan_refine.files import atomic_file, require_writable
-from gan_refine.foundation import distributed
-from gan_refine.interfaces import Generator
-from gan_refine.labels import parse_frequencies
-from gan_refine.run.networks import open_gan, open_teacher
+from gan_refine.config import NUM_IMAGES
+from gan_refine.files import require_writable
 
-RANGES = {"images": IMAGES, "seed": SEED, "fid_seeds": SETS, "teacher_steps": replace(STEPS, or_0=True)}
 NETWORKS, EVALUATION, OUTPUT = "Networks", "Evaluation", "Output"
-
-
-@dataclass(frozen=True)
-class EvaluateOptions:
-    """The options of the command, which --help describes. Raises OptionError for values that are not allowed."""
-
-    gans: tuple[str, ...]
-    teacher: str | None
-    teacher_steps: int
-    metrics: str
-    detector: tuple[str, ...]
-    fid_ref: str
-    images: int
-    seed: int
-    fid_seeds: int
-    baselines: bool
-    outdir: str | None
-    device: str
-    trust_pickle: bool
-    labels: str
-    noise_mode: str
-
-    def __post_init__(self) -> None:
-        require_ranges(self, RANGES)
-        if len(set(self.gans)) < len(self.gans):
-            raise OptionError(f"--gan is given the same name twice: {', '.join(self.gans)}; give each once")
-
-    @property
-    def folder(self) -> Path:
-        assert self.outdir is not None, "asked for with --outdir only"
-        return Path(self.outdir)
-
-    @property
-    def yardsticks(self) -> YardstickOptions:
-        return YardstickOptions(self.metrics, self.detector, self.fid_ref, self.images, self.teacher_steps)
 
 
 # fmt: off
@@ -116,130 +55,11 @@ def evaluate(labels: str, **given) -> None:
 
     Results go to standard output as JSON lines, the last of which is the table. torchrun shares the work.
     """
-    options = EvaluateOptions(labels=spell_out(labels), **given)
+    from gan_refine.run import evaluate as work
+
+    options = work.EvaluateOptions(labels=spell_out(labels), **given)
     check_device(options.device)
     if options.outdir is not None:
         require_writable("--outdir", options.folder)
-    distributed.init()
-    generators = {gan: open_generator(gan, options) for gan in options.gans}
-    check_comparable(generators)
-    first = next(iter(generators.values()))
-    teacher = teacher_to_sample(options, first)
-    yardsticks = make_yardsticks(options, first, teacher)
-    if options.outdir is not None:
-        with _writing(options.folder):
-            options.folder.mkdir(parents=True, exist_ok=True)
-    if options.baselines:
-        generators |= {f"{options.gans[0]}, {name}": baseline for name, baseline in baselines(first).items()}
-    runs = []
-    for run in measure_all(options, generators, yardsticks):
-        runs.append(run)
-        if distributed.is_rank0():
-            write_results(run, options)
-    tables = tabulate(yardsticks, runs)
-    if distributed.is_rank0():
-        write_table(json.dumps({"table": [table.record() for table in tables]}), options)
-        told = [f"{name}: {verdict(tables[0], name)}" for name in list(generators)[1:]]
-        print("\n".join([*(line for table in tables for line in [*table.lines(), ""]), *told]), file=sys.stderr)
+    work.evaluate(options)
 # fmt: on
-
-
-def open_generator(text: str, options: EvaluateOptions) -> Generator:
-    """The generator of a --gan option on the device, with latents drawn by --labels and --noise-mode. Raises UserError."""
-    generator = open_gan(text, trust=options.trust_pickle).generator
-    generator.set_latent_options(options.labels, options.noise_mode)
-    return generator.to(options.device)
-
-
-def check_comparable(generators: dict[str, Generator]) -> None:
-    """Raises MismatchError unless all generators make images of one size and number of channels."""
-    name, first = next((name, generator.spec) for name, generator in generators.items())
-    for gan, generator in generators.items():
-        if (generator.spec.channels, generator.spec.resolution) != (first.channels, first.resolution):
-            raise MismatchError(
-                f"{name} makes {first} images but {gan} {generator.spec}; compare generators of one image size"
-            )
-
-
-def teacher_to_sample(options: EvaluateOptions, generator: Generator) -> Teacher | None:
-    """The teacher of --teacher on the device, with the class frequencies of --labels; None without one. Raises UserError."""
-    if options.teacher is None:
-        return None
-    opened = open_teacher(options.teacher, options.trust_pickle, options.device)
-    denoiser = opened.denoiser
-    frequencies = parse_frequencies(options.labels, generator.spec)
-    if frequencies is not None and denoiser.spec.num_classes not in (0, len(frequencies)):
-        raise MismatchError(
-            f"--labels has {len(frequencies)} frequencies, but the teacher knows {denoiser.spec.num_classes} classes; "
-            "choose a teacher of the GAN's classes"
-        )
-    return replace(opened, frequencies=frequencies)
-
-
-def make_yardsticks(options: EvaluateOptions, generator: Generator, teacher: Teacher | None) -> Yardsticks:
-    """The yardsticks with all that the table shows; the teacher is sampled, or its samples are read. Raises UserError."""
-    with _progress("reference") as bar:
-        found = open_yardsticks(options.yardsticks, generator.spec, teacher, options.device, bar.update)
-    return found.for_table() if options.metrics == "auto" else found
-
-
-def measure_all(
-    options: EvaluateOptions, generators: dict[str, Generator], yardsticks: Yardsticks
-) -> Iterator[Measured]:
-    """For each set of latents the results of every generator."""
-    with _progress("measuring", options.fid_seeds * len(generators) * options.images) as bar:
-        for seed in range(options.seed, options.seed + options.fid_seeds):
-            for name, generator in generators.items():
-                started = time.time()
-                results = yardsticks.measure(generator, seed, bar.update)
-                yield Measured(name, seed, results, time.time() - started)
-
-
-def _progress(what: str, total: int | None = None) -> tqdm:
-    hidden = None if distributed.is_rank0() else True  # None: hidden unless standard error is a terminal
-    return tqdm(desc=what, total=total, unit="img", file=sys.stderr, disable=hidden, leave=False)
-
-
-def write_results(run: Measured, options: EvaluateOptions) -> None:
-    """One JSON line for each metric, with the fields of StyleGAN's metric-*.jsonl and some more. Raises UserError."""
-    minutes, seconds = divmod(round(run.seconds), 60)
-    for result in run.results:
-        record = {
-            "results": result.values,
-            "metric": result.metric,
-            "total_time": round(run.seconds, 3),
-            "total_time_str": f"{minutes}m {seconds:02d}s",
-            "num_gpus": distributed.get_world_size(),
-            "snapshot_pkl": run.name,
-            "snapshot": Path(run.name).stem if run.name in options.gans else run.name,
-            "timestamp": time.time(),
-            "seed": run.seed,
-            "reference": result.source,
-            "labels": options.labels,
-            "noise_mode": options.noise_mode,
-            "convention": result.convention,
-        }
-        line = json.dumps(record)
-        print(line, flush=True)
-        if options.outdir is not None:
-            path = options.folder / f"metric-{result.metric}.jsonl"
-            with _writing(options.folder), open(path, "a", encoding="utf-8") as file:
-                file.write(line + "\n")
-
-
-def write_table(text: str, options: EvaluateOptions) -> None:
-    """The tables as one JSON line. Raises UserError."""
-    print(text, flush=True)
-    if options.outdir is not None:
-        with _writing(options.folder), atomic_file(options.folder / "table.json") as file:
-            file.write(text.encode() + b"\n")
-
-
-@contextlib.contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"cannot write to --outdir={folder} ({error.strerror}); choose a folder that is writable"
-        ) from error

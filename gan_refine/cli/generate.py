@@ -1,14 +1,9 @@
 """`python -m gan_refine generate`: images of a generator, one PNG per seed."""
 
-import re
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
-import numpy as np
-import torch
 from click.core import ParameterSource
 from tqdm import tqdm
 
@@ -23,30 +18,12 @@ from gan_refine.cli.options import (
     option,
     trust_pickle_option,
 )
-from gan_refine.config import SEED, STEPS, require, shortened
+from gan_refine.config import DEFAULT_STEPS, SEED, UNIFORM, require
 from gan_refine.errors import OptionError, UserError
-from gan_refine.evaluation import SampledTeacher, render
 from gan_refine.files import require_writable
-from gan_refine.generators import PretrainedGenerator
-from gan_refine.interfaces import Generator, ImageSpec, Latents, PixelBytes
-from gan_refine.labels import UNIFORM
-from gan_refine.run.folder import picture_notice, save_png, tile
-from gan_refine.run.networks import open_gan, open_teacher
-from gan_refine.sampling import DEFAULT_STEPS
 
 OF_GANS, OF_TEACHERS = ("which", "noise_mode", "trunc"), ("teacher_steps",)
-MAX_IMAGES = 1_000_000
-BATCH = 16
 NETWORKS, IMAGES, OUTPUT = "Networks", "Images", "Output"
-
-
-@dataclass(frozen=True)
-class Picture:
-    """Seed, class and file name of one image."""
-
-    seed: int
-    label: int | None
-    name: str
 
 
 # fmt: off
@@ -86,6 +63,12 @@ def generate(
     trust_pickle: bool,
 ) -> None:
     """Write images of a generator as PNG files. Prints their names; a seed gives the latents that StyleGAN's tools give it."""
+    import torch
+
+    from gan_refine.generators import PretrainedGenerator
+    from gan_refine.run.folder import picture_notice, save_png, tile
+    from gan_refine.run.generate import MAX_IMAGES, Picture, choose_labels, images, open_source, parse_numbers
+
     require("trunc", trunc, -10 <= trunc <= 10, "between -10 and 10")
     check_device(device)
     numbers = parse_numbers("seeds", seeds, int(SEED.high))
@@ -136,59 +119,3 @@ def refuse_unused(context: click.Context, gan: str | None, teacher: str | None) 
     for name in unused:
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             raise OptionError(f"--{name.replace('_', '-')} does nothing with {shown}; leave it out")
-
-
-def open_source(gan: str | None, teacher: str | None, which: str, steps: int, trust: bool, device: str) -> Generator:
-    """The generator of --gan, or the teacher of --teacher as a generator of its samples. Raises UserError."""
-    if gan is not None:
-        return open_gan(gan, which, trust).generator.to(device)
-    require("teacher_steps", steps, STEPS.holds(steps), str(STEPS))
-    assert teacher is not None, "refuse_unused has seen that one is given"
-    return SampledTeacher(open_teacher(teacher, trust, device).denoiser, steps)
-
-
-def images(generator: Generator, pictures: list[Picture], random_noise: bool = False) -> Iterator[PixelBytes]:
-    """The images [C, H, W] of the pictures, in order; each depends on its own seed and class only."""
-    batch = 1 if random_noise else BATCH  # a batch has a single noise seed
-    for start in range(0, len(pictures), batch):
-        part = pictures[start : start + batch]
-        latents = seeded_latents(generator, part)
-        yield from render(generator, replace(latents, noise_seed=part[0].seed) if random_noise else latents).cpu()
-
-
-def seeded_latents(generator: Generator, pictures: list[Picture]) -> Latents:
-    """z of each seed as StyleGAN's tools draw it, by numpy.random.RandomState; constant noise."""
-    like = generator.draw(1, torch.Generator())
-    drawn = [np.random.RandomState(picture.seed).randn(*like.z.shape) for picture in pictures]
-    labels = torch.zeros([len(pictures), generator.spec.num_classes])
-    for row, picture in enumerate(pictures):
-        if picture.label is not None:
-            labels[row, picture.label] = 1
-    z = torch.from_numpy(np.concatenate(drawn)).to(like.z)
-    return Latents(z, labels.to(like.labels))
-
-
-def choose_labels(spec: ImageSpec, text: str | None) -> list[int | None]:
-    """The classes to show. Raises OptionError if classes are given without need, or needed and not given."""
-    if not spec.num_classes:
-        if text is not None:
-            raise OptionError(
-                f"--class={shortened(text)} is given, but the generator makes {spec} images without classes; leave it out"
-            )
-        return [None]
-    if text is None:
-        raise OptionError(f"the generator makes {spec}; choose with --class=0 or --class=0-{spec.num_classes - 1}")
-    return list(parse_numbers("class", text, spec.num_classes - 1))
-
-
-def parse_numbers(name: str, text: str, largest: int) -> list[int]:
-    """The numbers of `1,2,5-9`, in that order. Raises OptionError."""
-    found: list[int] = []
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*([0-9]{1,10})(?:-([0-9]{1,10}))?\s*", part)
-        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
-        if not first <= last <= largest or len(found) + last - first >= MAX_IMAGES:
-            allowed = f"numbers and rising ranges from 0 to {largest}, such as 0-{min(largest, 35)} or 1,2,5"
-            raise OptionError(f"--{name}={shortened(text)} is not understood; give {allowed}")
-        found += range(first, last + 1)
-    return found

@@ -11,7 +11,6 @@ from typing import TextIO, cast
 import click
 
 from gan_refine.errors import UserError, UserNotice
-from gan_refine.foundation import distributed
 
 GONE = {errno.EPIPE, errno.ECONNRESET, errno.EIO, errno.EBADF}  # what writing to a closed pipe or terminal ends in
 
@@ -30,7 +29,11 @@ def run_command(command: click.Command) -> int:
             return _complain(error.format_message())
         except (click.exceptions.Abort, KeyboardInterrupt):
             return 130
-        except distributed.PeerLostError as error:
+        except RuntimeError as error:
+            from gan_refine.foundation import distributed
+
+            if not isinstance(error, distributed.PeerLostError):
+                raise
             return _complain(str(error), code=1)
         except OSError as error:
             if error.errno is None:
@@ -43,7 +46,8 @@ def run_command(command: click.Command) -> int:
 
 
 def _complain(message: str, code: int = 2) -> int:
-    where = "" if distributed.is_rank0() else f" (process {distributed.get_rank()})"
+    rank = os.environ.get("RANK", "0")  # torchrun's
+    where = "" if rank == "0" else f" (process {rank})"
     line = " ".join(message.split())
     print(f"error{where}: {line if len(line) <= LONGEST else line[:LONGEST] + '...'}", file=sys.stderr)
     return code

@@ -7,12 +7,9 @@ from pathlib import Path
 from typing import TypeVar
 
 import click
-import torch
 
-from gan_refine.config import shortened
+from gan_refine.config import DEFAULT_STEPS, UNIFORM, shortened
 from gan_refine.errors import FileFormatError, OptionError, first_line
-from gan_refine.labels import UNIFORM
-from gan_refine.sampling import DEFAULT_STEPS
 
 F = TypeVar("F", bound=Callable[..., object])
 SETTINGS = {"show_default": True, "max_content_width": 120}
@@ -145,11 +142,15 @@ def trust_pickle_option(group: str) -> Callable[[F], F]:
 
 def default_device() -> str:
     """The device that a command uses unless it is told."""
+    import torch
+
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def check_device(name: str) -> None:
     """Raises OptionError for a device that torch does not know or cannot use."""
+    import torch
+
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:

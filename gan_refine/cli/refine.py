@@ -24,11 +24,8 @@ from gan_refine.cli.options import (
 )
 from gan_refine.config import RANGES, Range, RefineOptions, require, shortened
 from gan_refine.errors import OptionError
-from gan_refine.foundation import distributed
 from gan_refine.run.command import KIMG
-from gan_refine.run.launch import folder_of_this_launch, launch
 from gan_refine.run.options import RunOptions
-from gan_refine.run.resume import find_run, resume
 
 NETWORKS, TRAINING, OBJECTIVE = "Networks", "Training", "Objective and target pools"
 EVALUATION, RUN = "Evaluation", "Run"
@@ -145,6 +142,10 @@ def refine(context: click.Context, dry_run: bool, **given) -> None:
 
     Progress goes to standard error; the path of the refined pickle goes to standard output.
     """
+    from gan_refine.foundation import distributed
+    from gan_refine.run.launch import folder_of_this_launch, launch
+    from gan_refine.run.resume import find_run, resume
+
     distributed.init()
     rank0 = distributed.is_rank0()
     run, fit_memory = given.pop("resume"), given["batch_gpu"] == "auto"
@@ -169,6 +170,8 @@ def refine(context: click.Context, dry_run: bool, **given) -> None:
 
 def run_options(given: dict) -> RunOptions:
     """The options of the command line as a run knows them, with the default of each option that is left to the objective."""
+    from gan_refine.foundation import distributed
+
     share = max(given["batch"] // distributed.get_world_size(), 1)
     batch_gpu = given.pop("batch_gpu")
     fields: dict = {field: images(given.pop(name), name) for name, field in KIMG.items() if given[name] is not None}

@@ -7,7 +7,6 @@ import click
 from gan_refine.cli.options import PATH, SETTINGS, trust_pickle_option
 from gan_refine.errors import OptionError, UserError
 from gan_refine.files import require_writable
-from gan_refine.run.page import write_comparison, write_report
 
 COMPARISON = "comparison.html"
 
@@ -28,6 +27,8 @@ def report(runs: tuple[str, ...], out: str | None, trust_pickle: bool) -> None:
 
     A page is one file without requests to anywhere, and works while its run goes on.
     """
+    from gan_refine.run.page import write_comparison, write_report
+
     folders = [Path(run) for run in runs]
     if out is not None and len(runs) == 1:
         raise OptionError(f"--out={out} is the page of several runs; give more than one run, or leave it out")

@@ -6,6 +6,7 @@ from functools import cached_property
 
 import torch
 
+from gan_refine.config import DEFAULT_STEPS, NUM_IMAGES
 from gan_refine.errors import MismatchError, OptionError
 from gan_refine.evaluation.images import IndexedImages, generator_images, stored_images
 from gan_refine.evaluation.references import data_references
@@ -27,10 +28,8 @@ from gan_refine.metrics import (
     parse_metrics,
     reference_of,
 )
-from gan_refine.sampling import DEFAULT_STEPS
 
 AUTO = "auto"
-NUM_IMAGES = 2_000  # of each side: of a generator, of the reference and of the floor
 RANKING = "fd"  # what --metrics=auto means
 
 

@@ -1,1 +1,1 @@
-"""One run: build, trainer, checkpoint, run folder, resume, launch, signals, report."""
+"""One run: build, trainer, checkpoint, run folder, resume, launch, signals, report; and what the other commands do."""

@@ -6,12 +6,14 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from gan_refine import assets
 from gan_refine.config import (
+    DEFAULT_STEPS,
     IMAGES,
+    NUM_IMAGES,
     POSITIVE,
     SETS,
     STEPS,
+    UNIFORM,
     Range,
     RefineOptions,
     parse_path_spec,
@@ -20,11 +22,6 @@ from gan_refine.config import (
     require_ranges,
 )
 from gan_refine.errors import FileFormatError, OptionError
-from gan_refine.evaluation import NUM_IMAGES
-from gan_refine.labels import UNIFORM
-from gan_refine.metrics import DETECTORS, PIXELS
-from gan_refine.objectives import complete_spec
-from gan_refine.sampling import DEFAULT_STEPS
 
 AUTO = "auto"
 DEFAULT_PAIR = "fashion16"
@@ -42,7 +39,6 @@ RANGES = {
     "stop_on_collapse": Range(1, 1e9, above=True, or_0=True),
 }
 FILES = ("gan", "teacher", "fid_ref")  # options that can name a file, with NAME_sha256 beside each
-NAMES = {AUTO, "teacher", PIXELS, *DETECTORS}  # what --detector and --fid-ref never take for paths
 
 # What a resumed run may change: nothing of it moves a weight or the choice of the best snapshot.
 FREE = {"outdir", "device", "snap", "snap_minutes", "keep", "fid_seeds", "stop_on_collapse", "recompute"}
@@ -121,13 +117,16 @@ def absolute(text: str) -> str:
 
 def path_in(text: str) -> str | None:
     """The local path in an option that names a network, a detector or a reference; None for names and URLs."""
+    from gan_refine import assets  # here: --help imports this module and not torch
+    from gan_refine.metrics import DETECTORS, PIXELS
+
     prefix, colon, rest = text.partition(":")
     if colon and prefix == "one-step":
         return path_in(rest)
     if "://" in text:
         return None
     head, options = parse_path_spec(text)
-    named = head in NAMES or head in assets.catalog() or head in assets.public_files()
+    named = head in {AUTO, "teacher", PIXELS, *DETECTORS} or head in assets.catalog() or head in assets.public_files()
     return options.get("path", None if named else head)
 
 
@@ -143,6 +142,8 @@ def with_path(text: str, path: str) -> str:
 
 def file_digest(text: str) -> str:
     """The SHA-256 of the file of the local path in an option; empty if it names none."""
+    from gan_refine import assets
+
     found = path_in(text)
     return assets.sha256(Path(found)) if found is not None and os.path.isfile(found) else ""
 
@@ -170,6 +171,8 @@ def merge_options(saved: RunOptions, given: RunOptions, named: Iterable[str]) ->
 
     `auto` asks for nothing; a run may become longer. Raises OptionError that lists the fields that may not differ.
     """
+    from gan_refine.objectives import complete_spec
+
     flat, wanted = ({**asdict(options), **asdict(options.refine)} for options in (saved, given))
     for name in FILES:
         wanted[name] = absolute(wanted[name])

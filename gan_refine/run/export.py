@@ -1,0 +1,40 @@
+"""What `gan-refine export` writes: the refined generator of a run in the formats of other tools, with its model card."""
+
+from pathlib import Path
+
+import click
+
+from gan_refine import assets
+from gan_refine.errors import MismatchError
+from gan_refine.files import atomic_file, copy_atomic
+from gan_refine.generators.onnx_file import write_onnx
+from gan_refine.pickles import write_state_dict
+from gan_refine.run.model_card import model_card
+from gan_refine.run.networks import open_gan
+from gan_refine.run.records import RunRecord
+
+CARD = "MODEL_CARD.md"
+
+
+def export_run(record: RunRecord, folder: Path, formats: list[str], trust: bool = False) -> list[Path]:
+    """Writes the files and then the card, each atomically; returns their paths. Raises UserError."""
+    generator = open_gan(str(record.best_pickle), trust=trust).generator
+    written: list[Path] = []
+    for ending in formats:
+        path = folder / f"refined.{ending}"
+        if ending == "pkl":
+            copy_atomic(record.best_pickle, path)
+        elif ending == "safetensors":
+            if generator.family == "trusted":
+                raise MismatchError("a state dict is written of known networks only; give --formats=pkl")
+            write_state_dict(path, generator.net)
+            written.append(path.with_suffix(".json"))
+        else:
+            difference = write_onnx(generator, path)
+            click.echo(f"onnxruntime's images differ from torch's by at most {difference:.1g}.", err=True)
+        written.append(path)
+    digests = {path.name: assets.sha256(path) for path in sorted(written)}
+    card = folder / CARD
+    with atomic_file(card) as stream:
+        stream.write(model_card(record, generator.spec, digests).encode())
+    return [*sorted(written), card]
