@@ -80,7 +80,7 @@ class Generator(nn.Module, ABC):
 
     @abstractmethod
     def draw(self, n: int, rng: torch.Generator) -> Latents:
-        """`n` random latents on the generator's device; `rng` is on the CPU."""
+        """`n` random latents on the generator's device, drawn where `rng` is."""
 
     @abstractmethod
     def forward(self, latents: Latents) -> Images:

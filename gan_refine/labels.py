@@ -12,17 +12,17 @@ Frequencies = tuple[float, ...]  # of the classes, summing to 1
 
 
 def draw_labels(n: int, classes: int, rng: torch.Generator, frequencies: Frequencies | None = None) -> Labels:
-    """Random one-hot labels [n, classes], uniform if `frequencies` is None; [n, 0] without classes. All on the CPU, as `rng`."""
-    labels = torch.zeros([n, classes])
+    """Random one-hot labels [n, classes], uniform if `frequencies` is None; [n, 0] without classes. All on the device of `rng`."""
+    labels = torch.zeros([n, classes], device=rng.device)
     if not classes:
         return labels
     if frequencies is None:
-        drawn = torch.randint(classes, [n], generator=rng)
+        drawn = torch.randint(classes, [n], generator=rng, device=rng.device)
     else:
         assert len(frequencies) == classes, "checked by parse_frequencies"
-        weights = torch.tensor(frequencies, dtype=torch.float64)
+        weights = torch.tensor(frequencies, dtype=torch.float64, device=rng.device)
         drawn = torch.multinomial(weights, n, replacement=True, generator=rng)
-    labels[torch.arange(n), drawn] = 1
+    labels[torch.arange(n, device=rng.device), drawn] = 1
     return labels
 
 

@@ -1,4 +1,4 @@
-"""Distributions of sigma, loss weights, and noise on images. Random numbers come from a CPU generator on every device."""
+"""Distributions of sigma, loss weights, and noise on images. Random numbers are drawn where their generator is."""
 
 import math
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ class SigmaDistribution(Protocol):
     """A distribution of sigma, the standard deviation of the noise for pixels in [-1, 1]."""
 
     def sample(self, n: int, rng: torch.Generator, device: torch.device | str = "cpu") -> Sigma:
-        """`n` values [n, 1, 1, 1] in float32 on `device`; `rng` is on the CPU."""
+        """`n` values [n, 1, 1, 1] in float32 on `device`."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class LogNormal:
     std: float = 1.2
 
     def sample(self, n: int, rng: torch.Generator, device: torch.device | str = "cpu") -> Sigma:
-        return (self.mean + self.std * torch.randn([n, 1, 1, 1], generator=rng)).exp().to(device)
+        return (self.mean + self.std * torch.randn([n, 1, 1, 1], generator=rng, device=rng.device)).exp().to(device)
 
 
 @dataclass(frozen=True)
@@ -43,15 +43,16 @@ class Karras:
     upper: float = 0.98
 
     def sample(self, n: int, rng: torch.Generator, device: torch.device | str = "cpu") -> Sigma:
-        t = self.lower + (self.upper - self.lower) * torch.rand([n, 1, 1, 1], generator=rng)
+        uniform = torch.rand([n, 1, 1, 1], generator=rng, device=rng.device)
+        t = self.lower + (self.upper - self.lower) * uniform
         low, high = self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
         return ((low + t * (high - low)) ** self.rho).to(device)
 
 
 def add_noise(images: Images, sigma: Sigma, rng: torch.Generator) -> Images:
-    """x + sigma n with n ~ N(0, I), drawn on the CPU."""
-    noise = torch.randn(images.shape, generator=rng, dtype=images.dtype).to(images.device)
-    return images + sigma * noise
+    """x + sigma n with n ~ N(0, I)."""
+    noise = torch.randn(images.shape, generator=rng, dtype=images.dtype, device=rng.device)
+    return images + sigma * noise.to(images.device)
 
 
 def edm_weight(sigma: Sigma, sigma_data: float = 0.5) -> Sigma:
@@ -67,10 +68,10 @@ def karras_grid(steps: int, sigma_min: float, sigma_max: float, rho: float) -> l
     return [*levels, 0.0]
 
 
-def rng_for(seed: int, rank: int, images: int, stream: int) -> torch.Generator:
-    """A CPU generator seeded by these four numbers, so that a resumed run draws the same noise.
+def rng_for(seed: int, rank: int, images: int, stream: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator seeded by these four numbers, so that a resumed run draws the same noise on the same kind of device.
 
     `images` is the number of images so far; `stream` is a constant of each use, so that no two uses share random numbers.
     """
     state = np.random.SeedSequence([seed, rank, images, stream]).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(state >> np.uint64(1)))
+    return torch.Generator(device).manual_seed(int(state >> np.uint64(1)))

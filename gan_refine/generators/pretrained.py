@@ -61,12 +61,15 @@ class PretrainedGenerator(Generator):
     def draw(self, n: int, rng: torch.Generator) -> Latents:
         """z ~ N(0, I) [n, *z_shape], labels by their frequencies, and a seed for noise inputs, None for constant noise.
 
-        `rng` is on the CPU, so that every device gets the same; z and labels do not depend on `constant_noise`.
+        All are drawn where `rng` is; z and labels do not depend on `constant_noise`.
         """
         device = next(self.parameters()).device
-        z = torch.randn([n, *self.z_shape], generator=rng)
+        z = torch.randn([n, *self.z_shape], generator=rng, device=rng.device)
         labels = draw_labels(n, self.spec.num_classes, rng, self.latent_options.class_frequencies)
-        seed = int(torch.randint(2**62, [], generator=rng))
+        if rng.device.type == "cpu":
+            seed = int(torch.randint(2**62, [], generator=rng))
+        else:  # without waiting for the device; another seed than that of z
+            seed = rng.initial_seed() ^ 2**61
         return Latents(z.to(device), labels.to(device), None if self.latent_options.constant_noise else seed)
 
     def set_latent_options(self, labels: str, noise_mode: str) -> None:

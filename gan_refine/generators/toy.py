@@ -19,7 +19,7 @@ class AffineGenerator(Generator):
 
     def draw(self, n: int, rng: torch.Generator) -> Latents:
         shape = [n, self.spec.channels, self.spec.resolution, self.spec.resolution]
-        return Latents(torch.randn(shape, generator=rng), torch.zeros([n, 0]))
+        return Latents(torch.randn(shape, generator=rng, device=rng.device), torch.zeros([n, 0], device=rng.device))
 
     def forward(self, latents: Latents) -> Images:
         return self.scale * latents.z + self.shift

@@ -83,8 +83,8 @@ class Adversarial(Objective):
     def auxiliary_loss(self, fake: Images, labels: Labels, rng: torch.Generator) -> Loss:
         """The discriminator's loss on detached fakes and as many teacher samples, and the score model's if there is one."""
         self._make_samples()
-        index = torch.randint(len(self.samples), [len(fake)], generator=rng)
-        penalized = bool(torch.randint(R1_INTERVAL, [], generator=rng) == 0)
+        index = torch.randint(len(self.samples), [len(fake)], generator=rng, device=rng.device)
+        penalized = bool(torch.randint(R1_INTERVAL, [], generator=rng, device=rng.device) == 0)
         conditional = bool(self.teacher.spec.num_classes)
         fake_labels, real_labels = (labels, self.sample_labels[index]) if conditional else (None, None)
         gamma = self.options.r1_gamma if penalized else 0.0

@@ -104,10 +104,16 @@ class ScoreModelAverage(nn.Module):
         self.module = self._average.module  # registered: a checkpoint of the objective holds it
         self.register_buffer("seen", torch.zeros([], dtype=torch.int64))
 
+    def _apply(self, *args, **kwargs) -> "ScoreModelAverage":
+        seen = self.seen
+        super()._apply(*args, **kwargs)
+        self.seen = seen  # on the CPU, where reading it waits for nothing
+        return self
+
     def update(self, score_model: Denoiser, images: int) -> None:
         """Moves the average after a step of the score model that learned from `images` images."""
         self.seen += images
-        self._average.update(score_model, int(self.seen), images)
+        self._average.update(score_model, int(self.seen.numpy()), images)
 
 
 def sample_sigma(law: SigmaDistribution, teacher: Denoiser, like: Images, rng: torch.Generator) -> Sigma:

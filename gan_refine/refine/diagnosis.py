@@ -81,15 +81,14 @@ def _finite(values: tuple) -> bool:
 
 
 def _where(state: RefineState) -> str:
-    if state.bad_batch is None or not state.bad_batch.sigmas:
+    bad = state.bad_batch
+    if bad is None:
         return "at every noise level"
-    low, high = min(state.bad_batch.sigmas), max(state.bad_batch.sigmas)
+    low, high = min(bad.broken_sigmas()), max(bad.broken_sigmas())
     bounds = (0.0, *SIGMA_BANDS, float("inf"))
     first = max(bound for bound in bounds if bound <= low)
     last = min(bound for bound in bounds if bound > high)
-    return (
-        f"step of the {state.bad_batch.network}, samples with sigma {low:.3g} to {high:.3g}, band {first:g} to {last:g}"
-    )
+    return f"step of the {bad.network}, samples with sigma {low:.3g} to {high:.3g}, band {first:g} to {last:g}"
 
 
 def _words(name: str) -> str:

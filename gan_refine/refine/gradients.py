@@ -4,7 +4,6 @@ Each process computes the micro-batches that are its share. The noise of one dep
 and not on who computes it, so that the batch is the same on any number of processes.
 """
 
-import math
 from collections.abc import Iterator
 
 import torch
@@ -13,7 +12,7 @@ from gan_refine.foundation import distributed
 from gan_refine.interfaces import Latents, Loss
 from gan_refine.noise import rng_for
 from gan_refine.refine.regularizers import forward_regularized
-from gan_refine.refine.state import BadBatch, RefineState
+from gan_refine.refine.state import RefineState, Watched
 
 # Random streams apart from those of the steps, which are 0 for the generator and 1, 2, ... for the auxiliary networks.
 WARMUP_STREAM, POOL_STREAM = 2000, 2002
@@ -21,10 +20,11 @@ WARMUP_STREAM, POOL_STREAM = 2000, 2002
 
 def micro_batches(state: RefineState, images: int, stream: int) -> Iterator[tuple[Latents, torch.Generator]]:
     """This process's share of one global batch: latents, which do not depend on --batch-gpu, and the noise of each part."""
-    rng = rng_for(state.options.seed, 0, images, stream)
+    rng = rng_for(state.options.seed, 0, images, stream, state.device)
     latents = state.generator.draw(state.options.batch, rng).split(state.options.batch_gpu)
     for number in state.micro_batch_numbers:
-        yield latents[number], rng if number == 0 else rng_for(state.options.seed, number, images, stream)
+        own = rng if number == 0 else rng_for(state.options.seed, number, images, stream, state.device)
+        yield latents[number], own
 
 
 def auxiliary_gradient(state: RefineState, images: int, stream: int) -> None:
@@ -61,33 +61,31 @@ def joint_gradient(state: RefineState, images: int, stream: int) -> None:
 
 
 def watch(state: RefineState, network: str, loss: Loss, images: int, stream: int) -> None:
-    """Remembers a batch with a loss that is not finite, for the diagnosis."""
-    broken = ~loss.per_sample.detach().isfinite()
-    if bool(broken.any()):
-        state.bad_batch = BadBatch(network, images, stream, loss.sigma.detach()[broken].tolist())
+    """Remembers the batch for the diagnosis, should its loss not be finite."""
+    state.watched.append(Watched(network, images, stream, loss.sigma.detach(), loss.per_sample.detach()))
 
 
 def optimizer_step(state: RefineState, name: str, rates: list[float]) -> None:
     """One update of `name`, generator or auxiliary, from the gradients of all processes, which are then cleared.
 
-    A gradient that is not finite is counted and not applied.
+    A gradient that is not finite is counted and not applied; on a GPU the fused optimizer sees to it, and nothing waits.
     """
     optimizer = state.optimizers[name]
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     distributed.sum_gradients(parameters)
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    norm = float(torch.nn.utils.get_total_norm(gradients))
-    if math.isfinite(norm):
-        state.skips[name] = 0
-        state.health.norms[name].append(norm)
-        if state.options.clip_grad and norm > state.options.clip_grad:
-            torch._foreach_mul_(gradients, state.options.clip_grad / norm)
-        for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate
+    norm = torch.nn.utils.get_total_norm(gradients)
+    is_finite = norm.isfinite()
+    state.skips[name] = (state.skips[name] + 1) * ~is_finite
+    state.health.norms[name].append(norm)
+    if state.options.clip_grad:
+        torch._foreach_mul_(gradients, (state.options.clip_grad / norm.double()).clamp(max=1).to(norm.dtype))
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    if state.on_gpu:
+        optimizer.found_inf = (~is_finite).float()  # type: ignore[attr-defined] # 1: the step changes nothing
+    if state.on_gpu or bool(is_finite):
         optimizer.step()
         if name == "auxiliary":
             state.objective.auxiliary_stepped(state.options.batch)
-    else:
-        state.skips[name] += 1
-        state.health.skipped_steps += 1
     optimizer.zero_grad(set_to_none=True)

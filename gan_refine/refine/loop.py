@@ -48,7 +48,7 @@ def advance(state: RefineState) -> Iterator[Progress | None]:
     """`refine` from any state to its end, yielding after every unit of work: then the state may be saved, or left for good.
 
     Yields None between ticks. Every process must take the same steps. Raises NonFiniteError after `max_skips` steps in a row
-    whose gradient was not finite.
+    whose gradient was not finite, on a GPU at the next tick.
     """
     while not state.finished:
         if state.warm < state.warmup_images:
@@ -61,9 +61,11 @@ def advance(state: RefineState) -> Iterator[Progress | None]:
         else:
             _learn(state)
         state.steps += 1
-        yield _tick(state)
-        if max(state.skips.values()) >= state.options.max_skips:
-            state.skips = dict.fromkeys(state.skips, 0)  # a run resumed from here tries again
+        progress = _tick(state)
+        yield progress
+        read = progress is not None or not state.on_gpu  # reading waits for the device
+        if read and max(int(count) for count in state.skips.values()) >= state.options.max_skips:
+            state.reset_skips()  # a run resumed from here tries again
             raise NonFiniteError(diagnose(state))
 
 

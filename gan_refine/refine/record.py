@@ -1,7 +1,7 @@
 """The state of a run as a checkpoint holds it: tensors, numbers and texts alone."""
 
 import hashlib
-from typing import TypedDict
+from typing import TypedDict, cast
 
 import torch
 
@@ -34,7 +34,7 @@ def record_state(state: RefineState) -> StateRecord:
     weights = _weights(state)
     return {
         "counters": {name: getattr(state, name) for name in COUNTERS},
-        "skips": dict(state.skips),
+        "skips": {name: int(count) for name, count in state.skips.items()},
         "generator": weights["generator"],
         "average": weights["average"],
         "objective": weights["objective"],
@@ -52,15 +52,17 @@ def load_state(state: RefineState, record: StateRecord) -> None:
         load_tensors(state.average.module, record["average"])
         load_tensors(state.objective, record["objective"], state.objective.frozen_modules())
         for name, optimizer in state.optimizers.items():
-            optimizer.load_state_dict(record["optimizers"][name])
+            saved = record["optimizers"][name]
+            fused = {"fused": optimizer.defaults["fused"]}  # this device's, whichever saved it
+            groups = cast(list[dict[str, object]], saved["param_groups"])
+            optimizer.load_state_dict({**saved, "param_groups": [{**group, **fused} for group in groups]})
     except (ValueError, KeyError) as error:
         raise MismatchError(f"the checkpoint does not fit the networks of this run: {error}") from error
     for name in COUNTERS:
         setattr(state, name, record["counters"][name])
-    state.skips = dict(record["skips"])
-    device = next(state.generator.parameters()).device
+    state.reset_skips(record["skips"])
     state.pool = [
-        [load_target(batch[number], device) for number in state.micro_batch_numbers] for batch in record["pool"]
+        [load_target(batch[number], state.device) for number in state.micro_batch_numbers] for batch in record["pool"]
     ]
     state.health = Health.from_record(record["health"])
     torch.set_rng_state(record["rng"])

@@ -1,8 +1,9 @@
 """The state of a run: networks, optimizers, the target pool and the counters."""
 
 import math
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from collections import deque
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import nn
@@ -19,17 +20,22 @@ from gan_refine.refine.regularizers import L2Regularizer
 if TYPE_CHECKING:
     from gan_refine.refine.pool import Target
 
+KEPT = 1000  # micro-batches that a diagnosis looks back
 COUNTERS = ("steps", "images", "round_start", "warm", "last_tick")
 
 
-@dataclass
-class BadBatch:
-    """The last batch whose loss was not finite: the keys of its noise, and the noise levels concerned."""
+class Watched(NamedTuple):
+    """A micro-batch: the keys of its noise, and the noise level and loss of each sample."""
 
     network: str  # whose step it was: generator or auxiliary
     images: int
     stream: int
-    sigmas: list[float] = field(default_factory=list)  # of the samples whose loss is not finite
+    sigma: torch.Tensor
+    per_sample: torch.Tensor
+
+    def broken_sigmas(self) -> list[float]:
+        """The noise levels of the samples whose loss is not finite."""
+        return self.sigma[~self.per_sample.isfinite()].tolist()
 
 
 class RefineState:
@@ -41,18 +47,18 @@ class RefineState:
 
     def __init__(self, generator: Generator, objective: Objective, options: RefineOptions) -> None:
         self.generator, self.objective, self.options = generator, objective, options
+        self.device = next(generator.parameters()).device
         self.regularizer = L2Regularizer(generator, options.l2_images)
         self.average: WeightAverage[Generator] = WeightAverage(
             generator, options.ema_halflife_images, options.ema_rampup
         )
-        betas = (options.beta1, options.beta2)
         trained = trainable_groups(generator, options.train)
         freeze_others(generator, trained)
         self.generator_multiples = [group.multiple for group in trained]
-        self.optimizers = {"generator": torch.optim.Adam([{"params": g.parameters} for g in trained], betas=betas)}
+        self.optimizers = {"generator": self._adam([group.parameters for group in trained])}
         groups = objective.auxiliary_groups()
         if groups:
-            self.optimizers["auxiliary"] = torch.optim.Adam([{"params": g.parameters} for g in groups], betas=betas)
+            self.optimizers["auxiliary"] = self._adam([group.parameters for group in groups])
         self.auxiliary_rates = [options.score_lr if group.lr is None else group.lr for group in groups]
         self.steps = 0  # units of work done: warm-up steps, batches of a pool, steps of the generator
         self.images = 0  # shown to the generator
@@ -61,9 +67,28 @@ class RefineState:
         self.last_tick = 0
         self.pool: list[list[Target]] = []  # batch by batch, this process's micro-batches of each
         self.health = Health()
-        self.skips = dict.fromkeys(("generator", "auxiliary"), 0)  # steps in a row whose gradient was not finite
-        self.bad_batch: BadBatch | None = None
+        self.reset_skips()
+        self.watched: deque[Watched] = deque(maxlen=KEPT)
         self.micro_batch_numbers = micro_batch_numbers(options)
+
+    def _adam(self, groups: list[list[nn.Parameter]]) -> torch.optim.Optimizer:
+        betas = (self.options.beta1, self.options.beta2)
+        return torch.optim.Adam([{"params": group} for group in groups], betas=betas, fused=self.on_gpu or None)
+
+    def reset_skips(self, skips: Mapping[str, int] | None = None) -> None:
+        """Sets how many steps of each network in a row had a gradient that was not finite; 0 by default."""
+        counts = skips or dict.fromkeys(("generator", "auxiliary"), 0)
+        self.skips = {name: torch.tensor(count, device=self.device) for name, count in counts.items()}
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether reading a number waits for the device, so that nothing may be read between ticks."""
+        return self.device.type == "cuda"
+
+    @property
+    def bad_batch(self) -> Watched | None:
+        """The last batch whose loss was not finite."""
+        return next((batch for batch in reversed(self.watched) if batch.broken_sigmas()), None)
 
     @property
     def warmup_images(self) -> int:
