@@ -4,15 +4,17 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
 from gan_refine.cli import cli
 from gan_refine.config import RefineOptions
 from gan_refine.errors import UserError
 from gan_refine.run.build import build
+from gan_refine.run.clock import duration
 from gan_refine.run.environment import environment_rows
 from gan_refine.run.options import RunOptions
-from gan_refine.run.plan import duration, make_plan, plan_lines
+from gan_refine.run.plan import Plan, make_plan, plan_lines
 from runs import write_pair
 
 
@@ -38,7 +40,7 @@ def test_a_pair_gets_its_plan_and_its_command(pair: list[str], tmp_path: Path) -
     ended = doctor(*pair, "--batch=8", f"--outdir={tmp_path / 'runs'}")
     assert ended.exit_code == 0, ended.output
     assert "They fit." in ended.stdout
-    assert re.search(r"^time +about [\d.]+ (s|min|h): warm-up", ended.stdout, re.MULTILINE)
+    assert re.search(r"^time +about [\d.]+ (s|min|h), .*: teacher samples .* final tables", ended.stdout, re.MULTILINE)
     last = ended.stdout.splitlines()[-1]
     assert last.startswith("gan-refine refine --gan=") and "--batch=8" in last
     assert list(tmp_path.iterdir()) == []
@@ -61,10 +63,10 @@ def test_a_pair_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     assert isinstance(ended.exception, UserError) and "choose a teacher of the GAN's size" in str(ended.exception)
 
 
-def planned(pair: list[str], **options: int) -> tuple[list[str], object]:
+def planned(pair: list[str], **options: int) -> tuple[list[str], Plan]:
     gan, teacher = (argument.partition("=")[2] for argument in pair)
     refine = RefineOptions(batch=8, batch_gpu=4, **options)
-    run = build(RunOptions(gan=gan, teacher=teacher, eval_images=100, refine=refine), dry_run=True)
+    run = build(RunOptions(gan=gan, teacher=teacher, eval_images=100, refine=refine))
     plan = make_plan(run)
     return plan_lines(run, plan), plan
 
@@ -72,28 +74,68 @@ def planned(pair: list[str], **options: int) -> tuple[list[str], object]:
 def test_calls_are_those_of_the_rounds(pair: list[str]) -> None:
     lines, plan = planned(pair, total_images=480, warmup_images=32, pool_images=80, tick_images=160)
     assert plan.rounds == 2  # a pool of 80 images is learned three times
-    assert (plan.warmup_images, plan.target_images, plan.learned_images, plan.evaluated_images) == (64, 160, 480, 1000)
+    images = {name: phase.images for name, phase in plan.phases.items()}
+    assert images == {
+        "teacher samples": 200,  # the reference, and as many for the floor
+        "warm-up": 64,
+        "target pool": 160,
+        "learning": 480,
+        "evaluation": 400,  # of the original and of three snapshots
+        "final tables": 800,  # before and after with three sets of latents, the floor, the reference
+    }
+    assert all(phase.seconds > 0 for phase in plan.phases.values())
     (calls,) = (line for line in lines if line.startswith("calls"))
-    assert calls == "calls     generator 1.7 kimg, teacher 0.5 kimg, score model 0.5 kimg"
+    assert calls == "calls     generator 1.7 kimg, teacher 4.1 kimg, score model 0.5 kimg"
     assert len(lines) <= 10
-    assert set(plan.phases()) == {"warm-up", "targets", "learning", "evaluation"}
-    assert all(seconds > 0 for seconds in plan.phases().values())
 
 
 def test_without_pools_each_step_calls_both_networks(pair: list[str]) -> None:
     lines, plan = planned(pair, total_images=1600, warmup_images=0, pool_images=0)
-    assert plan.rounds == 1 and "targets" not in plan.phases()
+    assert plan.rounds == 1 and "target pool" not in plan.phases
     (calls,) = (line for line in lines if line.startswith("calls"))
-    assert "teacher 1.6 kimg, score model 3.2 kimg" in calls
+    assert "teacher 5.2 kimg, score model 3.2 kimg" in calls
 
 
 def test_a_plan_changes_nothing_of_the_run(pair: list[str]) -> None:
     gan, teacher = (argument.partition("=")[2] for argument in pair)
-    run = build(RunOptions(gan=gan, teacher=teacher, metrics="none"), dry_run=True)
+    run = build(RunOptions(gan=gan, teacher=teacher, metrics="none"))
     before = {name: tensor.clone() for name, tensor in run.generator.state_dict().items()}
+    state = torch.get_rng_state()
     make_plan(run)
+    assert torch.equal(torch.get_rng_state(), state)
     assert all(tensor.equal(before[name]) for name, tensor in run.generator.state_dict().items())
     assert all(parameter.grad is None for parameter in run.objective.parameters())
+
+
+def test_samples_that_are_kept_cost_nothing(pair: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GAN_REFINE_CACHE", str(tmp_path))
+    gan, teacher = (argument.partition("=")[2] for argument in pair)
+    run = build(RunOptions(gan=gan, teacher=teacher, eval_images=20, teacher_steps=2))
+    assert make_plan(run).images("teacher samples") == 40
+    run.open_yardsticks(lambda images: None)
+    assert make_plan(run).images("teacher samples") == 0
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--metrics=pr"], "pr starts"),
+        (["--metrics=fd,nn", "--eval-images=3"], "needs more than"),
+        (["--metrics=fd", "--detector=inception,path=nowhere.pt"], "nowhere.pt"),
+        (["--teacher-steps=0", "--detector=pixels"], "there is nothing to measure against"),
+    ],
+)
+def test_a_dry_run_refuses_what_a_run_refuses(
+    pair: list[str], arguments: list[str], message: str, tmp_path: Path
+) -> None:
+    complaints = []
+    for more in ([], ["--dry-run"]):
+        given = ["refine", *pair, *arguments, *more, "--device=cpu", f"--outdir={tmp_path}"]
+        complaints.append(CliRunner().invoke(cli, given).exception)
+    assert all(isinstance(each, UserError) for each in complaints), complaints
+    assert str(complaints[0]) == str(complaints[1])
+    assert message.partition(" starts")[0] in str(complaints[0])
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("seconds, text", [(4.2, "4 s"), (600.0, "10 min"), (7200.0, "2.0 h")])

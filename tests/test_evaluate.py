@@ -24,7 +24,6 @@ from gan_refine.evaluation import (
     Teacher,
     YardstickOptions,
     Yardsticks,
-    data_references,
     evaluate,
     images,
     open_yardsticks,
@@ -101,8 +100,7 @@ class TestImages:
         moments = Moments(128)
         moments.update(detector(torch.from_numpy(self.pixels)[:, None]))
         for path in (folder, tmp_path / "images.zip"):
-            (found,) = data_references(str(path), [detector])
-            assert found is not None
+            found = reference_of_images(path, detector)
             torch.testing.assert_close(found.mean, moments.mean)
             torch.testing.assert_close(found.covariance, moments.covariance(1))
             assert (found.num_images, found.ddof, found.source) == (12, 1, "data")

@@ -69,7 +69,7 @@ def test_a_run_that_measures_records_the_detector_and_the_reference():
     run = build(RunOptions(eval_images=10, teacher_steps=0))
     assert (run.options.metrics, run.options.detector, run.options.fid_ref) == ("fd", ("fashion16",), "auto")
     assert to_json(run.options).count("auto") == 1, "fid_ref: the references of the embedded detectors"
-    again = build(run.options, dry_run=True)
+    again = build(run.options)
     assert again.options == run.options, "resolving what is resolved changes nothing"
 
 

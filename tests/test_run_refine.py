@@ -225,11 +225,14 @@ def test_without_a_metric_the_last_pickle_is_taken(tmp_path, monkeypatch):
     assert command(monkeypatch, *arguments) == 0
     (folder,) = tmp_path.iterdir()
     summary = json.loads((folder / "summary.json").read_text())
-    assert summary["metric"] is summary["before"] is summary["after"] is None
+    assert summary["metric"] is summary["before"] is summary["after"] is summary["improved"] is None
     first, final = summary["data_free_gap"]
     said = (folder / "log.txt").read_text()
     assert f"data-free gap {final:.3f} nats" in said and f"{first:.3f} -> {final:.3f} nats" in said
     assert first != final
+    assert said.rpartition(" nats.\n")[2].startswith(
+        "Nothing was measured, so it is not known whether the images improved.\n"
+    )
     last, best = (StyleGan2.load(folder / f"network-refined-{name}.pkl").state_dict() for name in ("last", "best"))
     assert all(torch.equal(last[name], best[name]) for name in last)
 

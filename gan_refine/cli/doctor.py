@@ -49,11 +49,11 @@ def doctor(gan: str | None, teacher: str | None, trust_pickle: bool, batch: int,
     run = None
     if gan is not None and teacher is not None:
         options = RunOptions(gan=gan, teacher=teacher, outdir=outdir, device=device, trust_pickle=trust_pickle)
-        run = build(replace(options, refine=refine, metrics="none"), {"pool_images", "glr"}, dry_run=True)
+        run = build(replace(options, refine=refine), {"pool_images", "glr"})
     click.echo("\n".join(f"  {name:<14} {found}" for name, found in environment_rows(Path(outdir))))
     if run is None:
         return
     shown = (("GAN", run.generator.spec, gan), ("teacher", run.teacher.denoiser.spec, teacher))
     click.echo("\n" + "\n".join(f"{name:<10} {spec}, {file}" for name, spec, file in shown) + "\nThey fit.\n")
     click.echo("\n".join(plan_lines(run, make_plan(run))))
-    click.echo(f"\n{command_line(run.options)}")
+    click.echo(f"\n{command_line(replace(run.options, metrics=options.metrics, detector=options.detector))}")

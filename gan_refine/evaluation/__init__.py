@@ -3,17 +3,18 @@
 from gan_refine.evaluation.baselines import baselines
 from gan_refine.evaluation.evaluate import evaluate
 from gan_refine.evaluation.images import generator_images, grid_latents, render
-from gan_refine.evaluation.references import data_references
 from gan_refine.evaluation.sampled_teacher import SampledTeacher
-from gan_refine.evaluation.samples import SamplingOptions, Teacher, TeacherSamples, teacher_samples
+from gan_refine.evaluation.samples import SamplingOptions, Teacher, TeacherSamples, are_cached, teacher_samples
 from gan_refine.evaluation.statistics import Estimate, Interval, PairedComparison, estimate, gap_closed, interval
 from gan_refine.evaluation.table import FLOOR, Measured, Table, tabulate, verdict
 from gan_refine.evaluation.yardsticks import (
     NUM_IMAGES,
     RANKING,
+    Sources,
     Yardstick,
     YardstickOptions,
     Yardsticks,
+    find_sources,
     open_yardsticks,
 )
 
@@ -27,16 +28,18 @@ __all__ = [
     "PairedComparison",
     "SampledTeacher",
     "SamplingOptions",
+    "Sources",
     "Table",
     "Teacher",
     "TeacherSamples",
     "Yardstick",
     "YardstickOptions",
     "Yardsticks",
+    "are_cached",
     "baselines",
-    "data_references",
     "estimate",
     "evaluate",
+    "find_sources",
     "gap_closed",
     "generator_images",
     "grid_latents",

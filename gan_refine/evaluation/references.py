@@ -5,20 +5,13 @@ from pathlib import Path
 
 from gan_refine import assets
 from gan_refine.errors import FileFormatError, OptionError
-from gan_refine.metrics import (
-    Detector,
-    OnProgress,
-    Reference,
-    ignore_progress,
-    load_reference,
-    reference_of_images,
-)
+from gan_refine.metrics import Detector, Reference, load_reference
+
+DataSource = Reference | Path | None  # a path is a folder or zip of images, which are not read yet
 
 
-def data_references(
-    text: str, detectors: Sequence[Detector], progress: OnProgress = ignore_progress
-) -> list[Reference | None]:
-    """The data in the features of each detector, None where there are none. Raises UserError.
+def data_sources(text: str, detectors: Sequence[Detector]) -> list[DataSource]:
+    """The data for the features of each detector, None where there are none. Raises UserError.
 
     `auto` is the reference of an embedded detector. Images are read for every detector; an .npz file belongs to the detector that
     it names, or to the first.
@@ -29,7 +22,7 @@ def data_references(
     if text.partition(",")[0] == "teacher" and not ("," in text and path.exists()):
         raise OptionError(f"--fid-ref={text}: --fid-ref is for data; the teacher's samples are --teacher-steps")
     if path.is_dir() or path.suffix.lower() == ".zip":
-        return [reference_of_images(path, detector, progress) for detector in detectors]
+        return [path for _ in detectors]
     try:
         reference = load_reference(assets.resolve("reference", text))
     except FileFormatError as error:

@@ -77,6 +77,11 @@ def teacher_samples(
     return TeacherSamples(found[: options.images], found[options.images :])
 
 
+def are_cached(teacher: Teacher, options: SamplingOptions) -> bool:
+    """Whether `teacher_samples` will find both sets."""
+    return teacher.path is not None and _path(cache_key(teacher, options)).is_file()
+
+
 def cache_key(teacher: Teacher, options: SamplingOptions) -> str:
     """Digest of everything that the samples depend on."""
     assert teacher.path is not None, "only the samples of a teacher with a file are cached"

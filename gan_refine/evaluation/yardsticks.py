@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 
 import torch
 
 from gan_refine.config import DEFAULT_STEPS, NUM_IMAGES
 from gan_refine.errors import MismatchError, OptionError
 from gan_refine.evaluation.images import IndexedImages, generator_images, stored_images
-from gan_refine.evaluation.references import data_references
+from gan_refine.evaluation.references import DataSource, data_sources
 from gan_refine.evaluation.samples import SamplingOptions, Teacher, TeacherSamples, teacher_samples
 from gan_refine.interfaces import Generator, ImageSpec, PixelBytes
 from gan_refine.metrics import (
@@ -24,10 +25,13 @@ from gan_refine.metrics import (
     Requirements,
     Result,
     choose_detectors,
+    count_images,
     ignore_progress,
     parse_metrics,
     reference_of,
+    reference_of_images,
 )
+from gan_refine.metrics.statistics import SAMPLE_SIZE
 
 AUTO = "auto"
 RANKING = "fd"  # what --metrics=auto means
@@ -62,6 +66,7 @@ class Yardsticks:
     metrics: tuple[Metric, ...]
     num_images: int
     others: PixelBytes | None = None
+    draft: bool = False  # the references have the sizes of those to come, and nothing else: nothing can be measured
 
     def __post_init__(self) -> None:
         for yardstick in self.all:  # raises MismatchError before any image is made
@@ -97,6 +102,7 @@ class Yardsticks:
 
     def measure_images(self, stream: IndexedImages) -> list[Result]:
         """All metrics of a stream of `num_images` images, which each detector sees once."""
+        assert not self.draft, "Sources.open makes the references"
         fed = [(each.detector, each.collections(self.metrics, self.num_images)) for each in self.all]
         for first, images in stream:
             for detector, collections in fed:
@@ -117,6 +123,75 @@ class YardstickOptions:
     teacher_steps: int = DEFAULT_STEPS
 
 
+@dataclass(frozen=True)
+class Sources:
+    """Detectors, and what their references will be made of. All that can be checked before the work is checked."""
+
+    options: YardstickOptions
+    metrics: tuple[Metric, ...]
+    detectors: tuple[Detector, ...]
+    data: tuple[DataSource, ...]  # for each detector
+    teacher: Teacher | None  # whose samples are references; None without them
+
+    @property
+    def sampling(self) -> SamplingOptions:
+        return SamplingOptions(self.options.num_images, self.options.teacher_steps)
+
+    def draft(self) -> Yardsticks:
+        """The yardsticks before any image is made or read. Raises MismatchError if there will be too few images for a metric."""
+        num = self.options.num_images
+        theirs = [None if self.teacher is None else _draft_reference(each, num, "teacher") for each in self.detectors]
+        ours = [
+            _draft_reference(detector, count_images(data), "data") if isinstance(data, Path) else data
+            for detector, data in zip(self.detectors, self.data, strict=True)
+        ]
+        return replace(self._yardsticks(theirs, ours, None), draft=True)
+
+    def open(self, progress: OnProgress = ignore_progress) -> Yardsticks:
+        """Reads the data, and samples the teacher or reads its samples. Every process must call it. Raises UserError."""
+        ours = [
+            reference_of_images(data, detector, progress) if isinstance(data, Path) else data
+            for detector, data in zip(self.detectors, self.data, strict=True)
+        ]
+        samples = None if self.teacher is None else teacher_samples(self.teacher, self.sampling, progress)
+        theirs = [None if samples is None else _reference_of_samples(each, samples) for each in self.detectors]
+        return self._yardsticks(theirs, ours, None if samples is None else samples.others)
+
+    def _yardsticks(
+        self, theirs: Sequence[Reference | None], ours: Sequence[Reference | None], others: PixelBytes | None
+    ) -> Yardsticks:
+        pairs = zip(theirs, ours, strict=True)
+        found = [tuple(each for each in pair if each is not None) for pair in pairs]
+        yardsticks = tuple(Yardstick(d, references) for d, references in zip(self.detectors, found, strict=True))
+        return Yardsticks(yardsticks, self.metrics, self.options.num_images, others)
+
+
+def find_sources(
+    options: YardstickOptions, spec: ImageSpec, teacher: Teacher | None = None, device: torch.device | str = "cpu"
+) -> Sources:
+    """What generators of `spec` images will be measured by. Raises UserError.
+
+    With `auto` a detector without any reference is left out; one that is named is an error then.
+    """
+    _check_size(teacher, spec)
+    metrics, detectors = resolve_metrics(options)
+    chosen = tuple(parse_metrics(metrics))
+    denoiser = None if teacher is None else teacher.denoiser
+    found = choose_detectors(detectors, spec, denoiser, device)
+    sampled = teacher if options.teacher_steps else None
+    pairs = []
+    for detector, data in zip(found, data_sources(options.fid_ref, found), strict=True):
+        if sampled is not None or data is not None:
+            pairs.append((detector, data))
+        elif AUTO not in detectors:
+            raise OptionError(f"{NOTHING} for detector {detector.name}; {WAY_OUT}")
+    if not pairs:
+        raise OptionError(f"{NOTHING}; {WAY_OUT}")
+    sources = Sources(options, chosen, tuple(d for d, _ in pairs), tuple(data for _, data in pairs), sampled)
+    sources.draft()  # before anything that takes time
+    return sources
+
+
 def open_yardsticks(
     options: YardstickOptions,
     spec: ImageSpec,
@@ -124,31 +199,15 @@ def open_yardsticks(
     device: torch.device | str = "cpu",
     progress: OnProgress = ignore_progress,
 ) -> Yardsticks:
-    """The yardsticks for images of `spec`, with their references read or made. Raises UserError.
+    """`find_sources` and `Sources.open` in one."""
+    return find_sources(options, spec, teacher, device).open(progress)
 
-    With `auto` a detector without any reference is left out; one that is named is an error then.
-    """
-    _check_size(teacher, spec)
-    metrics, detectors = resolve_metrics(options)
-    chosen = tuple(parse_metrics(metrics))  # before anything that takes time
-    denoiser = None if teacher is None else teacher.denoiser
-    found = choose_detectors(detectors, spec, denoiser, device)
-    data = data_references(options.fid_ref, found, progress)
-    samples = None
-    if teacher is not None and options.teacher_steps:
-        samples = teacher_samples(teacher, SamplingOptions(options.num_images, options.teacher_steps), progress)
-    yardsticks = []
-    for detector, of_data in zip(found, data, strict=True):
-        theirs = [] if samples is None else [_reference_of_samples(detector, samples)]
-        references = (*theirs, *([] if of_data is None else [of_data]))
-        if references:
-            yardsticks.append(Yardstick(detector, references))
-        elif AUTO not in detectors:
-            raise OptionError(f"{NOTHING} for detector {detector.name}; {WAY_OUT}")
-    if not yardsticks:
-        raise OptionError(f"{NOTHING}; {WAY_OUT}")
-    others = None if samples is None else samples.others
-    return Yardsticks(tuple(yardsticks), chosen, options.num_images, others)
+
+def _draft_reference(detector: Detector, images: int, source: str) -> Reference:
+    """A reference of the right sizes, without memory of its own."""
+    d, zero = detector.num_features, torch.zeros([], dtype=torch.float64)
+    features = zero.to(torch.float32).expand(min(images, SAMPLE_SIZE), d)
+    return Reference(zero.expand(d), zero.expand(d, d), images, 1, detector.name, features, source)
 
 
 NOTHING = "there is nothing to measure against"

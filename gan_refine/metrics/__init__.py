@@ -4,7 +4,7 @@ from gan_refine.metrics.collection import MetricCollection, metric_name
 from gan_refine.metrics.detectors import Detector, Outputs, load_detector, to_uint8
 from gan_refine.metrics.extra_detectors import ModuleDetector
 from gan_refine.metrics.frechet import FrechetDistance, frechet_distance
-from gan_refine.metrics.image_files import OnProgress, ignore_progress, read_images, reference_of_images
+from gan_refine.metrics.image_files import OnProgress, count_images, ignore_progress, read_images, reference_of_images
 from gan_refine.metrics.inception import NAME as INCEPTION
 from gan_refine.metrics.metric import Metric, Result
 from gan_refine.metrics.moments import Moments
@@ -43,6 +43,7 @@ __all__ = [
     "Requirements",
     "Result",
     "choose_detectors",
+    "count_images",
     "frechet_distance",
     "ignore_progress",
     "load_detector",

@@ -128,12 +128,21 @@ def read_images(path: Path, channels: int | None = None) -> tuple[ImageFiles, It
     return found, found.batches(channels)
 
 
+def count_images(path: Path) -> int:
+    """How many images a reference of this folder or zip file will have. Raises FileFormatError, and MismatchError below 2."""
+    return len(_enough(find_images(path)))
+
+
+def _enough(files: ImageFiles) -> ImageFiles:
+    if len(files) < 2:
+        raise MismatchError(f"{files.path} holds {files}, and a reference needs at least 2")
+    return files
+
+
 def reference_of_images(path: Path, detector: Detector, progress: OnProgress = ignore_progress) -> Reference:
     """Moments (covariance over N - 1) and a feature sample of the images in a folder or zip file. Raises as `read_images`."""
     files, batches = read_images(path, detector.spec.channels)
-    if len(files) < 2:
-        raise MismatchError(f"{path} holds {files}, and a reference needs at least 2")
-    statistics = FeatureStatistics(detector, len(files), Requirements(sample=True))
+    statistics = FeatureStatistics(detector, len(_enough(files)), Requirements(sample=True))
     first = 0
     for images in batches:
         statistics.update(detector.outputs(images), first)

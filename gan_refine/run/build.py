@@ -1,7 +1,6 @@
 """From the options of a run to its objects: generator, teacher, objective and metrics."""
 
 import copy
-import sys
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -9,16 +8,15 @@ from pathlib import Path
 from typing import TypedDict
 
 import torch
-from tqdm import tqdm
 
 from gan_refine import assets
 from gan_refine.config import build_options, choose, parse_spec
 from gan_refine.errors import MismatchError, OptionError
-from gan_refine.evaluation import RANKING, Teacher, YardstickOptions, Yardsticks, open_yardsticks
+from gan_refine.evaluation import RANKING, Sources, Teacher, YardstickOptions, Yardsticks, find_sources
 from gan_refine.generators import BridgeOptions, PretrainedGenerator, bridge, can_bridge
 from gan_refine.interfaces import Generator, ImageSpec, Objective
 from gan_refine.labels import UNIFORM, parse_frequencies
-from gan_refine.metrics import Result, choose_detectors, only_reports
+from gan_refine.metrics import OnProgress, Result, only_reports
 from gan_refine.objectives import GanFile, build_objective, complete_spec, objective_class
 from gan_refine.refine import trainable_groups
 from gan_refine.run.networks import Gan, open_gan, open_teacher
@@ -49,7 +47,8 @@ class Run:
     )  # a copy of the generator before refinement, if --fid-seeds wants to measure it at the end
     teacher: Teacher
     objective: Objective
-    yardsticks: Yardsticks | None  # None with --metrics=none
+    sources: Sources | None  # what it is measured by; None with --metrics=none
+    yardsticks: Yardsticks | None  # a draft until `open_yardsticks`
     full_size: bool  # whether they measure full-size images of a bridged generator; False without a bridge
 
     @property
@@ -71,16 +70,22 @@ class Run:
         """A refined pickle of this run, on its device, whose latents are drawn as this run draws them."""
         return prepare(type(self.gan.generator).load(path, self.options.which), self.options)
 
-    def measure(self, generator: Generator, seed: int | None = None, table: bool = False) -> list[Result]:
+    def open_yardsticks(self, progress: OnProgress) -> None:
+        """Makes the references that generators are measured against. Every process must call it, once, before `measure`."""
+        if self.sources is not None:
+            self.yardsticks = self.sources.open(progress)
+
+    def measure(
+        self, generator: Generator, progress: OnProgress, seed: int | None = None, table: bool = False
+    ) -> list[Result]:
         """The metrics of the first yardstick, or with `table` those of all, with the latents of the run's seed by default.
 
         None with --metrics=none.
         """
         if self.yardsticks is None:
             return []
-        shown = generator.full_size() if self.full_size else self._at_teacher_size(generator)
         chosen = self.table_yardsticks if table else self.yardsticks.first()
-        return chosen.measure(shown, self.options.refine.seed if seed is None else seed)
+        return chosen.measure(self.shown(generator), self.options.refine.seed if seed is None else seed, progress)
 
     @cached_property
     def table_yardsticks(self) -> Yardsticks:
@@ -88,15 +93,15 @@ class Run:
         assert self.yardsticks is not None, "used only where something is measured"
         return self.yardsticks.for_table()
 
-    def _at_teacher_size(self, generator: Generator) -> Generator:
-        return self.generator.with_full_size(generator.full_size())
+    def shown(self, generator: Generator) -> Generator:
+        """The generator whose images are measured: of full size, or as the teacher sees them."""
+        return generator.full_size() if self.full_size else self.generator.with_full_size(generator.full_size())
 
 
-def build(options: RunOptions, automatic: Collection[str] = (), dry_run: bool = False) -> Run:
-    """Reads both networks and builds the objective and the metrics. Raises UserError.
+def build(options: RunOptions, automatic: Collection[str] = ()) -> Run:
+    """Reads both networks and builds the objective and the draft of the metrics. Writes nothing. Raises UserError.
 
-    `automatic` are the fields of `options.refine` that the objective's class decides (pool_images, glr). Writes nothing, except
-    that a reference of teacher samples goes to the cache; a dry run leaves that out.
+    `automatic` are the fields of `options.refine` that the objective's class decides (pool_images, glr).
     """
     check_trackers(options)
     opened = open_teacher(options.teacher, options.trust_pickle, options.device)
@@ -113,11 +118,11 @@ def build(options: RunOptions, automatic: Collection[str] = (), dry_run: bool = 
     objective = build_objective(options.objective, denoiser, GanFile(generator.discriminator, frequencies))
     if options.recompute and recompute_activations(objective) == 0:
         raise OptionError("--recompute is for EDM's U-Nets and this teacher has none; leave it out")
-    yardsticks = make_yardsticks(options, generator, bridging, teacher, dry_run)
-    original = None if yardsticks is None else copy.deepcopy(generator)
     full_size = bridging is not None and bridging.measure == "full"
-    options = resolve_metrics(options, yardsticks)
-    return Run(options, gan, generator, original, teacher, objective, yardsticks, full_size)
+    sources = None if options.metrics == "none" else choose_sources(options, generator, full_size, teacher)
+    original, draft = (None, None) if sources is None else (copy.deepcopy(generator), sources.draft())
+    options = resolve_metrics(options, sources)
+    return Run(options, gan, generator, original, teacher, objective, sources, draft, full_size)
 
 
 def prepare(generator: PretrainedGenerator, options: RunOptions) -> Generator:
@@ -153,13 +158,13 @@ def resolve(
     )
 
 
-def resolve_metrics(options: RunOptions, yardsticks: Yardsticks | None) -> RunOptions:
+def resolve_metrics(options: RunOptions, sources: Sources | None) -> RunOptions:
     """The options without `auto` in --metrics and --detector, where something is measured."""
-    if yardsticks is None:
+    if sources is None:
         return options
     detectors = tuple(absolute(text) for text in options.detector)
     if AUTO in detectors:
-        detectors = tuple(each.detector.name for each in yardsticks.all)
+        detectors = tuple(each.name for each in sources.detectors)
     metrics = RANKING if options.metrics == AUTO else options.metrics
     fid_ref, digest = absolute(options.fid_ref), file_digest(options.fid_ref)
     return replace(options, metrics=metrics, detector=detectors, fid_ref=fid_ref, fid_ref_sha256=digest)
@@ -203,32 +208,22 @@ def bridge_options(text: str) -> BridgeOptions | None:
     return build_options(choose("bridge", name, {"resize": BridgeOptions}), options, "--bridge=resize")
 
 
-def make_yardsticks(
-    options: RunOptions, generator: Generator, bridging: BridgeOptions | None, teacher: Teacher, dry_run: bool
-) -> Yardsticks | None:
-    """What --metrics, --detector and --fid-ref name, None for --metrics=none. A dry run, which samples nothing, checks the names.
+def choose_sources(options: RunOptions, generator: Generator, full_size: bool, teacher: Teacher) -> Sources:
+    """What --metrics, --detector and --fid-ref name. Raises UserError.
 
-    Raises UserError, also if the metric or the detector that would select the best snapshot must not.
+    The metric and the detector that select the best snapshot must be able and allowed to.
     """
-    if options.metrics == "none":
-        return None
-    full = bridging is not None and bridging.measure == "full"
-    spec, sampled = (generator.full_size().spec, None) if full else (generator.spec, teacher)
-    if dry_run:
-        choose_detectors(options.detector, spec, None if sampled is None else sampled.denoiser, options.device)
-        return None
+    spec, sampled = (generator.full_size().spec, None) if full_size else (generator.spec, teacher)
     chosen = YardstickOptions(
         options.metrics, options.detector, options.fid_ref, options.eval_images, options.teacher_steps
     )
-    with tqdm(unit="img", file=sys.stderr, desc="sampling the teacher", disable=None, leave=False) as bar:
-        yardsticks = open_yardsticks(chosen, spec, sampled, options.device, bar.update)
-    if yardsticks.metrics[0].higher_is_better:
-        kind = yardsticks.metrics[0].kind
+    sources = find_sources(chosen, spec, sampled, options.device)
+    if (metric := sources.metrics[0]).higher_is_better:
         raise OptionError(
-            f"--metrics starts with {kind}, but the first metric selects the best snapshot; give fd or kd first"
+            f"--metrics starts with {metric.kind}, but the first metric selects the best snapshot; give fd or kd first"
         )
-    if only_reports(first := yardsticks.all[0].detector.name):
+    if only_reports(first := sources.detectors[0].name):
         raise OptionError(
             f"detector {first} only reports, and the first one selects the best snapshot; name another first"
         )
-    return yardsticks
+    return sources

@@ -8,17 +8,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tqdm import tqdm
-
 from gan_refine.config import IMAGES, SEED, SETS, STEPS, require_ranges
 from gan_refine.errors import MismatchError, OptionError, UserError
 from gan_refine.evaluation import (
     Measured,
+    Sources,
     Teacher,
     YardstickOptions,
     Yardsticks,
     baselines,
-    open_yardsticks,
+    find_sources,
     tabulate,
     verdict,
 )
@@ -26,7 +25,10 @@ from gan_refine.files import atomic_file
 from gan_refine.foundation import distributed
 from gan_refine.interfaces import Generator
 from gan_refine.labels import parse_frequencies
+from gan_refine.metrics import OnProgress
+from gan_refine.run.clock import Clock, Phase, say
 from gan_refine.run.networks import open_gan, open_teacher
+from gan_refine.run.plan import EVALUATION, SAMPLES, sampling_phase, seconds_of_evaluation
 
 RANGES = {"images": IMAGES, "seed": SEED, "fid_seeds": SETS, "teacher_steps": replace(STEPS, or_0=True)}
 
@@ -72,19 +74,21 @@ def evaluate(options: EvaluateOptions) -> None:
     generators = {gan: open_generator(gan, options) for gan in options.gans}
     check_comparable(generators)
     first = next(iter(generators.values()))
-    teacher = teacher_to_sample(options, first)
-    yardsticks = make_yardsticks(options, first, teacher)
-    if options.outdir is not None:
-        with _writing(options.folder):
-            options.folder.mkdir(parents=True, exist_ok=True)
+    sources = find_sources(options.yardsticks, first.spec, teacher_to_sample(options, first), options.device)
     if options.baselines:
         generators |= {f"{options.gans[0]}, {name}": baseline for name, baseline in baselines(first).items()}
     runs = []
-    for run in measure_all(options, generators, yardsticks):
-        runs.append(run)
-        if distributed.is_rank0():
-            write_results(run, options)
-    tables = tabulate(yardsticks, runs)
+    with clock_of(options, generators, sources).running() as clock:
+        found = sources.open(clock.enter(SAMPLES if SAMPLES in clock.phases else "references"))
+        yardsticks = found.for_table() if options.metrics == "auto" else found
+        if options.outdir is not None:
+            with _writing(options.folder):
+                options.folder.mkdir(parents=True, exist_ok=True)
+        for run in measure_all(options, generators, yardsticks, clock.enter(EVALUATION)):
+            runs.append(run)
+            if distributed.is_rank0():
+                write_results(run, options)
+        tables = tabulate(yardsticks, runs)
     if distributed.is_rank0():
         write_table(json.dumps({"table": [table.record() for table in tables]}), options)
         told = [f"{name}: {verdict(tables[0], name)}" for name in list(generators)[1:]]
@@ -123,28 +127,22 @@ def teacher_to_sample(options: EvaluateOptions, generator: Generator) -> Teacher
     return replace(opened, frequencies=frequencies)
 
 
-def make_yardsticks(options: EvaluateOptions, generator: Generator, teacher: Teacher | None) -> Yardsticks:
-    """The yardsticks with all that the table shows; the teacher is sampled, or its samples are read. Raises UserError."""
-    with _progress("reference") as bar:
-        found = open_yardsticks(options.yardsticks, generator.spec, teacher, options.device, bar.update)
-    return found.for_table() if options.metrics == "auto" else found
+def clock_of(options: EvaluateOptions, generators: dict[str, Generator], sources: Sources) -> Clock:
+    """A clock that expects all images to take as long as a few of them take now."""
+    seconds = seconds_of_evaluation(next(iter(generators.values())), sources.detectors)
+    images = options.fid_seeds * len(generators) * options.images
+    return Clock(say, sampling_phase(sources) | {EVALUATION: Phase(images, seconds)})
 
 
 def measure_all(
-    options: EvaluateOptions, generators: dict[str, Generator], yardsticks: Yardsticks
+    options: EvaluateOptions, generators: dict[str, Generator], yardsticks: Yardsticks, progress: OnProgress
 ) -> Iterator[Measured]:
     """For each set of latents the results of every generator."""
-    with _progress("measuring", options.fid_seeds * len(generators) * options.images) as bar:
-        for seed in range(options.seed, options.seed + options.fid_seeds):
-            for name, generator in generators.items():
-                started = time.time()
-                results = yardsticks.measure(generator, seed, bar.update)
-                yield Measured(name, seed, results, time.time() - started)
-
-
-def _progress(what: str, total: int | None = None) -> tqdm:
-    hidden = None if distributed.is_rank0() else True  # None: hidden unless standard error is a terminal
-    return tqdm(desc=what, total=total, unit="img", file=sys.stderr, disable=hidden, leave=False)
+    for seed in range(options.seed, options.seed + options.fid_seeds):
+        for name, generator in generators.items():
+            started = time.time()
+            results = yardsticks.measure(generator, seed, progress)
+            yield Measured(name, seed, results, time.time() - started)
 
 
 def write_results(run: Measured, options: EvaluateOptions) -> None:

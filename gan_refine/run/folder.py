@@ -3,7 +3,6 @@
 import json
 import re
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,11 +25,10 @@ MOST_SHOWN = 3
 class RunFolder:
     """Writes into the folder `path` and onto standard error; on ranks other than 0 `writes` is off, and it does neither."""
 
-    def __init__(self, path: Path, writes: bool = True, seconds: float = 0.0, trackers: Sequence[Tracker] = ()) -> None:
+    def __init__(self, path: Path, writes: bool = True, trackers: Sequence[Tracker] = ()) -> None:
         self.trackers = trackers
         self.path = path
         self.writes = writes
-        self.started = time.time() - seconds
 
     def say(self, text: str) -> None:
         """One line (or a table) on standard error and in log.txt."""
@@ -66,10 +64,6 @@ class RunFolder:
             kept = [line for line in lines if _kimg(line) <= kimg]
             if kept != lines:
                 self.write_text(path.name, "".join(kept))
-
-    @property
-    def seconds(self) -> float:
-        return time.time() - self.started
 
 
 def _kimg(line: str) -> float:

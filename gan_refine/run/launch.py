@@ -4,7 +4,6 @@ import json
 import os
 import shlex
 import socket
-import sys
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,7 +11,6 @@ from pathlib import Path
 
 import filelock
 import torch
-from tqdm import tqdm
 
 from gan_refine.config import parse_spec, to_json
 from gan_refine.errors import UserError
@@ -20,11 +18,12 @@ from gan_refine.files import atomic_file, require_writable
 from gan_refine.foundation import distributed
 from gan_refine.refine import fit_batch
 from gan_refine.run.build import Run, build
+from gan_refine.run.clock import Clock, say
 from gan_refine.run.command import command_line
 from gan_refine.run.folder import RunFolder, new_folder, numbered_folders
 from gan_refine.run.history import check_header
 from gan_refine.run.options import RunOptions, description
-from gan_refine.run.plan import make_plan, plan_lines
+from gan_refine.run.plan import SAMPLES, Plan, make_plan, plan_lines
 from gan_refine.run.ranks import PATHS, broadcast_from_rank0
 from gan_refine.run.signals import Signals, StopRequested
 from gan_refine.run.trackers import open_trackers
@@ -42,43 +41,54 @@ def launch(
     that fits. options.json has what was resolved. Raises UserError before anything is written if the options are not right.
     """
     require_writable("--outdir", Path(options.outdir))
-    run = build(options, automatic, dry_run)
+    run = build(options, automatic)
     introduce(run)
     if fit_memory:
         run.options = _fitted(run)
+    plan = make_plan(run)
+    lines = plan_lines(run, plan)
     if dry_run:
-        if distributed.is_rank0():
-            lines = [*plan_lines(run, make_plan(run)), f"command   {command_line(run.options)}"]
-            text = "\n".join([to_json(run.options), *lines, "Dry run: nothing was written."])
-            tqdm.write(text, file=sys.stderr)
+        lines = [
+            to_json(run.options),
+            *lines,
+            f"command   {command_line(run.options)}",
+            "Dry run: nothing was written.",
+        ]
+    say("\n".join(lines))
+    if dry_run:
         return None
     name = options.desc or description(run.options)
-    made = broadcast_from_rank0(lambda: str(new_folder(Path(options.outdir), name)).encode(errors=PATHS))
-    folder = Path(made.decode(errors=PATHS))
-    with locked(folder):
-        broadcast_from_rank0(lambda: _write_first_files(folder, run.options))
-        return drive(run, folder, None)
+    with clock_of(run, plan) as clock:
+        made = broadcast_from_rank0(lambda: str(new_folder(Path(options.outdir), name)).encode(errors=PATHS))
+        folder = Path(made.decode(errors=PATHS))
+        with locked(folder):
+            broadcast_from_rank0(lambda: _write_first_files(folder, run.options))
+            return drive(run, folder, None, clock)
 
 
 def _fitted(run: Run) -> RunOptions:
     """The run's options with the largest --batch-gpu that fits."""
     size = fit_batch(run.generator, run.objective, run.options.refine)
-    if distributed.is_rank0():
-        tqdm.write(f"--batch-gpu={size} is the largest that fits.", file=sys.stderr)
+    say(f"--batch-gpu={size} is the largest that fits.")
     return replace(run.options, refine=replace(run.options.refine, batch_gpu=size))
 
 
 def introduce(run: Run) -> None:
     """One line that names both networks and what their images are."""
-    if distributed.is_rank0():
-        gan = f"{run.options.gan}, {run.generator.full_size().spec}"
-        teacher = f"{run.options.teacher}, {run.teacher.denoiser.spec}"
-        tqdm.write(
-            f"GAN: {gan}. Teacher: {teacher}. Objective: {parse_spec(run.options.objective)[0]}.", file=sys.stderr
-        )
+    gan = f"{run.options.gan}, {run.generator.full_size().spec}"
+    teacher = f"{run.options.teacher}, {run.teacher.denoiser.spec}"
+    say(f"GAN: {gan}. Teacher: {teacher}. Objective: {parse_spec(run.options.objective)[0]}.")
+
+
+@contextmanager
+def clock_of(run: Run, plan: Plan) -> Iterator[Clock]:
+    """A clock that runs inside, with the references made under it. Raises UserError."""
+    with Clock(say, plan.phases).running() as clock:
+        run.open_yardsticks(clock.enter(SAMPLES if SAMPLES in plan.phases else "references"))
         measured = () if run.yardsticks is None else run.yardsticks.all
         for read in {reference.images_read for each in measured for reference in each.references} - {None}:
-            tqdm.write(f"Reference: {run.options.fid_ref}, {read}.", file=sys.stderr)
+            say(f"Reference: {run.options.fid_ref}, {read}.")
+        yield clock
 
 
 def _write_first_files(folder: Path, options: RunOptions) -> bytes:
@@ -131,13 +141,14 @@ def locked(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def drive(run: Run, folder: Path, found: tuple[dict, str] | None) -> str:
+def drive(run: Run, folder: Path, found: tuple[dict, str] | None, clock: Clock) -> str:
     """The run from a checkpoint (content and name) or from its start; returns what goes to standard output."""
     rank0 = distributed.is_rank0()
     trackers = open_trackers(run.options, folder, rank0)
     log = RunFolder(folder, rank0, trackers=trackers)
+    clock.say = log.say
     with Signals().installed() as signals, _explained(folder, run.options):
-        trainer = Trainer(run, log, signals)
+        trainer = Trainer(run, log, signals, clock)
         try:
             if found is None:
                 log.forget_after(-1)

@@ -18,6 +18,7 @@ from gan_refine.run.model_card import first_curve
 from gan_refine.run.networks import open_gan
 from gan_refine.run.pictures import make_pictures
 from gan_refine.run.records import RunRecord, read_run
+from gan_refine.run.summary import UNMEASURED
 from gan_refine.version import VERSION
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ def headline(record: RunRecord) -> str:
     curve, ended = first_curve(record), bool(record.summary.get("complete"))
     state = "The run has ended" if ended else "The run goes on or was stopped"
     if not curve:
-        return f"{state}. Nothing was measured, so it is not known whether the images improved."
+        return f"{state}. {UNMEASURED}"
     if ended:
         return f"{state}. {record.summary.get('verdict', '')}"
     best = min(curve, key=lambda each: each.value)

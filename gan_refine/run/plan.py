@@ -4,94 +4,119 @@ import copy
 import math
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
-from gan_refine.evaluation import render
+from gan_refine.evaluation import Sources, are_cached, render
+from gan_refine.foundation import distributed
+from gan_refine.interfaces import Denoiser, Generator
+from gan_refine.metrics import Detector
 from gan_refine.noise import rng_for
 from gan_refine.refine import RefineState, expected_bytes, make_targets
 from gan_refine.refine.gradients import WARMUP_STREAM, auxiliary_gradient, generator_gradient
 from gan_refine.refine.pool import target_gradient
 from gan_refine.run.build import Run
+from gan_refine.run.clock import Phase, duration
+from gan_refine.run.ranks import broadcast_from_rank0
 
-MEASURED = 16  # images of a measured step on a CPU; GPUs take a whole micro-batch
+MEASURED = 16  # images of a measured step on a CPU at most, fewer if the teacher takes more than a second for them
 STREAM = 5001
+SAMPLES, WARMUP, TARGETS, LEARNING = "teacher samples", "warm-up", "target pool", "learning"
+EVALUATION, TABLES = "evaluation", "final tables"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Images of each phase of a run, and the seconds that one image takes in it here."""
+    """The phases of a run, and what it needs."""
 
+    phases: dict[str, Phase]
     rounds: int
-    warmup_images: int
-    target_images: int
-    learned_images: int
-    evaluated_images: int
     snapshots: int
-    seconds: dict[str, float]  # for one image of "warm-up", "targets", "learning", "evaluation"
     memory: int  # bytes
     checkpoint: int  # bytes
     trains_auxiliary: bool
 
-    def phases(self) -> dict[str, float]:
-        """Seconds of each phase."""
-        images = {
-            "warm-up": self.warmup_images,
-            "targets": self.target_images,
-            "learning": self.learned_images,
-            "evaluation": self.evaluated_images,
-        }
-        return {name: number * self.seconds[name] for name, number in images.items() if number}
+    def images(self, phase: str) -> int:
+        return self.phases[phase].images if phase in self.phases else 0
 
 
 def make_plan(run: Run) -> Plan:
-    """Measures one small step of each kind on copies: the run itself is not changed."""
-    options = run.options.refine
-    rounds = 1
+    """Measures one small step of each kind on copies: the run itself is not changed. Every process must call it."""
+    options, rounds = run.options.refine, 1
     state = _small_state(run)
-    if state.pool_batches:
+    if options.pool_images:
         in_round = math.ceil(options.pool_images / options.batch) * options.batch * options.pool_epochs
         rounds = math.ceil(options.total_images / in_round)
     snapshots = math.ceil(math.ceil(options.total_images / options.tick_images) / run.options.snap)
-    measured = run.options.eval_images if run.options.metrics != "none" else 0
-    return Plan(
-        rounds,
-        state.warmup_images * rounds,
-        options.pool_images * rounds,
-        options.total_images,
-        (1 + snapshots + 2 * run.options.fid_seeds) * measured,
-        snapshots,
-        _seconds(run, state),
-        _memory(run, state),
-        expected_bytes(state),
-        "auxiliary" in state.optimizers,
-    )
+    images = {WARMUP: state.warmup_images, TARGETS: options.pool_images}
+    images = {name: number * rounds for name, number in images.items()} | {LEARNING: options.total_images}
+    seconds, size = _seconds_of_steps(state, run.options.device), state.options.batch_gpu
+    phases = {name: Phase(number, seconds[name]) for name, number in images.items() if number}
+    if run.sources is not None:
+        sets, number, shown = max(run.options.fid_seeds, 1), run.options.eval_images, run.shown(state.generator)
+        one, every = (seconds_of_evaluation(shown, d, size) for d in (run.sources.detectors[:1], run.sources.detectors))
+        # The tables have the floor too, and the detectors see the samples of the reference.
+        phases |= {EVALUATION: Phase((1 + snapshots) * number, one), TABLES: Phase((2 + 2 * sets) * number, every)}
+        phases = sampling_phase(run.sources, size) | phases
+    return Plan(phases, rounds, snapshots, _memory(run, state), expected_bytes(state), "auxiliary" in state.optimizers)
+
+
+def sampling_phase(sources: Sources, size: int = MEASURED) -> dict[str, Phase]:
+    """The teacher's samples that are to be made, with the time of one as measured; empty if there are none or they are cached."""
+    if sources.teacher is None or are_cached(sources.teacher, sources.sampling):
+        return {}
+    options, denoiser = sources.sampling, sources.teacher.denoiser
+    seconds = options.steps * _seconds_of_image(lambda: _denoise(denoiser, size), size, _device(denoiser))
+    return {SAMPLES: Phase(2 * options.images, seconds)}
+
+
+def seconds_of_evaluation(generator: Generator, detectors: Sequence[Detector], size: int = MEASURED) -> float:
+    """For one image of a generator, seen by these detectors."""
+    latents = generator.draw(size, rng_for(0, 0, 0, STREAM))
+
+    def work() -> None:
+        images = render(generator, latents)
+        for detector in detectors:
+            detector.outputs(images)
+
+    return _seconds_of_image(work, size, _device(generator))
+
+
+def _device(module: torch.nn.Module) -> torch.device:
+    return next(module.parameters()).device
+
+
+@torch.no_grad()
+def _denoise(denoiser: Denoiser, size: int) -> None:
+    spec, device = denoiser.spec, _device(denoiser)
+    images = torch.zeros([size, spec.channels, spec.resolution, spec.resolution], device=device)
+    sigma, labels = torch.ones([size, 1, 1, 1], device=device), torch.zeros([size, spec.num_classes], device=device)
+    denoiser(images, sigma, labels)
 
 
 def _small_state(run: Run) -> RefineState:
-    on_gpu = torch.device(run.options.device).type == "cuda"
-    size = run.options.refine.batch_gpu if on_gpu else min(MEASURED, run.options.refine.batch_gpu)
+    size, options = run.options.refine.batch_gpu, run.options.refine
+    if torch.device(run.options.device).type != "cuda":
+        slow = _seconds_of_image(lambda: _denoise(run.teacher.denoiser, 1), 1, run.options.device)
+        size = min(MEASURED, size, max(int(1 / slow), 1))
+    size = int(broadcast_from_rank0(lambda: str(size).encode()))  # processes exchange targets of one size
     kept: dict[int, object] = {id(module): module for module in run.objective.frozen_modules()}
-    small = replace(run.options.refine, batch=size, batch_gpu=size)
+    small = replace(options, batch=size * distributed.get_world_size(), batch_gpu=size)
     return RefineState(copy.deepcopy(run.generator), copy.deepcopy(run.objective, kept), small)
 
 
-def _seconds(run: Run, state: RefineState) -> dict[str, float]:
-    """For one image of each phase, the fastest of three steps: the first one builds kernels and fills caches."""
-    size, options = state.options.batch, state.options
-    latents = state.generator.draw(size, rng_for(0, 0, 0, STREAM))
-    work: dict[str, Callable[[], object]] = {"evaluation": lambda: render(state.generator.full_size(), latents)}
+def _seconds_of_steps(state: RefineState, device: str) -> dict[str, float]:
+    """For one image of each phase of the loop."""
+    work: dict[str, Callable[[], object]] = {LEARNING: lambda: _alternate(state)}
     if "auxiliary" in state.optimizers:
-        work["warm-up"] = lambda: auxiliary_gradient(state, 0, WARMUP_STREAM)
-    if options.pool_images:
+        work[WARMUP] = lambda: auxiliary_gradient(state, 0, WARMUP_STREAM)
+    if state.options.pool_images:
         targets = make_targets(state, 0)
-        work["targets"] = lambda: make_targets(state, 0)
-        work["learning"] = lambda: target_gradient(state, targets)
-    else:
-        work["learning"] = lambda: _alternate(state)
-    return {name: _shortest(step, run.options.device) / size for name, step in work.items()}
+        work[TARGETS] = lambda: make_targets(state, 0)
+        work[LEARNING] = lambda: target_gradient(state, targets)
+    return {name: _seconds_of_image(step, state.options.batch_gpu, device) for name, step in work.items()}
 
 
 def _alternate(state: RefineState) -> None:
@@ -100,18 +125,18 @@ def _alternate(state: RefineState) -> None:
     generator_gradient(state, 0, 0)
 
 
-def _shortest(work: Callable[[], object], device: str) -> float:
-    found = []
-    for _ in range(3):
+def _seconds_of_image(work: Callable[[], object], size: int, device: torch.device | str) -> float:
+    """Work on `size` images in each process, the second time: the first one builds kernels and fills caches."""
+    started = 0.0
+    for _ in range(2):
         _wait(device)
         started = time.perf_counter()
         work()
-        _wait(device)
-        found.append(time.perf_counter() - started)
-    return min(found)
+    _wait(device)
+    return (time.perf_counter() - started) / (size * distributed.get_world_size())
 
 
-def _wait(device: str) -> None:
+def _wait(device: torch.device | str) -> None:
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -130,8 +155,7 @@ def plan_lines(run: Run, plan: Plan) -> list[str]:
     pools = f"{plan.rounds} rounds of {refine.warmup_images / 1000:g} kimg warm-up and a pool of {refine.pool_images / 1000:g} kimg"
     method = pools if refine.pool_images else f"{refine.warmup_images / 1000:g} kimg warm-up, then fresh batches"
     measured = "nothing" if options.metrics == "none" else f"{options.metrics} of {options.eval_images} images"
-    phases = plan.phases()
-    parts = ", ".join(f"{name} {duration(value)}" for name, value in phases.items())
+    parts = ", ".join(f"{name} {duration(phase.total)}" for name, phase in plan.phases.items())
     disk = (options.keep + 1) * plan.checkpoint / 2**20
     return [
         f"length    {refine.total_images / 1000:g} kimg, batch {refine.batch}, {refine.batch_gpu} at a time, on {options.device}",
@@ -139,27 +163,40 @@ def plan_lines(run: Run, plan: Plan) -> list[str]:
         f"rates     generator {refine.glr:g}, score model {refine.score_lr:g}",
         f"measures  {measured}, before and at {plan.snapshots} snapshots",
         *_call_lines(run, plan),
-        f"time      about {duration(sum(phases.values()))}: {parts}",
-        "          (from one small step here; without the teacher's samples and the detector's time)",
+        f"time      about {duration(sum(phase.total for phase in plan.phases.values()))}, from small steps here: {parts}",
         f"memory    at least {plan.memory / 2**20:.0f} MiB; disk {disk:.0f} MiB for checkpoints",
     ]
 
 
 def _call_lines(run: Run, plan: Plan) -> list[str]:
     """How often each network is called, in thousands of images."""
-    refine = run.options.refine
+    refine, images = run.options.refine, plan.images
     steps = refine.pool_euler_steps if refine.pool_images else 1
-    moved = plan.target_images if refine.pool_images else plan.learned_images
-    extra = 0 if refine.pool_images else plan.learned_images * run.objective.auxiliary_steps
-    made = plan.warmup_images + plan.target_images + plan.learned_images + plan.evaluated_images + extra
-    calls = {"generator": made, "teacher": moved * steps, "score model": moved * steps + plan.warmup_images + extra}
+    moved = steps * images(TARGETS if refine.pool_images else LEARNING)
+    extra = 0 if refine.pool_images else images(LEARNING) * run.objective.auxiliary_steps
+    tables = 0 if run.sources is None else images(TABLES) - 2 * run.options.eval_images
+    made = images(WARMUP) + images(TARGETS) + images(LEARNING) + images(EVALUATION) + tables + extra
+    sampled = images(SAMPLES) * run.options.teacher_steps
+    calls = {"generator": made, "teacher": moved + sampled, "score model": moved + images(WARMUP) + extra}
     if not plan.trains_auxiliary:
         del calls["score model"]
     return ["calls     " + ", ".join(f"{name} {number / 1000:.1f} kimg" for name, number in calls.items())]
 
 
-def duration(seconds: float) -> str:
-    """Seconds, minutes or hours, whichever is short."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+def done_images(state: RefineState) -> dict[str, int]:
+    """How many images of each phase of the loop are done."""
+    rounds = state.round_start // state.round_images if state.round_images else 0
+    warm, moved = rounds * state.warmup_images + state.warm, len(state.pool) * state.options.batch
+    return {WARMUP: warm, TARGETS: rounds * state.options.pool_images + moved, LEARNING: state.images}
+
+
+def next_phase(state: RefineState) -> tuple[str, int]:
+    """The phase of the next unit of work, and the images of this round's share of it if it is the first of them, else 0."""
+    if state.finished:
+        return LEARNING, 0
+    if state.warm < state.warmup_images:
+        return WARMUP, 0 if state.warm else state.warmup_images
+    if len(state.pool) < state.pool_batches:
+        return TARGETS, 0 if state.pool else state.options.pool_images
+    left = state.options.total_images - state.images
+    return LEARNING, 0 if state.images > state.round_start else min(state.round_images or left, left)

@@ -3,16 +3,18 @@
 from pathlib import Path
 
 from gan_refine.evaluation import Measured, Table, tabulate, verdict
+from gan_refine.metrics import OnProgress
 from gan_refine.run.build import Run
 from gan_refine.run.history import RunHistory
-from gan_refine.run.summary import Summary
+from gan_refine.run.summary import UNMEASURED, Summary
 
 BEFORE, AFTER, LAST = "before", "after", "last snapshot"
 
 
-def summarize(run: Run, history: RunHistory, kimg: float, best_path: Path, seconds: float, complete: bool) -> Summary:
-    """The run after `kimg` thousand images in one record; the tables are for runs that are `complete`."""
-    tables = compare(run, history, best_path) if complete else []
+def summarize(
+    run: Run, history: RunHistory, kimg: float, best_path: Path, seconds: float, complete: bool, tables: list[Table]
+) -> Summary:
+    """The run after `kimg` thousand images in one record; `tables` are those of `compare`, which is for `complete` runs."""
     return Summary(
         gan=run.options.gan,
         teacher=run.options.teacher,
@@ -31,7 +33,7 @@ def summarize(run: Run, history: RunHistory, kimg: float, best_path: Path, secon
 
 def _verdict(run: Run, history: RunHistory, tables: list[Table], complete: bool) -> str:
     if run.yardsticks is None:
-        return "Nothing was measured."
+        return UNMEASURED
     if not complete:
         return "Stopped before the end."
     if history.best_kimg == 0:
@@ -42,7 +44,7 @@ def _verdict(run: Run, history: RunHistory, tables: list[Table], complete: bool)
     return verdict(tables[0], AFTER) + biased
 
 
-def compare(run: Run, history: RunHistory, best_path: Path) -> list[Table]:
+def compare(run: Run, history: RunHistory, best_path: Path, progress: OnProgress) -> list[Table]:
     """Original and best pickle with --fid-seeds sets of latents that selected nothing; the last one if the original is the best.
 
     With --fid-seeds=0 the latents are those that selected. Empty with --metrics=none.
@@ -54,6 +56,8 @@ def compare(run: Run, history: RunHistory, best_path: Path) -> list[Table]:
     seed, sets = run.options.refine.seed, run.options.fid_seeds
     seeds = range(seed + 1, seed + 1 + sets) if sets else (seed,)
     runs = [
-        Measured(name, each, run.measure(net, each, table=True)) for name, net in networks.items() for each in seeds
+        Measured(name, each, run.measure(net, progress, each, table=True))
+        for name, net in networks.items()
+        for each in seeds
     ]
     return tabulate(run.table_yardsticks, runs, selected=True)

@@ -15,7 +15,7 @@ from gan_refine.files import atomic_file, remove_leftovers
 from gan_refine.run.build import build
 from gan_refine.run.checkpoint import Checkpoints, parse
 from gan_refine.run.folder import numbered_folders
-from gan_refine.run.launch import drive, introduce, locked
+from gan_refine.run.launch import clock_of, drive, introduce, locked
 from gan_refine.run.options import (
     FILES,
     RunOptions,
@@ -25,6 +25,7 @@ from gan_refine.run.options import (
     read_options,
     with_path,
 )
+from gan_refine.run.plan import make_plan
 from gan_refine.run.ranks import PATHS, broadcast_from_rank0
 
 
@@ -47,7 +48,8 @@ def resume(folder: Path, given: RunOptions, named: Iterable[str]) -> str:
         introduce(run)
         longer = options.refine.total_images > saved.refine.total_images
         broadcast_from_rank0(lambda: _tidy(folder, options if longer else None))
-        return drive(run, folder, _newest(folder))
+        with clock_of(run, make_plan(run)) as clock:
+            return drive(run, folder, _newest(folder), clock)
 
 
 def find_files(saved: RunOptions, given: RunOptions, named: Iterable[str], folder: Path) -> RunOptions:

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from gan_refine.evaluation import Table
 
+LEARNS = "The gap rises while the score model learns to see more of it, also where the images improve: compare equal training."
+UNMEASURED = "Nothing was measured, so it is not known whether the images improved."
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -29,9 +32,9 @@ class Summary:
     complete: bool = True  # False if the run was stopped before its end
 
     @property
-    def improved(self) -> bool:
-        """Whether the best snapshot has a lower distance than the original."""
-        return self.before is not None and self.after is not None and self.after < self.before
+    def improved(self) -> bool | None:
+        """Whether the best snapshot has a lower distance than the original; None if nothing was measured."""
+        return None if self.before is None or self.after is None else self.after < self.before
 
     def to_json(self) -> str:
         """The text of summary.json."""
@@ -50,9 +53,10 @@ class Summary:
         if self.metric is None:
             first, last = self.data_free_gap
             gap = text(first) if last is None else f"{text(first)} -> {text(last)}"
-            return [f"{length}. Metric: none. Data-free gap: {gap} nats."]
+            rose = [LEARNS] if first is not None and last is not None and last > first else []
+            return [f"{length}. Metric: none. Data-free gap: {gap} nats.", *rose, self.verdict]
         return [
             *lines,
-            f"{length}. {self.metric}, which selects the snapshot: {text(self.before)} -> {text(self.after)}.",
+            f"{length}. {self.metric}, which selects the snapshot: {text(self.before)} -> {text(self.after)} (lower is better).",
             self.verdict,
         ]

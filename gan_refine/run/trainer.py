@@ -18,17 +18,17 @@ from gan_refine.refine import Progress, RefineState, advance, diagnose, load_sta
 from gan_refine.run.advice import warnings_of
 from gan_refine.run.build import Run, class_notice
 from gan_refine.run.checkpoint import Checkpoints
+from gan_refine.run.clock import Clock
 from gan_refine.run.command import evaluate_line
 from gan_refine.run.folder import RunFolder, picture_notice
 from gan_refine.run.history import RunHistory, check_replicas, needed_space, restore_best
 from gan_refine.run.page import write_report
 from gan_refine.run.pictures import save_teacher_samples
+from gan_refine.run.plan import EVALUATION, TABLES, done_images, next_phase
 from gan_refine.run.records import read_run
-from gan_refine.run.report import summarize
+from gan_refine.run.report import compare, summarize
 from gan_refine.run.signals import Signals, StopRequested
 from gan_refine.run.summary import Summary
-
-PHASE_SECONDS = 30  # between two lines that tell the phase of a run without ticks
 
 
 @dataclass(frozen=True)
@@ -42,14 +42,15 @@ class StopRequest:
 class Trainer:
     """One run, from the state before refinement to the summary. Each process has one; rank 0 writes."""
 
-    def __init__(self, run: Run, folder: RunFolder, signals: Signals) -> None:
+    def __init__(self, run: Run, folder: RunFolder, signals: Signals, clock: Clock) -> None:
         self.run = run
         self.folder = folder
         self.signals = signals
+        self.clock = clock
         self.history = RunHistory()
         self.state = RefineState(run.generator, run.objective, run.options.refine)
         self.checkpoints = Checkpoints(folder.path, run.options.keep)
-        self.saved_at = self.reported_at = time.monotonic()
+        self.saved_at = time.monotonic()
         self.collapsed = False
         self.warned: set[str] = set()  # how the warnings of this process begin
         self.grid = grid_latents(run.generator, run.options.refine.seed)
@@ -81,7 +82,9 @@ class Trainer:
         """Goes back to a checkpoint; lines and pickles of later states are removed. Raises MismatchError."""
         load_state(self.state, content["state"])
         self.history = RunHistory(**content["history"])
-        self.folder.started = time.time() - self.history.seconds
+        evaluations = 1 + self.history.ticks // self.run.options.snap
+        done = {**done_images(self.state), EVALUATION: evaluations * self.run.options.eval_images}
+        self.clock.go_on(self.history.seconds, done)
         self.folder.forget_after(self.history.kimg)
         self.folder.say(f"Resumed from {name}, {self.state.phase}.")
         if self.folder.writes:
@@ -96,6 +99,7 @@ class Trainer:
                 if self.history.pending:
                     self._snapshot()
                     self._save()
+                self._mark()
                 for progress in advance(self.state):
                     bar.update(self.state.images - bar.n)
                     if self._after_step(progress, bar):
@@ -111,11 +115,9 @@ class Trainer:
     def _after_step(self, progress: Progress | None, bar: tqdm) -> bool:
         """Records, measures and saves what is due; returns whether the run is to end here."""
         due = False
-        if progress is None:
-            self._tell_phase()
-        else:
+        self._mark()
+        if progress is not None:
             nats = progress.health.remaining_nats()
-            self.reported_at = time.monotonic()
             bar.set_postfix_str("" if nats is None else f"data-free gap {nats:.2f} nats")
             self._record(progress)
             if self.run.yardsticks is None and nats is not None:
@@ -131,13 +133,13 @@ class Trainer:
         return self.collapsed or (request.stop and not self.state.finished)
 
     def _tell(self, text: str) -> None:
-        self.folder.say(f"{self.history.kimg:8.3f} kimg  {text}  ({self.folder.seconds:.0f} s)")
+        self.clock.tell(f"{self.history.kimg:8.3f} kimg  {text}")
 
-    def _tell_phase(self) -> None:
-        """A line now and then between ticks: warm-up and target pool take most of a short run."""
-        if time.monotonic() - self.reported_at > PHASE_SECONDS:
-            self.folder.say(f"{self.state.phase} ({self.folder.seconds:.0f} s)")
-            self.reported_at = time.monotonic()
+    def _mark(self) -> None:
+        """Tells the clock where the loop is."""
+        self.clock.reach(done_images(self.state))
+        self.clock.enter(*next_phase(self.state))
+        self.clock.beat()
 
     def _request(self) -> StopRequest:
         """Signals of all processes and the clock of rank 0, agreed on by all."""
@@ -148,8 +150,9 @@ class Trainer:
 
     def finish(self, complete: bool = True) -> Summary:
         """Writes summary.json and shows the tables, which are for runs that came to their end."""
-        kimg, seconds = self.state.images / 1000, self.folder.seconds
-        summary = summarize(self.run, self.history, kimg, self.best_path, seconds, complete)
+        tables = compare(self.run, self.history, self.best_path, self.clock.enter(TABLES)) if complete else []
+        kimg, seconds = self.state.images / 1000, self.clock.seconds
+        summary = summarize(self.run, self.history, kimg, self.best_path, seconds, complete, tables)
         self.folder.write_text("summary.json", summary.to_json())
         self._report()
         self.folder.say("\n" + "\n".join(summary.lines()))
@@ -162,7 +165,7 @@ class Trainer:
     def _record(self, progress: Progress) -> None:
         self.history.ticks += 1
         self.history.kimg = progress.images / 1000
-        record = {"kimg": self.history.kimg, "seconds": round(self.folder.seconds, 2), "glr": progress.glr}
+        record = {"kimg": self.history.kimg, "seconds": round(self.clock.seconds, 2), "glr": progress.glr}
         self.folder.append("stats.jsonl", record | progress.health.summary())
 
     def _save(self) -> None:
@@ -170,7 +173,7 @@ class Trainer:
         if not self.state.is_finite():
             self.folder.say("The weights are not finite and were not saved; the last good checkpoint stays.")
             return
-        self.history.seconds = self.folder.seconds
+        self.history.seconds = self.clock.seconds
         content = {**self.run.header, "history": vars(self.history), "state": record_state(self.state)}
         if self.folder.writes:
             require_space(self.folder.path, needed_space(self.run, self.state, 1), "the next checkpoint")
@@ -235,7 +238,7 @@ class Trainer:
     def _measure(self, generator: Generator, snapshot: str) -> float | None:
         """Records all metrics of a generator; returns the first, which selects the best snapshot, None with --metrics=none."""
         started, run = time.time(), self.run
-        results = run.measure(generator)
+        results = run.measure(generator, self.clock.enter(EVALUATION, run.options.eval_images))
         for result in results:  # only now: a signal may come while they are measured
             record = {
                 "results": result.values,
