@@ -87,6 +87,7 @@ OWN = {  # values of one option's own kind
     "destination": ["x.txt", "x", "no/such/x.pkl", "file.txt/x.pkl"],
     "outdir": ["file.txt", "file.txt/x", "/proc/nope/x"],
     "resume": [".", "file.txt"],
+    "config": [".", "file.txt", "gan.pkl"],
     "stop_on_collapse": ["0.5", "1"],
     "teacher_steps": ["1"],
     "images": ["0", "1"],

@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from gan_refine import assets
 from gan_refine.assets import download
+from gan_refine.cli import cli, run_command
 from gan_refine.cli.refine import EXAMPLES, KIMG, refine
 from gan_refine.config import RefineOptions, build_options, parse_spec, to_json, write_spec
 from gan_refine.errors import OptionError
@@ -71,6 +72,47 @@ def test_a_run_that_measures_records_the_detector_and_the_reference():
     assert to_json(run.options).count("auto") == 1, "fid_ref: the references of the embedded detectors"
     again = build(run.options)
     assert again.options == run.options, "resolving what is resolved changes nothing"
+
+
+def test_options_of_a_file_are_taken_and_those_of_the_command_line_win(tmp_path):
+    file = tmp_path / "options.json"
+    first = dry_run("--glr=0.002", "--warmup-kimg=0.5", "--tick=1.5", "--no-report", "--labels=uniform", "--desc=x")
+    file.write_text(json.dumps(first))
+    assert dry_run(f"--config={file}") == first
+    again = dry_run(f"--config={file}", "--glr=0.001", "--report", "--batch=32")
+    refine = first["refine"] | {"glr": 0.001, "batch": 32, "batch_gpu": 32}
+    assert again == first | {"report": True, "refine": refine}
+    file.write_text('{"refine": {"pool_images": 0}, "detector": ["pixels"]}')
+    some = dry_run(f"--config={file}")
+    assert parse_spec(some["objective"])[0] == "diff-instruct" and some["detector"] == ["pixels"]
+    file.write_text('{"trust_pickle": true}')
+    assert dry_run(f"--config={file}")["trust_pickle"] is False
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("[1]", "holds no options"),
+        ("{", "cannot be read as JSON"),
+        ('{"refine": 3}', "holds no options"),
+        ('{"learning_rate": 1}', "has learning_rate, which is none of gan, which,"),
+        ('{"refine": {"lr": 1, "glr": 1}}', "has lr, which is none of total_images, batch,"),
+        ('{"refine": {"batch": 2.5}}', "'2.5' is not a valid integer"),
+        ('{"refine": {"glr": "fast"}}', "'fast' is not a valid float"),
+        ('{"refine": {"total_images": "many"}}', "got 'many' for total_images; write a whole number of images"),
+        ('{"refine": {"seed": -1}}', "--seed=-1 is not allowed"),
+        ('{"report": 5}', "'5' is not a valid boolean"),
+        ('{"which": "D"}', "'D' is not one of"),
+        ('{"gan": ["a"]}', "is not a file"),
+    ],
+)
+def test_bad_files_of_options_are_refused_in_one_line(text, message, tmp_path, monkeypatch, capsys):
+    (tmp_path / "options.json").write_text(text)
+    arguments = ["refine", f"--config={tmp_path / 'options.json'}", "--device=cpu", "--dry-run"]
+    monkeypatch.setattr("sys.argv", ["gan-refine", *arguments])
+    assert run_command(cli) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
 
 
 @pytest.mark.parametrize(

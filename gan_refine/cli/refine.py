@@ -24,7 +24,7 @@ from gan_refine.cli.options import (
 )
 from gan_refine.config import RANGES, Range, RefineOptions, require, shortened
 from gan_refine.errors import OptionError
-from gan_refine.run.command import KIMG
+from gan_refine.run.command import KIMG, read_config
 from gan_refine.run.options import RunOptions
 
 NETWORKS, TRAINING, OBJECTIVE = "Networks", "Training", "Objective and target pools"
@@ -39,6 +39,13 @@ torchrun --standalone --nproc-per-node=8 run_refine.py --gan=GAN.pkl --teacher=T
 gan-refine refine --objective=diff-instruct --pool-kimg=0 --warmup-kimg=0 --batch=128 --glr=1e-5 --score-lr=1e-5 \\
     --lr-rampup=0 --lr-decay=0
 """
+
+
+def use_config(context: click.Context, _: click.Parameter, path: str | None) -> str | None:
+    """Makes what the file says the defaults of all other options. Raises UserError."""
+    if path is not None:
+        context.default_map = {**(context.default_map or {}), **read_config(path)}
+    return path
 
 
 # fmt: off
@@ -134,6 +141,8 @@ gan-refine refine --objective=diff-instruct --pool-kimg=0 --warmup-kimg=0 --batc
 @device_option(RUN)
 @option(RUN, "--resume", metavar="DIR|latest", type=PATH, default=None,
         help="Resume the run in this folder, or the latest below --outdir.")
+@option(RUN, "--config", metavar="JSON", type=PATH, default=None, is_eager=True, callback=use_config,
+        help="Take the options from the options.json of a run, or a file like it; options of the command line win.")
 @option(RUN, "--dry-run", is_flag=True,
         help="Check everything, show the resolved options and the plan with its time and memory, write nothing.")
 @click.pass_context
@@ -149,6 +158,8 @@ def refine(context: click.Context, dry_run: bool, **given) -> None:
     distributed.init()
     rank0 = distributed.is_rank0()
     run, fit_memory = given.pop("resume"), given["batch_gpu"] == "auto"
+    if given.pop("config") is not None and run is not None:
+        raise OptionError("--config is for new runs: a resumed run keeps its options; leave out either it or --resume")
     named = [name for name in given if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
     automatic = {KIMG.get(name, name) for name in ("pool_kimg", "glr") if given[name] is None}
     options = run_options(given)

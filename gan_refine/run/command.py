@@ -1,7 +1,12 @@
-"""The command line of a run, from its resolved options."""
+"""The command line of a run from its options, and the options of a command line from a file."""
 
+import json
 import shlex
+from dataclasses import fields
+from pathlib import Path
 
+from gan_refine.config import RefineOptions
+from gan_refine.errors import FileFormatError, OptionError, first_line
 from gan_refine.run.options import RunOptions
 
 KIMG = {
@@ -46,3 +51,39 @@ def _argument(field: str, value: object) -> str:
         return " ".join(f"--{name}={shlex.quote(each)}" for each in value)
     text = f"{value / 1000:g}" if field in in_kimg and isinstance(value, int) else str(value)
     return f"--{name}={shlex.quote(text)}"
+
+
+def read_config(path: str) -> dict[str, str | list[str]]:
+    """Texts for the options of `refine` from a file in the form of options.json, in which any field may be missing.
+
+    It gives no consent to --trust-pickle. Raises UserError.
+    """
+    try:
+        record = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise FileFormatError(f"--config={path} cannot be read as JSON ({first_line(error)})") from error
+    inner = record.get("refine", {}) if isinstance(record, dict) else None
+    if not isinstance(inner, dict):
+        raise FileFormatError(
+            f"--config={path} holds no options; give the options.json of a run folder, or a file like it"
+        )
+    for given, cls in ((record, RunOptions), (inner, RefineOptions)):
+        known = [field.name for field in fields(cls)]
+        if unknown := sorted(set(given) - set(known)):
+            raise OptionError(f"--config={path} has {', '.join(unknown)}, which is none of {', '.join(known)}")
+    left_out = {*NOT_GIVEN, "fid_ref_sha256", "trust_pickle"}
+    if inner.get("batch_gpu") == inner.get("batch"):
+        left_out.add("batch_gpu")  # the default is the whole batch
+    chosen = {name: value for name, value in {**record, **inner}.items() if name not in left_out and value is not None}
+    return dict(_option(path, name, value) for name, value in chosen.items())
+
+
+def _option(path: str, field: str, value: object) -> tuple[str, str | list[str]]:
+    """The option of a field, and its value as text."""
+    if field in (in_kimg := {images: option for option, images in KIMG.items()}):
+        if type(value) is not int:
+            raise OptionError(f"--config={path}: got {value!r} for {field}; write a whole number of images")
+        return in_kimg[field], repr(value / 1000)
+    if isinstance(value, list) and field == "detector":
+        return field, [str(each) for each in value]
+    return field, value if isinstance(value, str) else json.dumps(value)
