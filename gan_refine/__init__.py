@@ -24,9 +24,11 @@ from typing import TYPE_CHECKING
 from gan_refine.version import VERSION as __version__
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from gan_refine.config import RefineOptions
     from gan_refine.evaluation import evaluate
-    from gan_refine.interfaces import Denoiser, Generator
+    from gan_refine.interfaces import Denoiser, Generator, PixelBytes
     from gan_refine.objectives import (
         Adversarial,
         DiffInstruct,
@@ -55,6 +57,7 @@ __all__ = [
     "load_generator",
     "load_teacher",
     "refine",
+    "sample",
 ]
 
 _HOMES = {"RefineOptions": "gan_refine.config", "evaluate": "gan_refine.evaluation"}  # the rest: gan_refine.objectives
@@ -79,6 +82,15 @@ def load_teacher(source: str | Path) -> "Denoiser":
     from gan_refine.run.networks import open_teacher
 
     return open_teacher(str(source), trust=False, device="cpu").denoiser
+
+
+def sample(generator: "Generator", seeds: "Iterable[int]", label: int | None = None) -> "PixelBytes":
+    """uint8 images [N, C, R, R] of these seeds, as `gan-refine generate` makes them; a conditional generator needs a `label`."""
+    import torch
+
+    from gan_refine.run.generate import Picture, images
+
+    return torch.stack(list(images(generator, [Picture(seed, label, "") for seed in seeds])))
 
 
 def __getattr__(name: str) -> object:

@@ -1,6 +1,9 @@
 """README and docs/: the Python in them runs, links and paths exist, options and objectives are those of the program."""
 
+import functools
+import json
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,9 +11,11 @@ import click
 import pytest
 import torch
 
+import gan_refine
 from gan_refine import objectives
 from gan_refine.cli import COMMANDS
-from gan_refine.config import build_options, parse_spec
+from gan_refine.cli.refine import refine
+from gan_refine.config import RefineOptions, build_options, parse_spec
 from gan_refine.objectives import OBJECTIVES
 
 ROOT = Path(__file__).parent.parent
@@ -27,6 +32,15 @@ OTHER_OPTIONS = {
     "torchrun": {"--standalone", "--nproc-per-node", "--max-restarts", "--nnodes", "--rdzv-backend", "--rdzv-endpoint"}
     | {"--rdzv-id"},
     "sbatch": {"--nodes", "--ntasks-per-node", "--gpus-per-node", "--signal"},
+    "NVlabs/edm, NVlabs/stylegan2-ada-pytorch": {
+        "--source",
+        "--dest",
+        "--resolution",
+        "--transform",
+        "--data",
+        "--gpus",
+        "--cond",
+    },
     "pip": {"--no-deps"},
     "torch_utils.custom_ops": {"--build"},
     "recipes/sweep.py": {"--evaluations", "--save", "--out", "--threads"},
@@ -79,7 +93,24 @@ def test_the_blocks_of_a_page_run_in_order(path, monkeypatch):
 
 
 def test_the_pages_with_code_are_found():
-    assert {"architecture.md"} <= {path.name for path in PAGES if blocks(path)}
+    assert {"architecture.md", "python.md"} == {path.name for path in PAGES if blocks(path)}
+
+
+def test_the_cells_of_the_notebook_run_and_hold_no_outputs(pair, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GAN_REFINE_CACHE", str(tmp_path / "cache"))
+    cells = json.loads(text_of(DOCS / "refine.ipynb"))["cells"]
+    assert not any(cell.get("outputs") or cell.get("execution_count") for cell in cells)
+    first, *rest = ("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    names = {"__name__": "notebook"}
+    exec(first, names)
+    assert (names["GAN"], names["TEACHER"], names["DEVICE"]) == ("fashion16", "fashion16", "cpu")
+    gan, teacher = (argument.partition("=")[2] for argument in pair)
+    names |= {"GAN": gan, "TEACHER": teacher, "KIMG": 0.064, "IMAGES": 20}
+    monkeypatch.setattr(gan_refine, "RefineOptions", functools.partial(RefineOptions, warmup_images=64, pool_images=64))
+    for cell in rest:
+        exec(compile(cell, "refine.ipynb", "exec"), names)
+    assert names["progress"].images == 64 and (tmp_path / "refined.pkl").is_file()
 
 
 def test_a_wrong_claim_on_a_page_is_found(tmp_path):
@@ -188,6 +219,35 @@ def test_the_page_of_commands_has_every_option_with_its_default(command):
             assert found[name] == str(option.default), name
         elif option.is_flag:
             assert found[name] == ("on" if option.default is True else "off"), name
+
+
+def command_lines(path: Path) -> list[list[str]]:
+    """The words of each line in the page's blocks that calls this program, without the `torchrun` before it."""
+    found = []
+    for block in re.findall(r"^```\w*\n(.*?)^```$", text_of(path), re.MULTILINE | re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            called = re.search(r"(?:gan-refine|-m gan_refine|(run_refine\.py))( .*)?$", line.partition(" #")[0])
+            if called and not line.startswith(("@", "#", "import", "from")):
+                found.append([*(["refine"] if called[1] else []), *shlex.split(called[2] or "")])
+    return found
+
+
+@pytest.mark.parametrize("path", [page for page in PAGES if command_lines(page)], ids=lambda path: path.name)
+def test_every_command_line_of_a_page_is_understood(path, monkeypatch):
+    monkeypatch.setattr("gan_refine.cli.refine.read_config", lambda path: {})
+    commands = {command.name: command for command in COMMANDS}
+    for name, *arguments in command_lines(path):
+        if arguments[-1:] != ["..."]:
+            commands[name].make_context(name, arguments)
+
+
+def test_command_lines_are_found_and_a_wrong_one_is_refused(tmp_path):
+    assert sum(len(command_lines(page)) for page in PAGES) > 25
+    page = tmp_path / "page.md"
+    page.write_text("```\ntorchrun --nproc-per-node=2 run_refine.py --kimg=1 \\\n    --batch=x  # remark\n```\n")
+    assert command_lines(page) == [["refine", "--kimg=1", "--batch=x"]]
+    with pytest.raises(click.BadParameter, match="'x' is not a valid integer"):
+        refine.make_context("refine", command_lines(page)[0][1:])
 
 
 # The objectives

@@ -17,6 +17,7 @@ from gan_refine.noise import rng_for
 from gan_refine.refine import RefineState, expected_bytes, make_targets
 from gan_refine.refine.gradients import WARMUP_STREAM, auxiliary_gradient, generator_gradient
 from gan_refine.refine.pool import target_gradient
+from gan_refine.refine.state import micro_batch_numbers
 from gan_refine.run.build import Run
 from gan_refine.run.clock import Phase, duration
 from gan_refine.run.ranks import broadcast_from_rank0
@@ -43,8 +44,12 @@ class Plan:
 
 
 def make_plan(run: Run) -> Plan:
-    """Measures one small step of each kind on copies: the run itself is not changed. Every process must call it."""
+    """Measures one small step of each kind on copies: the run itself is not changed. Every process must call it.
+
+    Raises OptionError for a batch that these processes cannot share.
+    """
     options, rounds = run.options.refine, 1
+    micro_batch_numbers(options)
     state = _small_state(run)
     if options.pool_images:
         in_round = math.ceil(options.pool_images / options.batch) * options.batch * options.pool_epochs
