@@ -4,6 +4,7 @@ import functools
 import json
 import re
 import shlex
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +23,9 @@ ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)#\s]+)(#[^)]*)?\)")
+CALL = re.compile(
+    r"(?:line=\$\()?(?:(?:srun )?torchrun .*?|python )?(?:gan-refine|-m gan_refine(?= )|(?<= )(run_refine\.py))( [^)]*)?"
+)
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*[a-z0-9]")
 
 PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]  # the diary is for the record and not checked
@@ -226,15 +230,14 @@ def command_lines(path: Path) -> list[list[str]]:
     found = []
     for block in re.findall(r"^```\w*\n(.*?)^```$", text_of(path), re.MULTILINE | re.DOTALL):
         for line in block.replace("\\\n", " ").splitlines():
-            called = re.search(r"(?:gan-refine|-m gan_refine|(run_refine\.py))( .*)?$", line.partition(" #")[0])
-            if called and not line.startswith(("@", "#", "import", "from")):
+            if called := CALL.match(line.partition(" #")[0]):
                 found.append([*(["refine"] if called[1] else []), *shlex.split(called[2] or "")])
     return found
 
 
 @pytest.mark.parametrize("path", [page for page in PAGES if command_lines(page)], ids=lambda path: path.name)
 def test_every_command_line_of_a_page_is_understood(path, monkeypatch):
-    monkeypatch.setattr("gan_refine.cli.refine.read_config", lambda path: {})
+    monkeypatch.setattr(sys.modules["gan_refine.cli.refine"], "read_config", lambda path: {})
     commands = {command.name: command for command in COMMANDS}
     for name, *arguments in command_lines(path):
         if arguments[-1:] != ["..."]:

@@ -5,6 +5,7 @@ import json
 import re
 import shlex
 from dataclasses import fields, replace
+from unittest import mock
 
 import pytest
 from click.testing import CliRunner
@@ -26,7 +27,8 @@ FLAGS = {flag for parameter in refine.params for flag in parameter.opts}
 
 def dry_run(*arguments: str) -> dict:
     """The options that a new run would write."""
-    result = CliRunner().invoke(refine, [*arguments, "--dry-run", "--metrics=none", "--device=cpu"])
+    with mock.patch.multiple("gan_refine.run.launch", make_plan=lambda run: None, plan_lines=lambda run, plan: []):
+        result = CliRunner().invoke(refine, [*arguments, "--dry-run", "--metrics=none", "--device=cpu"])
     assert result.exit_code == 0, result.output
     return json.loads(result.stderr[result.stderr.index("{") : result.stderr.rindex("}") + 1])
 

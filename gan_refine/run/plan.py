@@ -22,7 +22,7 @@ from gan_refine.run.build import Run
 from gan_refine.run.clock import Phase, duration
 from gan_refine.run.ranks import broadcast_from_rank0
 
-MEASURED = 16  # images of a measured step on a CPU at most, fewer if the teacher takes more than a second for them
+MEASURED = 8  # images of a measured step on a CPU at most, fewer if the teacher takes more than a second for them
 STREAM = 5001
 SAMPLES, WARMUP, TARGETS, LEARNING = "teacher samples", "warm-up", "target pool", "learning"
 EVALUATION, TABLES = "evaluation", "final tables"
