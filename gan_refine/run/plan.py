@@ -147,7 +147,7 @@ def _wait(device: torch.device | str) -> None:
 
 
 def _memory(run: Run, state: RefineState) -> int:
-    """Bytes of the measured step, with Adam's moments and, on a CPU, the activations of a whole micro-batch in proportion."""
+    """Bytes of the measured step, with Adam's moments; on a CPU the step is smaller than those of the run."""
     moments = 2 * sum(parameter.numel() * parameter.element_size() for parameter in state.trained_parameters())
     if torch.device(run.options.device).type == "cuda":
         return torch.cuda.max_memory_allocated(run.options.device) + moments
