@@ -1,11 +1,12 @@
 """How exact Diff-Instruct's gradient g_x = D_g - D_d is in each precision: `python benchmarks/precision.py [--warmup-kimg=6]`.
 
-The score model first learns from the embedded generator's images, as a run's warm-up does. Prints, for each band of sigma, the size
-of g_x and |g_x - g_x in float64| / |g_x in float64| over its images. The U-Nets alone are in another precision, as in a run; tf32 is
-imitated by rounding both factors of every product to 10 bits, so that the script runs on a CPU.
+The score model first learns from the embedded generator's images, as a run's warm-up does. Prints, for each band of sigma, the
+size of g_x and |g_x - g_x in float64| / |g_x in float64| over its images. The U-Nets alone are in another precision, as in a run;
+tf32 is imitated by rounding both factors of every product to 10 bits, so that the script runs on a CPU.
 """
 
 import copy
+import itertools
 import sys
 from pathlib import Path
 
@@ -51,7 +52,9 @@ def denoise(teacher: EdmTeacher, noisy: Images, sigma: Sigma, dtype: torch.dtype
 
 @click.command(help=__doc__)
 @click.option("--pair", default="fashion16", show_default=True, help="An embedded pair.")
-@click.option("--warmup-kimg", type=float, default=6.0, show_default=True, help="Images that the score model learns from.")
+@click.option(
+    "--warmup-kimg", type=float, default=6.0, show_default=True, help="Images that the score model learns from."
+)
 @click.option("--images", type=int, default=64, show_default=True, help="Images of each band.")
 @torch.no_grad()
 def main(pair: str, warmup_kimg: float, images: int) -> None:
@@ -66,7 +69,7 @@ def main(pair: str, warmup_kimg: float, images: int) -> None:
     rng = rng_for(0, 0, 0, 1)
     click.echo(f"{pair}, score model after {warmup_kimg:g} kimg, torch {torch.__version__}")
     click.echo("| sigma | rms of g_x | fp32 | tf32 | bf16 |\n|---|---|---|---|---|")
-    for low, high in zip(SIGMA_BANDS, SIGMA_BANDS[1:], strict=False):
+    for low, high in itertools.pairwise(SIGMA_BANDS):
         clean = generator(generator.draw(images, rng))
         sigma = low * (high / low) ** torch.rand([images, 1, 1, 1], generator=rng)
         noisy = add_noise(clean, sigma, rng).contiguous(memory_format=torch.channels_last)

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 ROWS = [
     ["errors", "interfaces", "foundation", "version"],
     ["config"],
-    ["noise", "ema", "files", "finite", "labels"],
+    ["noise", "ema", "files", "finite", "labels", "precision"],
     ["networks", "assets", "sampling"],
     ["pickles", "fused_blocks"],  # builds networks from files; makes them fast
     ["generators", "teachers", "objectives", "metrics"],

@@ -91,6 +91,9 @@ def use_config(context: click.Context, _: click.Parameter, path: str | None) -> 
         help="Largest norm of a gradient; 0 = no clipping.")
 @option(TRAINING, "--max-skips", metavar="INT", type=int, default=TRAINING_DEFAULTS.max_skips,
         help="Stop after this many consecutive steps whose gradient is not finite.")
+@option(TRAINING, "--precision", type=click.Choice(["auto", "fp32", "tf32", "bf16"]), default=DEFAULTS.precision,
+        help="Arithmetic: float32, on tensor cores with tf32, in bfloat16 inside the U-Nets with bf16. auto is tf32 where a GPU "
+        "has it, else fp32.")
 @option(TRAINING, "--recompute/--no-recompute", default=DEFAULTS.recompute,
         help="Recompute the U-Nets' activations in the backward pass: less memory, more time.")
 @option(TRAINING, "--seed", metavar="INT", type=int, default=TRAINING_DEFAULTS.seed,

@@ -1,10 +1,9 @@
 """Detectors: networks in whose features the metrics are computed, read from files that cannot run code."""
 
-import contextlib
 import json
 import pickle
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -20,6 +19,7 @@ from gan_refine.files import atomic_file
 from gan_refine.finite import require_finite_module
 from gan_refine.interfaces import Images, ImageSpec, PixelBytes
 from gan_refine.metrics.classifiers import ARCHITECTURES, Classifier, Logits
+from gan_refine.precision import float32_products
 
 Features32 = Float32[Tensor, "n d"]
 Device = torch.device | str
@@ -90,34 +90,10 @@ class NetworkDetector(ABC):
         if images_uint8.dtype != torch.uint8 or not self.accepts(ImageSpec(images_uint8.shape[1], square)):
             got = f"{images_uint8.dtype} {list(images_uint8.shape)}"
             raise MismatchError(f"detector {self.name} takes {self.takes}, got {got}")
-        with exact_arithmetic(self.device):
+        with float32_products(tf32=False), torch.autocast(self.device.type, enabled=False):
             parts = [self._outputs(part.to(self.device)) for part in images_uint8.split(self.batch)]
         logits = [part.logits for part in parts if part.logits is not None]
         return Outputs(torch.cat([part.features for part in parts]), torch.cat(logits) if logits else None)
-
-
-@contextlib.contextmanager
-def exact_arithmetic(device: torch.device) -> Iterator[None]:
-    """Turns TF32, bfloat16 products and autocast off inside the block, for GPUs and CPUs, and restores the settings after it."""
-    before = [(owner, name, getattr(owner, name)) for owner, name, _ in _precision_settings()]
-    try:
-        for owner, name, exact in _precision_settings():
-            setattr(owner, name, exact)
-        with torch.autocast(device.type, enabled=False):
-            yield
-    finally:
-        for owner, name, value in before:
-            setattr(owner, name, value)
-
-
-def _precision_settings() -> list[tuple[object, str, object]]:
-    """torch's settings for the precision of float32 products: (owner, attribute, value for full precision)."""
-    backends = torch.backends
-    if hasattr(backends.cudnn, "conv"):  # torch 2.9 and later, where mixing both interfaces raises errors
-        mkldnn = backends.mkldnn
-        owners = (backends.cuda.matmul, backends.cudnn.conv, mkldnn.matmul, mkldnn.conv)  # type: ignore[attr-defined]
-        return [(owner, "fp32_precision", "ieee") for owner in owners]
-    return [(backends.cuda.matmul, "allow_tf32", False), (backends.cudnn, "allow_tf32", False)]
 
 
 def to_uint8(images: Images) -> PixelBytes:

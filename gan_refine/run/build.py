@@ -18,11 +18,12 @@ from gan_refine.interfaces import Generator, ImageSpec, Objective
 from gan_refine.labels import UNIFORM, parse_frequencies
 from gan_refine.metrics import OnProgress, Result, only_reports
 from gan_refine.objectives import GanFile, build_objective, complete_spec, objective_class
+from gan_refine.precision import resolve_precision
 from gan_refine.refine import trainable_groups
 from gan_refine.run.networks import Gan, open_gan, open_teacher
 from gan_refine.run.options import AUTO, RunOptions, absolute, file_digest
 from gan_refine.run.trackers import check_trackers
-from gan_refine.teachers import recompute_activations
+from gan_refine.teachers import in_precision, recompute_activations
 
 CHECKPOINT_FORMAT = 3
 
@@ -115,7 +116,8 @@ def build(options: RunOptions, automatic: Collection[str] = ()) -> Run:
         generator = bridge(generator, denoiser.spec, bridging)
     check_match(generator.spec, denoiser.spec)
     trainable_groups(generator, options.refine.train)  # raises before anything is written
-    objective = build_objective(options.objective, denoiser, GanFile(generator.discriminator, frequencies))
+    trained_with = in_precision(denoiser, options.precision)  # it is sampled, and a detector, in float32
+    objective = build_objective(options.objective, trained_with, GanFile(generator.discriminator, frequencies))
     if options.recompute and recompute_activations(objective) == 0:
         raise OptionError("--recompute is for EDM's U-Nets and this teacher has none; leave it out")
     full_size = bridging is not None and bridging.measure == "full"
@@ -152,6 +154,7 @@ def resolve(
         refine=refine,
         gan=absolute(options.gan),
         teacher=absolute(options.teacher),
+        precision=resolve_precision(options.precision, options.device),
         outdir=str(Path(options.outdir).resolve()),
         gan_sha256=assets.sha256(gan.path),
         teacher_sha256=assets.sha256(teacher.path),

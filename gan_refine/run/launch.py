@@ -16,6 +16,7 @@ from gan_refine.config import parse_spec, to_json
 from gan_refine.errors import UserError
 from gan_refine.files import atomic_file, require_writable
 from gan_refine.foundation import distributed
+from gan_refine.precision import float32_products
 from gan_refine.refine import fit_batch
 from gan_refine.run.build import Run, build
 from gan_refine.run.clock import Clock, say
@@ -77,7 +78,8 @@ def introduce(run: Run) -> None:
     """One line that names both networks and what their images are."""
     gan = f"{run.options.gan}, {run.generator.full_size().spec}"
     teacher = f"{run.options.teacher}, {run.teacher.denoiser.spec}"
-    say(f"GAN: {gan}. Teacher: {teacher}. Objective: {parse_spec(run.options.objective)[0]}.")
+    objective, precision = parse_spec(run.options.objective)[0], run.options.precision
+    say(f"GAN: {gan}. Teacher: {teacher}. Objective: {objective}. Precision: {precision}.")
 
 
 @contextmanager
@@ -147,7 +149,8 @@ def drive(run: Run, folder: Path, found: tuple[dict, str] | None, clock: Clock) 
     trackers = open_trackers(run.options, folder, rank0)
     log = RunFolder(folder, rank0, trackers=trackers)
     clock.say = log.say
-    with Signals().installed() as signals, _explained(folder, run.options):
+    arithmetic = float32_products(tf32=run.options.precision != "fp32")
+    with Signals().installed() as signals, _explained(folder, run.options), arithmetic:
         trainer = Trainer(run, log, signals, clock)
         try:
             if found is None:

@@ -71,6 +71,7 @@ class RunOptions:
     snap_minutes: float = 0
     keep: int = 2
     stop_on_collapse: float = 0
+    precision: str = AUTO
     recompute: bool = False
     report: bool = True
     tensorboard: bool = False

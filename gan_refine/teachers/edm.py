@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from gan_refine.errors import OptionError
 from gan_refine.fused_blocks import fuse_blocks
 from gan_refine.interfaces import Denoiser, Images, ImageSpec, Labels, Sigma
 from gan_refine.networks.edm_unet import UNetBlock
@@ -53,6 +54,29 @@ def recompute_activations(module: nn.Module) -> int:
     for block in blocks:
         block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
     return len(blocks)
+
+
+def in_precision(denoiser: Denoiser, precision: str) -> Denoiser:
+    """A denoiser with the same tensors, whose U-Net computes in float32, or in bfloat16 for `bf16`, whatever its file says.
+
+    Preconditioning stays in float32. Raises OptionError for bf16 without an EDM U-Net.
+    """
+    shared = {id(tensor): tensor for tensor in denoiser.state_dict(keep_vars=True).values()}
+    twin = copy.deepcopy(denoiser, shared)
+    net = edm_network(twin)
+    if net is not None:
+        net.use_fp16 = False  # type: ignore[assignment]
+    if precision == "bf16":
+        if net is None or not any(isinstance(module, UNetBlock) for module in net.modules()):
+            raise OptionError("--precision=bf16 is for EDM's U-Nets and this teacher has none; give auto, fp32 or tf32")
+        net.get_submodule("model").register_forward_pre_hook(_to_bfloat16)
+    return twin
+
+
+def _to_bfloat16(unet: nn.Module, given: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    """Its layers follow the type of the noisy images; noise level and labels are embedded in float32."""
+    noisy, *rest = given
+    return noisy.to(torch.bfloat16), *rest
 
 
 def load_edm(path: Path) -> EdmTeacher:
