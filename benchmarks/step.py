@@ -1,9 +1,10 @@
 """What one Diff-Instruct step costs: `python benchmarks/step.py --size=fashion16 [--reference] [--device=cuda]`.
 
 A step trains the score model and the generator on fresh batches (Algorithm 1 of arXiv:2305.18455) with random networks of a
-known size, through the functions of gan_refine.refine. Prints images a second, time by part, peak memory, and FLOP/s beside a
-matrix product of the same run. `--reference` runs, in turn with it, the published formulation: NCHW, plain blocks, two passes of
-the generator, Adam and weight average tensor by tensor. Times are processor time on one thread, else elapsed time; medians.
+known size, through the functions of gan_refine.refine. Prints images a second, peak memory, FLOP/s beside a matrix product of the
+same run (in bfloat16 on GPUs) and, on a CPU, time by part. `--reference` runs, in turn with it, the published formulation: NCHW,
+plain blocks, two passes of the generator, Adam and weight average tensor by tensor, exact float32. Times are processor time on one
+thread, else elapsed time; medians.
 """
 
 import copy
@@ -27,9 +28,10 @@ from gan_refine.generators import StyleGan2
 from gan_refine.networks.edm_precond import EDMPrecond
 from gan_refine.networks.stylegan2 import Generator
 from gan_refine.objectives import build_objective
+from gan_refine.precision import PRECISIONS, float32_products, resolve_precision
 from gan_refine.refine import RefineState, advance
 from gan_refine.refine import loop as parts
-from gan_refine.teachers import EdmTeacher
+from gan_refine.teachers import EdmTeacher, in_precision
 
 
 @dataclass(frozen=True)
@@ -91,10 +93,10 @@ def networks(size: Size) -> tuple[StyleGan2, EDMPrecond]:
 class Ours:
     """The loop of gan_refine, and the seconds of its parts."""
 
-    def __init__(self, size: Size, batch: int, device: str, joint: bool) -> None:
+    def __init__(self, size: Size, batch: int, device: str, joint: bool, precision: str) -> None:
         generator, unet = networks(size)
         spec = "diff-instruct,joint=true" if joint else "diff-instruct"
-        objective = build_objective(spec, EdmTeacher(unet)).to(device)
+        objective = build_objective(spec, in_precision(EdmTeacher(unet), precision)).to(device)
         options = RefineOptions(
             total_images=10**9,
             tick_images=10**9,
@@ -107,9 +109,15 @@ class Ours:
         self.work = advance(RefineState(generator.to(device), objective, options))
         self.seconds: dict[str, list[float]] = {}
         self.clock = clock_of(device)
-        self.originals = {name: getattr(parts, name) for name in PARTS}
+        self.tf32 = precision != "fp32"
+        timed = PARTS if device == "cpu" else ()  # on a GPU the clock would wait for it
+        self.originals = {name: getattr(parts, name) for name in timed}
 
     def step(self) -> None:
+        with float32_products(self.tf32):
+            self._step()
+
+    def _step(self) -> None:
         spent = dict.fromkeys(PARTS, 0.0)
         for name, call in self.originals.items():
             setattr(parts, name, self._timed(name, call, spent))
@@ -154,6 +162,10 @@ class Reference:
         return images + sigma * torch.randn_like(images), sigma
 
     def step(self) -> None:
+        with float32_products(tf32=False):
+            self._step()
+
+    def _step(self) -> None:
         with torch.no_grad():
             fake = self.fake()
         noisy, sigma = self.noisy(fake)
@@ -186,9 +198,11 @@ def clock_of(device: str) -> Callable[[], float]:
 
 
 def ceiling(device: str) -> float:
-    """FLOP/s of a float32 matrix product."""
-    n, clock = 4096 if device != "cpu" else 1024, clock_of(device)
-    a, b = torch.randn(n, n, device=device), torch.randn(n, n, device=device)
+    """FLOP/s of a matrix product: of bfloat16 on a GPU, of float32 on a CPU."""
+    n, dtype, clock = (
+        (1024, torch.float32, clock_of(device)) if device == "cpu" else (8192, torch.bfloat16, clock_of(device))
+    )
+    a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
     times = []
     for _ in range(5):
         started = clock()
@@ -221,14 +235,30 @@ def peak_memory(device: str, call: Callable[[], None]) -> str:
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--joint", is_flag=True, help="One batch for both updates, the option joint=true of diff-instruct.")
 @click.option("--reference", is_flag=True, help="Run the published formulation in turn.")
-def main(size: str, batch: int | None, steps: int, threads: int, device: str, joint: bool, reference: bool) -> None:
+@click.option(
+    "--precision", type=click.Choice(PRECISIONS), default="auto", show_default=True, help="Of gan_refine alone."
+)
+@click.option("--profile", is_flag=True, help="Also profile three steps.")
+def main(
+    size: str,
+    batch: int | None,
+    steps: int,
+    threads: int,
+    device: str,
+    joint: bool,
+    reference: bool,
+    precision: str,
+    profile: bool,
+) -> None:
+    precision = resolve_precision(precision, device)
     torch.set_num_threads(threads)
     batch = batch or SIZES[size].batch
-    ours = Ours(SIZES[size], batch, device, joint)
+    ours = Ours(SIZES[size], batch, device, joint, precision)
     runs: dict[str, Callable[[], None]] = {"gan_refine": ours.step}
     if reference:
         runs["reference"] = Reference(SIZES[size], batch, device).step
-    click.echo(f"{size}, batch {batch}, {device}, {threads} thread(s), torch {torch.__version__}, {platform.machine()}")
+    machine = platform.machine() if device == "cpu" else torch.cuda.get_device_name(device)
+    click.echo(f"{size}, batch {batch}, {precision}, {threads} thread(s), torch {torch.__version__}, {machine}")
     flops: dict[str, float] = {}
     for name, step in runs.items():
         with FlopCounterMode(display=False) as counter:
@@ -244,11 +274,26 @@ def main(size: str, batch: int | None, steps: int, threads: int, device: str, jo
             times[name].append(clock() - started)
     report(times, flops, memory, batch, statistics.median(rates))
     for name, seconds in ours.seconds.items():
-        if any(seconds):
+        if any(seconds[2:]):
             click.echo(f"  {name}: {1000 * statistics.median(seconds[2:]) / batch:.2f} ms an image")
     if reference:
         ratios = [theirs / own for theirs, own in zip(times["reference"], times["gan_refine"], strict=True)]
         click.echo(f"gan_refine is {statistics.median(ratios):.2f} times as fast as the reference")
+    if profile:
+        profile_steps(ours.step, device)
+
+
+def profile_steps(step: Callable[[], None], device: str) -> None:
+    """Prints the operations that take most of three steps, by their own time."""
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    activities += [] if device == "cpu" else [torch.profiler.ProfilerActivity.CUDA]
+    with torch.profiler.profile(activities=activities) as found:
+        for _ in range(3):
+            step()
+        if device != "cpu":
+            torch.cuda.synchronize()
+    order = "self_cpu_time_total" if device == "cpu" else "self_device_time_total"
+    click.echo(found.key_averages().table(sort_by=order, row_limit=15, max_name_column_width=50))
 
 
 def report(

@@ -1,7 +1,9 @@
-"""Checks the CUDA kernels where there is a GPU: `python benchmarks/gpu_check.py [--published=FOLDER]`.
+"""All that a GPU can show, in one call of ten minutes: `python benchmarks/gpu.py [--published=FOLDER]`.
 
-Builds them, runs every test marked gpu, and prints the bandwidth that each operation reaches as a share of that of a copy on
-the device, measured in the same run. FOLDER is a checkout of stylegan2-ada-pytorch; its plugins are then built and timed too.
+Times a Diff-Instruct step at CIFAR-10 size in each precision beside the published formulation, with profiles (benchmarks/step.py);
+builds the CUDA kernels, runs every test marked gpu, and prints the bandwidth that each operation reaches as a share of that of a
+copy on the device. FOLDER is a checkout of stylegan2-ada-pytorch; its plugins are then built and timed too.
+With `--device=cpu --size=fashion16` the steps alone run.
 """
 
 import json
@@ -94,12 +96,36 @@ def measured_in(folder: Path) -> dict[str, float]:
     "--published", type=click.Path(exists=True, file_okay=False, path_type=Path), help="A checkout to compare."
 )
 @click.option("--only-measure", is_flag=True, hidden=True)
-def main(published: Path | None, only_measure: bool) -> None:
-    if not torch.cuda.is_available():
-        raise click.ClickException("there is no CUDA device here, so there is nothing to check")
+@click.option("--device", type=click.Choice(["cuda", "cpu"]), default="cuda", show_default=True)
+@click.option("--size", default="cifar10", show_default=True, help="Of benchmarks/step.py.")
+@click.option("--batch", type=int, default=128, show_default=True, help="Images of a step.")
+def main(published: Path | None, only_measure: bool, device: str, size: str, batch: int) -> None:
+    if device == "cuda" and not torch.cuda.is_available():
+        raise click.ClickException("there is no CUDA device here; --device=cpu --size=fashion16 times steps alone")
     if only_measure:
         click.echo(json.dumps(measure()))
         return
+    time_steps(device, size, batch)
+    if device == "cuda":
+        sys.exit(check_kernels(published))
+
+
+def time_steps(device: str, size: str, batch: int) -> None:
+    """benchmarks/step.py in each precision of the device, beside the reference and with a profile."""
+    base = [
+        sys.executable,
+        "benchmarks/step.py",
+        f"--size={size}",
+        f"--batch={batch}",
+        f"--device={device}",
+        "--profile",
+    ]
+    for precision in ("bf16", "tf32", "fp32") if device == "cuda" else ("fp32",):
+        subprocess.run([*base, f"--precision={precision}", "--reference"], cwd=ROOT, check=True)
+
+
+def check_kernels(published: Path | None) -> int:
+    """Builds, tests and times them; returns the exit code of the tests."""
     properties = torch.cuda.get_device_properties(0)
     click.echo(f"{properties.name}, torch {torch.__version__}, CUDA {torch.version.cuda}")
     subprocess.run([sys.executable, "-m", "torch_utils.custom_ops", "--build=cuda"], cwd=ROOT, check=True)
@@ -122,7 +148,7 @@ def main(published: Path | None, only_measure: bool) -> None:
         click.echo(
             f"median {statistics.median(ratios.values()):.2f}x, least {min(ratios.values()):.2f}x of {len(ratios)}"
         )
-    sys.exit(tests.returncode)
+    return tests.returncode
 
 
 if __name__ == "__main__":
