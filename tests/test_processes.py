@@ -61,7 +61,7 @@ def test_a_signal_to_one_of_them_stops_all_and_tells_how_all_go_on(pair, command
     folder = tmp_path / "00000-tiny"
     ended = commands.stop(folder, *pair, *PLAIN, f"--outdir={tmp_path}", number=signal.SIGTERM, processes=2)
     assert ended.codes == [0, 0], ended.stderr
-    assert ended.stdout == f"torchrun --nproc-per-node=2 run_refine.py --resume={folder}\n"
+    assert ended.stdout == f"torchrun --nproc-per-node=2 -m gan_refine refine --resume={folder}\n"
     assert last_checkpoint(folder)["state"]["counters"]["images"] < 240, "it was stopped before its end"
     ended = commands.run(f"--resume={folder}")
     assert ended.code == 0, "a run of two goes on in one: " + ended.stderr

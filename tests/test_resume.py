@@ -56,7 +56,7 @@ def test_a_signal_finishes_the_step_saves_and_tells_how_to_go_on(number, pair, c
     folder = tmp_path / "00000-tiny"
     ended = commands.stop(folder, *pair, *SMALL, f"--outdir={tmp_path}", number=number)
     assert ended.code == 0, ended.stderr
-    assert ended.stdout == f"python run_refine.py --resume={folder}\n"
+    assert ended.stdout == f"python -m gan_refine refine --resume={folder}\n"
     assert f"Stopped by {number.name}" in ended.stderr and "Traceback" not in ended.stderr
     assert (folder / "summary.json").is_file()
     assert last_checkpoint(folder)["state"]["counters"]["images"] < 240, "it was stopped before its end"

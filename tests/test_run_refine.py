@@ -249,7 +249,7 @@ def test_interruption_leaves_a_readable_run_folder(tmp_path):
     assert process.returncode == 0
     assert "Traceback" not in stderr
     summary = json.loads((folder / "summary.json").read_text())
-    assert stdout == f"python run_refine.py --resume={folder}\n"
+    assert stdout == f"python -m gan_refine refine --resume={folder}\n"
     assert 0 < summary["kimg"] < 1000
     assert summary["complete"] is False
     assert StyleGan2.load(folder / "network-refined-best.pkl").spec.resolution == 16

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from collections.abc import Collection
 from dataclasses import fields
 from pathlib import Path
 
@@ -21,12 +22,14 @@ NOT_GIVEN = ("refine", "gan_sha256", "teacher_sha256")  # fields that are no opt
 ALWAYS = ("gan", "teacher", "objective", "pool_images", "glr")  # whose defaults depend on other options
 
 
-def command_line(options: RunOptions) -> str:
-    """The command that starts this run again: every option that differs from its default."""
+def command_line(options: RunOptions, left_out: Collection[str] = ()) -> str:
+    """The command that starts this run again: every option that differs from its default, but not the fields `left_out`."""
     default = RunOptions()
     values = {name: value for name, value in vars(options).items() if name not in NOT_GIVEN} | vars(options.refine)
     defaults = vars(default) | vars(default.refine)
     changed = {name: value for name, value in values.items() if name in ALWAYS or value != defaults[name]}
+    for name in left_out:
+        changed.pop(name, None)
     if options.refine.batch_gpu == options.refine.batch:
         changed.pop("batch_gpu", None)  # the default is the whole batch
     return " ".join(["gan-refine refine", *(_argument(name, value) for name, value in changed.items())])

@@ -178,7 +178,7 @@ def resume_command(folder: Path, options: RunOptions) -> str:
     processes = distributed.get_world_size()
     program = "python" if processes == 1 else f"torchrun --nproc-per-node={processes}"
     trust = " --trust-pickle" if options.trust_pickle else ""
-    return f"{program} run_refine.py --resume={shlex.quote(str(folder))}{trust}"
+    return f"{program} -m gan_refine refine --resume={shlex.quote(str(folder))}{trust}"
 
 
 @contextmanager

@@ -157,8 +157,9 @@ def _memory(run: Run, state: RefineState) -> int:
 def plan_lines(run: Run, plan: Plan) -> list[str]:
     """The plan in ten lines at most."""
     options, refine = run.options, run.options.refine
-    pools = f"{plan.rounds} rounds of {refine.warmup_images / 1000:g} kimg warm-up and a pool of {refine.pool_images / 1000:g} kimg"
-    method = pools if refine.pool_images else f"{refine.warmup_images / 1000:g} kimg warm-up, then fresh batches"
+    warmup = f"{refine.warmup_images / 1000:g} kimg warm-up"
+    pools = f"{plural(plan.rounds, 'round')} of {warmup} and a pool of {refine.pool_images / 1000:g} kimg"
+    method = pools if refine.pool_images else f"{warmup}, then fresh batches"
     measured = "nothing" if options.metrics == "none" else f"{options.metrics} of {options.eval_images} images"
     parts = ", ".join(f"{name} {duration(phase.total)}" for name, phase in plan.phases.items())
     disk = (options.keep + 1) * plan.checkpoint / 2**20
@@ -166,11 +167,16 @@ def plan_lines(run: Run, plan: Plan) -> list[str]:
         f"length    {refine.total_images / 1000:g} kimg, batch {refine.batch}, {refine.batch_gpu} at a time, on {options.device}",
         f"method    {method}",
         f"rates     generator {refine.glr:g}, score model {refine.score_lr:g}",
-        f"measures  {measured}, before and at {plan.snapshots} snapshots",
+        f"measures  {measured}, before and at {plural(plan.snapshots, 'snapshot')}",
         *_call_lines(run, plan),
         f"time      about {duration(sum(phase.total for phase in plan.phases.values()))}, from small steps here: {parts}",
         f"memory    at least {plan.memory / 2**20:.0f} MiB; disk {disk:.0f} MiB for checkpoints",
     ]
+
+
+def plural(number: int, noun: str) -> str:
+    """1 round, 2 rounds."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _call_lines(run: Run, plan: Plan) -> list[str]:
