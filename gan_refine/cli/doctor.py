@@ -56,5 +56,5 @@ def doctor(gan: str | None, teacher: str | None, trust_pickle: bool, batch: int,
     shown = (("GAN", run.generator.spec, gan), ("teacher", run.teacher.denoiser.spec, teacher))
     click.echo("\n" + "\n".join(f"{name:<10} {spec}, {file}" for name, spec, file in shown) + "\nThey fit.\n")
     click.echo("\n".join(plan_lines(run, make_plan(run))))
-    decided_by_the_run = ("objective", "pool_images", "glr", "metrics", "detector", "device")
-    click.echo(f"\n{command_line(run.options, decided_by_the_run)}")
+    given = replace(options, refine=refine)  # what the run decides is left to it
+    click.echo(f"\n{command_line(given, ('objective', 'pool_images', 'glr'))}")
