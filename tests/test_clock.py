@@ -87,7 +87,7 @@ def test_every_phase_of_a_run_is_told_and_the_plan_stands_first(
     given = ["refine", *pair, *SMALL, "--kimg=0.048", "--teacher-steps=2", f"--outdir={tmp_path}"]
     ended = CliRunner().invoke(cli, given, catch_exceptions=False)
     assert ended.exit_code == 0, ended.output
-    lines = ended.stderr.splitlines()
+    lines = [line for line in ended.stderr.splitlines() if not line.startswith("trying small steps  (")]
     assert [line.split()[0] for line in lines[:8]] == [
         *("GAN:", "length", "method", "rates", "measures", "calls", "time", "memory")
     ]
@@ -101,3 +101,14 @@ def test_every_phase_of_a_run_is_told_and_the_plan_stands_first(
         "evaluation": (64, 64),
         "final tables": (64, 128),  # before and after; the detectors see the floor and the reference besides
     }
+
+
+def test_an_evaluation_is_told_too(pair: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GAN_REFINE_CACHE", str(tmp_path))
+    monkeypatch.setattr(module, "EVERY", 0.0)
+    given = ["evaluate", *pair, "--images=20", "--teacher-steps=2", "--fid-seeds=2", "--device=cpu"]
+    ended = CliRunner().invoke(cli, given, catch_exceptions=False)
+    assert ended.exit_code == 0, ended.output
+    lines = ended.stderr.splitlines()
+    assert any(line.startswith("teacher samples: 40 of 40 images  (") for line in lines)
+    assert any(line.startswith("evaluation: 40 of 40 images  (") for line in lines)

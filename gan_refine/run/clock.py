@@ -94,8 +94,9 @@ class Clock:
     def beat(self) -> None:
         """Says what is going on, if nothing was told for long."""
         if self.now() - self.told >= EVERY:
-            known = f" of {self.phases[self.phase].images}" if self.phase in self.phases else ""
-            self.tell(f"{self.phase}: {self.done[self.phase]}{known} images")
+            done, planned = self.done[self.phase], self.phases.get(self.phase)
+            known = f": {done} of {planned.images} images" if planned else f": {done} images" if done else ""
+            self.tell(self.phase + known)
 
     @contextlib.contextmanager
     def running(self) -> Iterator["Clock"]:

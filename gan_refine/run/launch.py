@@ -44,9 +44,11 @@ def launch(
     require_writable("--outdir", Path(options.outdir))
     run = build(options, automatic)
     introduce(run)
-    if fit_memory:
-        run.options = _fitted(run)
-    plan = make_plan(run)
+    with Clock(say, {}).running() as clock:
+        clock.enter("trying small steps")
+        if fit_memory:
+            run.options = _fitted(run)
+        plan = make_plan(run)
     lines = plan_lines(run, plan)
     if dry_run:
         lines = [
