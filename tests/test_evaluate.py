@@ -203,6 +203,11 @@ class TestYardsticks:
         alone = [opened(teacher, detectors=(name,)).measure(generator, seed=3) for name in ("fashion16", "pixels")]
         assert together == [result for results in alone for result in results]
 
+    def test_features_of_the_teachers_samples_wait_until_a_detector_is_used(self, teacher: Teacher) -> None:
+        found = opened(teacher, detectors=("fashion16", "pixels"))
+        found.first().measure(AffineGenerator(0.3, 0.1, SPEC), seed=0)
+        assert ["references" in vars(each) for each in found.all] == [True, False]
+
     def test_an_equal_generator_is_at_the_floor_and_one_image_covers_nothing(self, teacher: Teacher) -> None:
         options = YardstickOptions(detectors=("pixels",), num_images=400, teacher_steps=18)
         yardsticks = open_yardsticks(options, SPEC, teacher).for_table()

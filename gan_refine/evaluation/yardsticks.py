@@ -11,7 +11,7 @@ from gan_refine.config import DEFAULT_STEPS, NUM_IMAGES
 from gan_refine.errors import MismatchError, OptionError
 from gan_refine.evaluation.images import IndexedImages, generator_images, stored_images
 from gan_refine.evaluation.references import DataSource, data_sources
-from gan_refine.evaluation.samples import SamplingOptions, Teacher, TeacherSamples, teacher_samples
+from gan_refine.evaluation.samples import SamplingOptions, Teacher, teacher_samples
 from gan_refine.interfaces import Generator, ImageSpec, PixelBytes
 from gan_refine.metrics import (
     INCEPTION,
@@ -42,7 +42,13 @@ class Yardstick:
     """A detector with the references in its features: the teacher's samples first, then the data; at least one of them."""
 
     detector: Detector
-    references: tuple[Reference, ...]
+    given: tuple[Reference, ...]
+    samples: PixelBytes | None = None  # of the teacher, before those that are given
+
+    @cached_property
+    def references(self) -> tuple[Reference, ...]:
+        """All. The features of `samples` are computed when they are first asked for, which every process must do."""
+        return self.given if self.samples is None else (_reference_of_samples(self.detector, self.samples), *self.given)
 
     def collections(self, metrics: Sequence[Metric], num_images: int) -> list[MetricCollection]:
         """The metrics against each reference. One that needs more than the moments of the data is left to the teacher's samples."""
@@ -70,7 +76,8 @@ class Yardsticks:
 
     def __post_init__(self) -> None:
         for yardstick in self.all:  # raises MismatchError before any image is made
-            yardstick.collections(self.metrics, self.num_images)
+            if yardstick.samples is None:
+                yardstick.collections(self.metrics, self.num_images)
 
     def first(self) -> "Yardsticks":
         """The first yardstick alone, which ranks."""
@@ -145,7 +152,9 @@ class Sources:
             _draft_reference(detector, count_images(data), "data") if isinstance(data, Path) else data
             for detector, data in zip(self.detectors, self.data, strict=True)
         ]
-        return replace(self._yardsticks(theirs, ours, None), draft=True)
+        both = [tuple(r for r in pair if r is not None) for pair in zip(theirs, ours, strict=True)]
+        yardsticks = tuple(Yardstick(d, references) for d, references in zip(self.detectors, both, strict=True))
+        return Yardsticks(yardsticks, self.metrics, num, draft=True)
 
     def open(self, progress: OnProgress = ignore_progress) -> Yardsticks:
         """Reads the data, and samples the teacher or reads its samples. Every process must call it. Raises UserError."""
@@ -154,15 +163,11 @@ class Sources:
             for detector, data in zip(self.detectors, self.data, strict=True)
         ]
         samples = None if self.teacher is None else teacher_samples(self.teacher, self.sampling, progress)
-        theirs = [None if samples is None else _reference_of_samples(each, samples) for each in self.detectors]
-        return self._yardsticks(theirs, ours, None if samples is None else samples.others)
-
-    def _yardsticks(
-        self, theirs: Sequence[Reference | None], ours: Sequence[Reference | None], others: PixelBytes | None
-    ) -> Yardsticks:
-        pairs = zip(theirs, ours, strict=True)
-        found = [tuple(each for each in pair if each is not None) for pair in pairs]
-        yardsticks = tuple(Yardstick(d, references) for d, references in zip(self.detectors, found, strict=True))
+        reference, others = (None, None) if samples is None else (samples.reference, samples.others)
+        yardsticks = tuple(
+            Yardstick(detector, () if data is None else (data,), reference)
+            for detector, data in zip(self.detectors, ours, strict=True)
+        )
         return Yardsticks(yardsticks, self.metrics, self.options.num_images, others)
 
 
@@ -222,9 +227,9 @@ def _check_size(teacher: Teacher | None, spec: ImageSpec) -> None:
         raise MismatchError(f"the GAN makes {spec} images but the teacher {theirs}; choose a teacher of the GAN's size")
 
 
-def _reference_of_samples(detector: Detector, samples: TeacherSamples) -> Reference:
-    statistics = FeatureStatistics(detector, len(samples.reference), Requirements(sample=True))
-    for first, images in stored_images(samples.reference):
+def _reference_of_samples(detector: Detector, samples: PixelBytes) -> Reference:
+    statistics = FeatureStatistics(detector, len(samples), Requirements(sample=True))
+    for first, images in stored_images(samples):
         statistics.update(detector.outputs(images), first)
     return reference_of(statistics.across_processes(), source="teacher")
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from gan_refine.errors import MismatchError
 from gan_refine.evaluation import Teacher, grid_latents, render
 from gan_refine.evaluation.images import teacher_images
+from gan_refine.foundation import distributed
 from gan_refine.generators import PretrainedGenerator
 from gan_refine.interfaces import Latents, PixelBytes
 from gan_refine.run.folder import save_png, tile
@@ -52,11 +53,13 @@ class Pictures:
     classes: list[int]  # of the images of `before`, if they have classes; they are sorted by it
 
 
-def save_teacher_samples(teacher: Teacher, folder: Path, seed: int) -> None:
-    """Samples of the teacher as one PNG in the run folder, for its reports."""
-    stream = teacher_images(teacher.denoiser, TEACHER_SAMPLES, DEFAULT_STEPS, seed, frequencies=teacher.frequencies)
-    images = [images for _, images in stream]
-    if images:  # on rank 0
+def save_teacher_samples(teacher: Teacher, known: PixelBytes | None, folder: Path, seed: int) -> None:
+    """Samples of the teacher, from the `known` ones if there are any, as one PNG in the run folder, for its reports."""
+    images = [] if known is None else [known[:TEACHER_SAMPLES]]
+    if known is None:
+        stream = teacher_images(teacher.denoiser, TEACHER_SAMPLES, DEFAULT_STEPS, seed, frequencies=teacher.frequencies)
+        images = [images for _, images in stream]
+    if images and distributed.is_rank0():
         save_png(folder / TEACHER_FILE, tile(torch.cat(images), TEACHER_COLUMNS))
 
 

@@ -75,7 +75,8 @@ class Trainer:
         with self.signals.raising(alone=distributed.get_world_size() == 1):
             self.history.before = self.history.best = self._measure(run.generator, "original")
             if run.options.teacher_steps and run.options.report:
-                save_teacher_samples(run.teacher, self.folder.path, run.options.refine.seed)
+                known = None if run.yardsticks is None else run.yardsticks.others
+                save_teacher_samples(run.teacher, known, self.folder.path, run.options.refine.seed)
         self._save()
 
     def restore(self, content: dict, name: str) -> None:
