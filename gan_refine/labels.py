@@ -20,7 +20,7 @@ def draw_labels(n: int, classes: int, rng: torch.Generator, frequencies: Frequen
         drawn = torch.randint(classes, [n], generator=rng, device=rng.device)
     else:
         assert len(frequencies) == classes, "checked by parse_frequencies"
-        weights = torch.tensor(frequencies, dtype=torch.float64, device=rng.device)
+        weights = torch.tensor(frequencies, dtype=torch.float64).to(rng.device, non_blocking=True)
         drawn = torch.multinomial(weights, n, replacement=True, generator=rng)
     labels[torch.arange(n, device=rng.device), drawn] = 1
     return labels

@@ -50,9 +50,9 @@ class Health:
         for values in (loss.per_sample, *logs.values()):
             inside &= values.isfinite()
         band = band.clamp(0, NUM_BANDS - 1)
-        self.counts = self.counts.to(band.device).index_add_(0, band, inside.double())
+        self.counts = self.counts.to(band.device, non_blocking=True).index_add_(0, band, inside.double())
         for name, values in logs.items():
-            total = self.sums.get(name, torch.zeros_like(self.counts)).to(band.device)
+            total = self.sums.get(name, torch.zeros_like(self.counts)).to(band.device, non_blocking=True)
             self.sums[name] = total.index_add_(0, band, values.where(inside, 0.0))
 
     def bands(self, name: str) -> list[float | None]:
