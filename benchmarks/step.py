@@ -102,7 +102,6 @@ class Ours:
             tick_images=10**9,
             batch=batch,
             batch_gpu=batch,
-            pool_images=0,
             warmup_images=0,
             glr=1e-4,
         )

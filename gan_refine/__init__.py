@@ -1,6 +1,6 @@
 """gan_refine: refine a pretrained GAN with a pretrained diffusion model and no data set (Diff-Instruct, arXiv:2305.18455).
 
-The embedded pair `fashion16`, refined by Diff-Instruct without target pools; the refined pickle opens wherever the original did:
+The embedded pair `fashion16`, refined by Diff-Instruct; the refined pickle opens wherever the original did:
 
     from pathlib import Path
     import gan_refine
@@ -8,7 +8,7 @@ The embedded pair `fashion16`, refined by Diff-Instruct without target pools; th
     generator = gan_refine.load_generator("fashion16")
     teacher = gan_refine.load_teacher("fashion16")
     objective = gan_refine.build_objective("diff-instruct", teacher)
-    options = gan_refine.RefineOptions(total_images=24_576, pool_images=0, glr=1e-4)
+    options = gan_refine.RefineOptions(total_images=24_576, glr=1e-4)
     for progress in gan_refine.refine(generator, objective, options):
         print(progress.images, progress.health.remaining_nats())
     progress.average.export(Path("refined.pkl"))
@@ -30,10 +30,9 @@ if TYPE_CHECKING:
     from gan_refine.evaluation import evaluate
     from gan_refine.interfaces import Denoiser, Generator, PixelBytes
     from gan_refine.objectives import (
-        Adversarial,
         DiffInstruct,
         DiffInstructDmd,
-        DiffInstructPerceptual,
+        DiGan,
         Sds,
         Sid,
         Sim,
@@ -43,10 +42,9 @@ if TYPE_CHECKING:
 
 
 __all__ = [
-    "Adversarial",
+    "DiGan",
     "DiffInstruct",
     "DiffInstructDmd",
-    "DiffInstructPerceptual",
     "RefineOptions",
     "Sds",
     "Sid",

@@ -54,11 +54,6 @@ RANGES = {  # of RefineOptions
     **dict.fromkeys(("total_images", "ema_halflife_images", "tick_images", "max_skips"), POSITIVE),
     **{name: Range(1, 2**20) for name in ("batch", "batch_gpu")},
     "warmup_images": Range(0, MOST_IMAGES),
-    "pool_images": Range(0, 10**7),  # they are kept in memory
-    "pool_epochs": Range(1, 10**6),
-    "pool_euler_steps": Range(1, 10**4),
-    "pool_step_size": Range(0, 1e6, above=True),
-    "pool_step_size_decay": Range(0, 100),
     "glr": RATE,
     "score_lr": RATE,
     "beta1": Range(0, 1 - 1e-6),
@@ -79,21 +74,16 @@ class RefineOptions:
     total_images: int = 49_152
     batch: int = 64
     batch_gpu: int = 64  # images in memory at a time; gradients accumulate up to `batch`
-    warmup_images: int = 6_000  # the score model is trained alone for so many images, at the start of each round
-    pool_images: int = 8_192  # images per target pool; 0 alternates on fresh batches as in the paper
-    pool_epochs: int = 3  # passes over one pool
-    pool_euler_steps: int = 3  # Euler steps of each image of a pool, each with one draw of noise
-    pool_step_size: float = 5.0  # multiple of the gradient by which an image moves in all, in the first round
-    pool_step_size_decay: float = 0.5  # the step size of round r is pool_step_size / r^pool_step_size_decay
-    glr: float = 4e-3
+    warmup_images: int = 6_000  # the auxiliary networks are trained alone for so many images, at the start
+    glr: float = 5e-4
     train: str = "all"  # trained parts of the generator, each with a multiple of `glr`: synthesis,affine:0.1
-    score_lr: float = 1e-4
+    score_lr: float = 3e-4
     beta1: float = 0.0
-    beta2: float = 0.999
-    ema_halflife_images: int = 500
+    beta2: float = 0.99
+    ema_halflife_images: int = 5_000
     ema_rampup: float = 0.2  # the half-life is at most this share of the images seen
-    lr_rampup: float = 0.1  # share of the run, at its start, over which both learning rates rise linearly
-    lr_decay: float = 0.7  # share of each round (without pools: of the run), at its end, in which they fall to zero
+    lr_rampup: float = 0.05  # share of the run, at its start, over which both learning rates rise linearly
+    lr_decay: float = 0.6  # share of the run, at its end, over which they fall to zero
     l2_images: float = 0.0  # weight of the squared distance of the images to the original's at the same latents
     clip_grad: float = 0.0  # norm to which a larger gradient is scaled down; 0 = no clipping
     max_skips: int = 20  # steps in a row whose gradient is not finite, before the run stops with a diagnosis

@@ -62,6 +62,15 @@ class Loss:
 
 
 @dataclass(frozen=True)
+class SampleRequest:
+    """Samples of the teacher that an objective learns from: how many, calls of the teacher for each, and a seed."""
+
+    number: int
+    steps: int
+    seed: int
+
+
+@dataclass(frozen=True)
 class ParameterGroup:
     """Parameters that are trained at one learning rate; None means the score model's rate, --score-lr."""
 
@@ -150,11 +159,10 @@ class Objective(nn.Module, ABC):
     The class attributes are the defaults that a run takes from its objective.
     """
 
-    default_pool_images: ClassVar[int] = 0  # size of a target pool; 0 alternates on fresh batches
-    default_lr: ClassVar[float] = 1e-4  # of the generator on fresh batches
-    default_pool_lr: ClassVar[float] = 4e-3  # of the generator on target pools
-    auxiliary_steps: int = 0  # steps of the auxiliary networks before each step of the generator on a fresh batch
-    joint: bool = False  # whether `joint_losses` gives both steps from one fresh batch
+    default_lr: ClassVar[float] = 1e-4  # of the generator
+    auxiliary_steps: int = 0  # steps of the auxiliary networks before each step of the generator
+    wanted_samples: SampleRequest | None = None  # what `give_samples` should give before the first step
+    joint: bool = False  # whether `joint_losses` gives both steps from one batch
 
     @abstractmethod
     def generator_loss(self, fake: Images, labels: Labels, rng: torch.Generator) -> Loss:
@@ -175,9 +183,11 @@ class Objective(nn.Module, ABC):
     def auxiliary_stepped(self, images: int) -> None:
         """Called after each optimizer step of the auxiliary networks, which learned from so many images."""
 
-    def pool_distance(self, fake: Images, target: Images) -> PerSample:
-        """The distance that the generator minimizes over a target pool: the squared error, summed over pixel values."""
-        return (fake - target).square().flatten(1).sum(1)
+    def generator_stepped(self, images: int) -> None:
+        """Called after each optimizer step of the generator, whose batch had so many images."""
+
+    def give_samples(self, images: PixelBytes, labels: Labels) -> None:
+        """Hands over the samples of the teacher that `wanted_samples` asks for, with their classes."""
 
     def frozen_modules(self) -> list[nn.Module]:
         """Networks that come from files and never change; checkpoints leave them out."""

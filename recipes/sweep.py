@@ -2,7 +2,7 @@
 
     python recipes/sweep.py fashion16 --kimg=8 --out=sweep.jsonl "glr=1e-4" "glr=3e-4 objective=diff-instruct,weighting=dmd"
 
-Settings are fields of RefineOptions and `objective` (`di-perceptual` if none is named); seeds and evaluation latents are the
+Settings are fields of RefineOptions and `objective` (`di-gan` if none is named); seeds and evaluation latents are the
 same for all, so that runs are paired.
 """
 
@@ -68,7 +68,7 @@ def main(
     before = distance(original)
     for setting in settings:
         fields = dict(pair.split("=", 1) for pair in setting.split())
-        objective = build_objective(fields.pop("objective", "di-perceptual"), teacher, GanFile(original.discriminator))
+        objective = build_objective(fields.pop("objective", "di-gan"), teacher, GanFile(original.discriminator))
         total = int(kimg * 1000)
         fields = {"total_images": str(total), "tick_images": str(total // evaluations), "seed": str(seed), **fields}
         options = build_options(RefineOptions, fields, "RefineOptions")

@@ -21,8 +21,8 @@ from gan_refine.pickles import write_networks
 
 ROOT = Path(__file__).parent.parent
 
-# 30 steps of the generator in three rounds, with 4 steps of warm-up and 2 batches of a pool in each.
-SMALL = ["--kimg=0.24", "--batch=8", "--batch-gpu=4", "--warmup-kimg=0.032", "--pool-kimg=0.016", "--tick=0.016"]
+# 30 steps of the generator after 4 steps of warm-up.
+SMALL = ["--kimg=0.24", "--batch=8", "--batch-gpu=4", "--warmup-kimg=0.032", "--tick=0.016"]
 SMALL += [
     "--no-report",
     "--snap=3",
@@ -32,6 +32,7 @@ SMALL += [
     "--fid-seeds=1",
     "--device=cpu",
     "--desc=tiny",
+    "--objective=di-gan,samples=64,steps=2,window=16",
 ]
 
 SERVER = """

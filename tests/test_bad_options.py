@@ -41,9 +41,6 @@ MORE_THAN_0 = {
     "ema_kimg",
     "tick",
     "max_skips",
-    "pool_epochs",
-    "pool_euler_steps",
-    "pool_step_size",
     "keep",
     "snap",
 }

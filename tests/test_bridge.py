@@ -17,7 +17,7 @@ from gan_refine.errors import MismatchError, OptionError
 from gan_refine.generators import Bridged, BridgeOptions, StyleGan2, bridge
 from gan_refine.generators.resizing import Resize, axis_weights
 from gan_refine.interfaces import Generator, ImageSpec
-from gan_refine.objectives import Adversarial, GanFile, build_objective
+from gan_refine.objectives import GanFile, build_objective
 from gan_refine.refine import refine
 from gan_refine.run.build import bridge_options
 from gan_refine.teachers import load_edm
@@ -25,7 +25,7 @@ from runs import SMALL, assert_same_run, last_checkpoint, write_pair
 
 TEACHER = ImageSpec(channels=1, resolution=16)
 BRIDGE = "--bridge=resize,anchor=2"
-ONE = RefineOptions(total_images=8, batch=8, batch_gpu=4, warmup_images=8, pool_images=0, tick_images=8)
+ONE = RefineOptions(total_images=8, batch=8, batch_gpu=4, warmup_images=8, tick_images=8)
 
 
 @pytest.fixture(scope="module")
@@ -135,15 +135,14 @@ def test_the_anchor_is_blind_to_what_the_teacher_sees_and_pulls_back_the_rest():
     assert free.forward_regularized(latents)[1].tolist() == [0, 0, 0, 0]
 
 
-@pytest.mark.parametrize("pool", [0, 8])
-def test_the_anchor_keeps_the_unseen_band_and_lets_the_seen_one_move(pool, pair):
+def test_the_anchor_keeps_the_unseen_band_and_lets_the_seen_one_move(pair):
     """The same run with a heavy and without an anchor."""
     changes = []
     for anchor in (0.0, 100.0):
         torch.manual_seed(0)
         whole = StyleGan2.load(files(pair)[0])
         generator = bridge(whole, TEACHER, BridgeOptions(anchor=anchor))
-        options = replace(ONE, total_images=160, glr=1e-3, pool_images=pool)
+        options = replace(ONE, total_images=160, glr=1e-3)
         for _ in refine(generator, build_objective("sds", load_edm(files(pair)[1])), options):
             pass
         changes.append(generator.change(latents_of(generator)))
@@ -156,13 +155,11 @@ def test_objectives_across_the_bridge(pair):
     gan, teacher = StyleGan2.load(files(pair)[0]), load_edm(files(pair)[1])
     generator = bridge(gan, TEACHER, BridgeOptions())
     file = GanFile(generator.discriminator)
-    with pytest.raises(
-        OptionError, match="full size, the teacher's are 16x16 grey; give --objective=adversarial,start"
-    ):
-        build_objective("adversarial", teacher, file)
-    fresh = build_objective("adversarial,start=fresh,discriminator_width=4", teacher, file)
-    assert isinstance(fresh, Adversarial) and fresh.discriminator.img_resolution == 16
-    assert "has no discriminator of the teacher's size" in build_objective("di-perceptual", teacher, file).notices()[0]
+    with pytest.raises(OptionError, match="full size, the teacher's are 16x16 grey; give discriminator=fresh"):
+        build_objective("di-gan,discriminator=pickle", teacher, file)
+    fresh = build_objective("di-gan,discriminator=fresh", teacher, file)
+    assert isinstance(fresh, DiGan) and fresh.discriminator.img_resolution == 16
+    assert "no discriminator for such images" in build_objective("di-gan", teacher, file).notices()[0]
 
 
 @pytest.mark.parametrize(
@@ -193,11 +190,18 @@ def test_without_the_option_the_mismatch_is_an_error_that_names_it(pair, command
     assert "--bridge=resize" in ended.stderr and len(ended.stderr.splitlines()) == 1
 
 
-@pytest.mark.parametrize("objective", ["auto", "adversarial,start=fresh,discriminator_width=4,samples=64,steps=2"])
+@pytest.mark.parametrize("objective", ["", ",discriminator=fresh"])
 def test_a_killed_run_across_the_bridge_ends_in_the_same_bits_and_its_pickle_is_full_size(
     objective, pair, commands, tmp_path
 ):
-    arguments = [*pair, *SMALL, BRIDGE, f"--objective={objective}", "--pool-kimg=0.016", "--l2-images=0.5", "--snap=1"]
+    arguments = [
+        *pair,
+        *SMALL,
+        BRIDGE,
+        f"--objective=di-gan,samples=64,steps=2,window=16{objective}",
+        "--l2-images=0.5",
+        "--snap=1",
+    ]
     ended = commands.run(*arguments, f"--outdir={tmp_path / 'whole'}")
     assert ended.code == 0, ended.stderr
     whole = tmp_path / "whole" / "00000-tiny"
@@ -210,7 +214,7 @@ def test_a_killed_run_across_the_bridge_ends_in_the_same_bits_and_its_pickle_is_
     refused = commands.run(f"--resume={folder}", "--l2-images=2")
     assert refused.code == 2 and "l2_images 0.5 (got 2.0)" in refused.stderr
     said = (whole / "log.txt").read_text()
-    assert ("target pools are learned in pixels alone" in said) == (objective == "auto")
+    assert ("no discriminator for such images" in said) == (objective == "")
     refined = StyleGan2.load(whole / "network-refined-last.pkl")
     assert refined.spec == ImageSpec(1, 64)
     original = StyleGan2.load(files(pair)[0])

@@ -94,9 +94,8 @@ def test_every_phase_of_a_run_is_told_and_the_plan_stands_first(
     told = [re.match(r"([a-z -]+): (\d+) of (\d+) images  \(\d+ s, about \d+ s left\)$", line) for line in lines]
     reached = {match[1]: (int(match[2]), int(match[3])) for match in told if match}
     assert reached == {
-        "teacher samples": (64, 64),
+        "teacher samples": (128, 128),
         "warm-up": (24, 32),  # told before each step of a phase, and after each batch of an evaluation
-        "target pool": (8, 16),
         "learning": (48, 48),
         "evaluation": (64, 64),
         "final tables": (64, 128),  # before and after; the detectors see the floor and the reference besides

@@ -12,6 +12,7 @@ from toys import small_unet
 
 from gan_refine import assets
 from gan_refine.errors import FileFormatError, MismatchError, OptionError
+from gan_refine.features import projection
 from gan_refine.interfaces import Denoiser, ImageSpec
 from gan_refine.metrics import (
     DETECTORS,
@@ -23,7 +24,7 @@ from gan_refine.metrics import (
     parse_metrics,
     role,
 )
-from gan_refine.metrics.extra_detectors import PROJECTED, projection
+from gan_refine.metrics.extra_detectors import PROJECTED
 from gan_refine.metrics.free_detectors import TEACHER_FEATURES, PixelsDetector, TeacherDetector, has_layers
 from gan_refine.metrics.kernel import KernelDistance
 from gan_refine.teachers import GaussianTeacher

@@ -111,7 +111,7 @@ def test_the_cells_of_the_notebook_run_and_hold_no_outputs(pair, tmp_path, monke
     assert (names["GAN"], names["TEACHER"], names["DEVICE"]) == ("fashion16", "fashion16", "cpu")
     gan, teacher = (argument.partition("=")[2] for argument in pair)
     names |= {"GAN": gan, "TEACHER": teacher, "KIMG": 0.064, "IMAGES": 20}
-    monkeypatch.setattr(gan_refine, "RefineOptions", functools.partial(RefineOptions, warmup_images=64, pool_images=64))
+    monkeypatch.setattr(gan_refine, "RefineOptions", functools.partial(RefineOptions, warmup_images=64))
     for cell in rest:
         exec(compile(cell, "refine.ipynb", "exec"), names)
     assert names["progress"].images == 64 and (tmp_path / "refined.pkl").is_file()
@@ -268,12 +268,6 @@ def test_every_objective_has_a_row_and_every_option_is_listed_with_its_default()
             assert cells, f"{key} of {name} is not listed"
             shown = f"{value:g}" if isinstance(value, float) else str(value)
             assert any(shown in " ".join(row) for row in cells), f"{key} of {name} is {shown}"
-
-
-def test_pool_sizes_of_the_table_are_those_of_the_classes():
-    cells = {row[0].strip("`"): row[4] for row in rows(text_of(DOCS / "objectives.md").partition("## Options")[0])}
-    for name, cls in OBJECTIVES.items():
-        assert cells[name] == f"{cls.default_pool_images:,}"
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)

@@ -66,32 +66,29 @@ def test_a_pair_that_does_not_fit_is_refused(tmp_path: Path) -> None:
 def planned(pair: list[str], **options: int) -> tuple[list[str], Plan]:
     gan, teacher = (argument.partition("=")[2] for argument in pair)
     refine = RefineOptions(batch=8, batch_gpu=4, **options)
-    run = build(RunOptions(gan=gan, teacher=teacher, eval_images=100, refine=refine))
+    run = build(RunOptions(gan=gan, teacher=teacher, eval_images=100, objective="diff-instruct", refine=refine))
     plan = make_plan(run)
     return plan_lines(run, plan), plan
 
 
-def test_calls_are_those_of_the_rounds(pair: list[str]) -> None:
-    lines, plan = planned(pair, total_images=480, warmup_images=32, pool_images=80, tick_images=160)
-    assert plan.rounds == 2  # a pool of 80 images is learned three times
+def test_calls_are_those_of_the_phases(pair: list[str]) -> None:
+    lines, plan = planned(pair, total_images=480, warmup_images=32, tick_images=160)
     images = {name: phase.images for name, phase in plan.phases.items()}
     assert images == {
         "teacher samples": 200,  # the reference, and as many for the floor
-        "warm-up": 64,
-        "target pool": 160,
+        "warm-up": 32,
         "learning": 480,
         "evaluation": 400,  # of the original and of three snapshots
         "final tables": 800,  # before and after with three sets of latents, the floor, the reference
     }
     assert all(phase.seconds > 0 for phase in plan.phases.values())
     (calls,) = (line for line in lines if line.startswith("calls"))
-    assert calls == "calls     generator 1.7 kimg, teacher 4.1 kimg, score model 0.5 kimg"
+    assert calls == "calls     generator 2.0 kimg, teacher 4.1 kimg, score model 1.0 kimg"
     assert len(lines) <= 10
 
 
-def test_without_pools_each_step_calls_both_networks(pair: list[str]) -> None:
-    lines, plan = planned(pair, total_images=1600, warmup_images=0, pool_images=0)
-    assert plan.rounds == 1 and "target pool" not in plan.phases
+def test_each_step_calls_both_networks(pair: list[str]) -> None:
+    lines, _ = planned(pair, total_images=1600, warmup_images=0)
     (calls,) = (line for line in lines if line.startswith("calls"))
     assert "teacher 5.2 kimg, score model 3.2 kimg" in calls
 

@@ -17,9 +17,7 @@ from gan_refine.teachers import GaussianTeacher
 from runs import SMALL, assert_same_run, last_checkpoint
 
 SPEC = ImageSpec(1, 4)
-TOY = RefineOptions(
-    total_images=8 * 60, batch=8, batch_gpu=4, warmup_images=0, pool_images=0, tick_images=8, max_skips=5
-)
+TOY = RefineOptions(total_images=8 * 60, batch=8, batch_gpu=4, warmup_images=0, tick_images=8, max_skips=5)
 
 
 class Weak(GaussianTeacher):
@@ -49,12 +47,11 @@ def test_a_network_that_breaks_at_some_noise_levels_is_named_with_them():
     assert state.is_finite()
 
 
-@pytest.mark.parametrize("pool_images", [0, 16])
 @pytest.mark.parametrize("name", ["teacher", "score model", "generator"])
-def test_a_poisoned_network_is_named_and_the_others_stay_as_they_were(name, pool_images):
+def test_a_poisoned_network_is_named_and_the_others_stay_as_they_were(name):
     objective = DiffInstruct(GaussianTeacher(1.0, 0.5, SPEC))
     generator = AffineGenerator(0.5, 0.0, SPEC)
-    options = replace(TOY, pool_images=pool_images, pool_epochs=2, warmup_images=8)
+    options = replace(TOY, warmup_images=8)
     state = RefineState(generator, objective, options)
     networks = {"teacher": objective.teacher, "score model": objective.score_model, "generator": generator}
     healthy: list[torch.Tensor] = []
@@ -68,7 +65,7 @@ def test_a_poisoned_network_is_named_and_the_others_stay_as_they_were(name, pool
     assert skipped >= TOY.max_skips
     assert f"the {name} has weights that are not finite" in message
     assert state.is_finite() == (name == "teacher")
-    if name == "teacher" and not pool_images:
+    if name == "teacher":
         assert torch.equal(generator.shift, healthy[0]), "skipped steps move nothing"
     assert bool(generator.shift.isfinite())
 
@@ -115,7 +112,7 @@ def test_a_run_whose_generator_breaks_keeps_its_last_good_checkpoint_and_goes_on
 
 def test_a_run_whose_teacher_breaks_saves_its_weights_as_they_were(pair, commands, tmp_path):
     folder = tmp_path / "00000-tiny"
-    arguments = [*pair, *SMALL, "--kimg=0.4", "--pool-kimg=0", "--metrics=none", f"--outdir={tmp_path}"]
+    arguments = [*pair, *SMALL, "--kimg=0.4", "--metrics=none", f"--outdir={tmp_path}"]
     ended = commands.run(*arguments, before=POISON.replace("NAME", "'teacher'"))
     assert ended.code == 2
     assert "the teacher has weights that are not finite" in ended.stderr.splitlines()[-1]
@@ -191,7 +188,7 @@ def test_a_read_only_run_folder_is_one_line(pair, commands, tmp_path):
 
 
 def test_a_run_that_collapses_stops_if_asked_to_and_keeps_the_best(pair, commands, tmp_path):
-    collapsing = ["--snap=1", "--pool-kimg=0", "--glr=0.01", "--stop-on-collapse=1.005"]
+    collapsing = ["--snap=1", "--glr=0.01", "--stop-on-collapse=1.005"]
     ended = commands.run(*pair, *SMALL, *collapsing, f"--outdir={tmp_path}")
     assert ended.code == 0, ended.stderr
     assert "Stopped: the metric went from" in ended.stderr

@@ -2,7 +2,6 @@
 
 import copy
 import json
-from dataclasses import replace
 
 import pytest
 import torch
@@ -13,13 +12,13 @@ from gan_refine.config import RefineOptions
 from gan_refine.errors import OptionError
 from gan_refine.generators import AffineGenerator
 from gan_refine.interfaces import ImageSpec
-from gan_refine.objectives import Adversarial, AdversarialOptions, DiffInstruct, DiffInstructOptions
+from gan_refine.objectives import DiffInstruct, DiffInstructOptions, DiGan, DiGanOptions
 from gan_refine.refine import fit_batch
 from gan_refine.teachers import GaussianTeacher
 from runs import SMALL, differences, write_pair
 
 SPEC = ImageSpec(1, 4)
-OPTIONS = RefineOptions(batch=24, batch_gpu=1, warmup_images=8, pool_images=0)
+OPTIONS = RefineOptions(batch=24, batch_gpu=1, warmup_images=8)
 
 
 class Narrow(DiffInstruct):
@@ -48,13 +47,12 @@ class Narrow(DiffInstruct):
         return super().generator_loss(fake, labels, rng)
 
 
-@pytest.mark.parametrize("pool_images", [0, 48])
 @pytest.mark.parametrize("where", ["auxiliary", "generator"])
 @pytest.mark.parametrize("most, found", [(24, 24), (11, 8), (7, 6), (1, 1)])
-def test_the_largest_divisor_of_the_batch_that_fits(most, found, where, pool_images):
+def test_the_largest_divisor_of_the_batch_that_fits(most, found, where):
     objective = Narrow(most, where)
     generator = AffineGenerator(0.5, 0.0, SPEC)
-    assert fit_batch(generator, objective, replace(OPTIONS, pool_images=pool_images)) == found
+    assert fit_batch(generator, objective, OPTIONS) == found
     assert {step for step, count in objective.tried if count == found} == {"auxiliary", "generator"}, (
         "each kind of step"
     )
@@ -95,8 +93,8 @@ def test_a_size_that_is_no_number_is_refused(tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
-def test_trials_of_the_adversarial_objective_make_no_samples_for_the_run():
-    options = AdversarialOptions(start="fresh", samples=8, steps=2, discriminator_width=4, push=0.1)
-    objective = Adversarial(GaussianTeacher(0.5, 0.25, ImageSpec(1, 8)), options)
+def test_trials_make_no_samples_of_the_teacher():
+    options = DiGanOptions(discriminator="fresh", samples=64, steps=2, window=8)
+    objective = DiGan(GaussianTeacher(0.5, 0.25, ImageSpec(1, 8)), options)
     assert fit_batch(AffineGenerator(0.5, 0.0, ImageSpec(1, 8)), objective, OPTIONS) == 24
     assert len(objective.samples) == 0

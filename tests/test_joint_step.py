@@ -39,7 +39,7 @@ def test_both_losses_and_gradients_are_those_of_two_passes() -> None:
 def test_it_moves_a_gaussian_to_the_teacher() -> None:
     generator, teacher = AffineGenerator(0.5, 0.0, SPEC), GaussianTeacher(1.0, 0.5, SPEC)
     options = RefineOptions(
-        total_images=32_000, pool_images=0, warmup_images=6_400, glr=1e-2, score_lr=1e-2, lr_decay=1, tick_images=32_000
+        total_images=32_000, warmup_images=6_400, glr=1e-2, score_lr=1e-2, lr_decay=1, tick_images=32_000
     )
     for _ in refine(generator, build_objective("diff-instruct,joint=true", teacher), options):
         pass

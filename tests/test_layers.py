@@ -13,7 +13,7 @@ ROWS = [
     ["errors", "interfaces", "foundation", "version"],
     ["config"],
     ["noise", "ema", "files", "finite", "labels", "precision"],
-    ["networks", "assets", "sampling"],
+    ["networks", "assets", "sampling", "features"],
     ["pickles", "fused_blocks"],  # builds networks from files; makes them fast
     ["generators", "teachers", "objectives", "metrics"],
     ["refine", "evaluation"],

@@ -56,11 +56,11 @@ def test_diff_instruct_and_sds_draw_edms_sigma_by_default():
         ("sds,score_ema=1", "unknown option 'score_ema' of objective sds"),
         ("diff-instruct-dmd,score_steps=0", "--score-steps=0"),
         ("diff-instruct,score_ema=-1", "--score-ema=-1"),
-        ("di-perceptual,feature_weight=-1", "--feature-weight=-1"),
-        ("adversarial,samples=0", "--samples=0 is not allowed"),
+        ("di-gan,samples=0", "--samples=0 is not allowed"),
+        ("di-gan,diff_instruct=0,adversarial=0,pixels=0", "one of the four weights above 0"),
         ("sid,weighting=dmd", "unknown option 'weighting' of objective sid"),
         ("diff-instruct,weighting=one", "choose one of sigma2, dmd, score"),
-        ("carried", "unknown objective 'carried'; choose one of adversarial, di-perceptual, diff-instruct"),
+        ("carried", "unknown objective 'carried'; choose one of di-gan, diff-instruct"),
     ],
 )
 def test_bad_options_are_named(spec, message):
@@ -85,8 +85,7 @@ class Follow(Objective):
     """The squared distance of the pixel values to `level`; its auxiliary parameter learns the mean of the generator's images."""
 
     Options = FollowOptions
-    default_pool_images = 16
-    default_pool_lr = 0.02
+    default_lr = 0.02
     auxiliary_steps = 2
 
     def __init__(self, teacher, options: FollowOptions | None = None, gan: GanFile | None = None) -> None:
@@ -94,7 +93,6 @@ class Follow(Objective):
         self.teacher, self.options, self.given = teacher, options or FollowOptions(), gan
         self.mean = nn.Parameter(torch.zeros([]))
         self.told: list[int] = []
-        self.distances = 0
 
     def generator_loss(self, fake, labels, rng) -> Loss:
         return Loss((fake - self.options.level).square().flatten(1).sum(1), torch.zeros(len(fake)), {})
@@ -108,10 +106,6 @@ class Follow(Objective):
     def auxiliary_stepped(self, images: int) -> None:
         self.told.append(images)
 
-    def pool_distance(self, fake, target) -> torch.Tensor:
-        self.distances += 1
-        return super().pool_distance(fake, target)
-
     def frozen_modules(self) -> list[nn.Module]:
         return [self.teacher]
 
@@ -120,7 +114,7 @@ def test_an_objective_is_added_by_one_class_and_one_line_of_the_table(monkeypatc
     """What a run needs to know of it is read from the class and the object, by no other name."""
     monkeypatch.setattr(objectives, "OBJECTIVES", {**objectives.OBJECTIVES, "follow": Follow})
     cls = objective_class("follow,level=0.5")
-    assert (cls.default_pool_images, cls.default_pool_lr, cls.default_lr) == (16, 0.02, Objective.default_lr)
+    assert cls.default_lr == 0.02
     with pytest.raises(OptionError, match="unknown option 'speed' of objective follow; its options are: level"):
         build_objective("follow,speed=1", TEACHER)
     with pytest.raises(OptionError, match=r"--level=3\.0 is not allowed; give at most 2"):
@@ -130,17 +124,17 @@ def test_an_objective_is_added_by_one_class_and_one_line_of_the_table(monkeypatc
     assert isinstance(objective, Follow) and objective.options.level == 0.5 and objective.given is gan
     assert objective.notices() == []
 
-    pools = {"pool_images": cls.default_pool_images, "glr": cls.default_pool_lr, "pool_epochs": 1, "lr_decay": 0.0}
-    options = RefineOptions(total_images=320, batch=8, batch_gpu=4, warmup_images=24, tick_images=320, **pools)
+    options = RefineOptions(
+        total_images=320, batch=8, batch_gpu=4, warmup_images=24, tick_images=320, glr=cls.default_lr, lr_decay=0.0
+    )
     assert fit_batch(AffineGenerator(0.8, -0.5, PIXEL), objective, options) == 8
-    assert not objective.told and not objective.distances, "trials use copies"
+    assert not objective.told, "trials use copies"
     generator = AffineGenerator(0.8, -0.5, PIXEL)
     *_, last = refine(generator, objective, options)
     assert last.images == 320 and float(generator.shift.detach()) > -0.4
-    assert objective.told == [8] * 3 * 20, "3 steps of warm-up in each of 20 rounds"
-    assert objective.distances == 2 * 40, "one for each micro-batch of each step on a pool"
+    assert objective.told == [8] * (3 + 40 * cls.auxiliary_steps)
 
-    state = RefineState(generator, objective, RefineOptions(**{**vars(options), "pool_images": 0, "total_images": 16}))
+    state = RefineState(generator, objective, RefineOptions(**{**vars(options), "total_images": 16}))
     objective.told.clear()
     assert [state.images for _ in advance(state)] == [0, 0, 0, 8, 16]
     assert objective.told == [8] * (3 + 2 * cls.auxiliary_steps)

@@ -42,7 +42,7 @@ def test_every_option_of_the_training_has_a_flag():
 def test_help_lists_options_in_groups_with_units_and_examples():
     text = CliRunner().invoke(refine, ["--help"]).output
     headings = re.findall(r"^(\S.*):$", text, re.MULTILINE)
-    assert headings == ["Networks", "Training", "Objective and target pools", "Evaluation", "Run", "Other", "Examples"]
+    assert headings == ["Networks", "Training", "Objective", "Evaluation", "Run", "Other", "Examples"]
     assert re.search(r"--kimg KIMG", text) and re.search(r"--gan PKL\|URL\|NAME", text)
     assert text.count("gan-refine refine") + text.count("torchrun") >= 3
 
@@ -63,7 +63,7 @@ def test_what_a_run_records_is_resolved_absolute_and_complete(tmp_path, monkeypa
     assert options["teacher"] == "fashion16", "names of the catalog stay"
     assert options["teacher_sha256"] == assets.catalog()["fashion16"].sha256["teacher"]
     assert options["outdir"] == str(gan.parent / "runs")
-    assert options["objective"] == complete_spec("di-perceptual")
+    assert options["objective"] == complete_spec("di-gan")
     assert set(options) == {field.name for field in fields(RunOptions)}
     assert set(options["refine"]) == {field.name for field in fields(RefineOptions)}
 
@@ -84,7 +84,7 @@ def test_options_of_a_file_are_taken_and_those_of_the_command_line_win(tmp_path)
     again = dry_run(f"--config={file}", "--glr=0.001", "--report", "--batch=32")
     refine = first["refine"] | {"glr": 0.001, "batch": 32, "batch_gpu": 32}
     assert again == first | {"report": True, "refine": refine}
-    file.write_text('{"refine": {"pool_images": 0}, "detector": ["pixels"]}')
+    file.write_text('{"objective": "diff-instruct", "detector": ["pixels"]}')
     some = dry_run(f"--config={file}")
     assert parse_spec(some["objective"])[0] == "diff-instruct" and some["detector"] == ["pixels"]
     file.write_text('{"trust_pickle": true}')
@@ -118,21 +118,18 @@ def test_bad_files_of_options_are_refused_in_one_line(text, message, tmp_path, m
 
 
 @pytest.mark.parametrize(
-    "arguments, objective, pool_images, glr",
+    "arguments, objective, glr",
     [
-        ([], "di-perceptual", 8192, 4e-3),
-        (["--pool-kimg=0"], "diff-instruct", 0, 1e-4),
-        (["--objective=diff-instruct"], "diff-instruct", 8192, 4e-3),
-        (["--objective=sid"], "sid", 0, 1e-4),
-        (["--objective=sid", "--pool-kimg=0.5"], "sid", 500, 4e-3),
-        (["--objective=sid", "--glr=3e-5"], "sid", 0, 3e-5),
-        (["--gan=one-step:fashion16"], "di-perceptual", 8192, 1e-4),
+        ([], "di-gan", 5e-4),
+        (["--objective=diff-instruct"], "diff-instruct", 1e-4),
+        (["--objective=sid", "--glr=3e-5"], "sid", 3e-5),
+        (["--gan=one-step:fashion16"], "di-gan", 1e-4),
     ],
 )
-def test_the_objective_and_the_generator_decide_the_defaults(arguments, objective, pool_images, glr):
+def test_the_objective_and_the_generator_decide_the_defaults(arguments, objective, glr):
     options = dry_run(*arguments)
     assert parse_spec(options["objective"])[0] == objective
-    assert (options["refine"]["pool_images"], options["refine"]["glr"]) == (pool_images, glr)
+    assert options["refine"]["glr"] == glr
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -182,8 +179,8 @@ def test_a_run_parses_and_hashes_each_network_file_once(gan, tmp_path, monkeypat
     monkeypatch.setattr(download, "_sha256", counted)
     monkeypatch.chdir(tmp_path)
     short = ["--metrics=fd", "--detector=fashion16", "--eval-images=8", "--fid-seeds=1", "--kimg=0.016", "--batch=8"]
-    short += ["--no-report"]  # which opens both pickles again
-    short += ["--warmup-kimg=0.008", "--pool-kimg=0.008", "--teacher-steps=2", "--device=cpu", "--outdir=runs"]
+    short += ["--no-report", "--objective=di-gan,samples=64,steps=2,window=8"]  # the report opens both pickles again
+    short += ["--warmup-kimg=0.008", "--teacher-steps=2", "--device=cpu", "--outdir=runs"]
     result = CliRunner().invoke(refine, [f"--gan={gan}", "--teacher=teacher.pkl", *short], catch_exceptions=False)
     assert result.exit_code == 0
     inputs = {"gan.pkl", "teacher.pkl"} if gan == "gan.pkl" else {"teacher.pkl"}

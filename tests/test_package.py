@@ -22,8 +22,14 @@ SOURCES = ("gan_refine", "torch_utils", "pretrained", "setup.cfg", "pyproject.to
 PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input")
 OFFLINE = ("--quiet", "--no-deps", "--no-index")
 
-# One round of a few images; the authors' alternation needs no target pool.
-SHORT = ("--kimg=0.016", "--batch=8", "--warmup-kimg=0.008", "--pool-kimg=0", "--metrics=none", "--device=cpu")
+SHORT = (
+    "--kimg=0.016",
+    "--batch=8",
+    "--warmup-kimg=0.008",
+    "--metrics=none",
+    "--device=cpu",
+    "--objective=diff-instruct",
+)
 
 
 def run(*command: object, cwd: Path) -> str:
@@ -124,7 +130,7 @@ def test_refine_is_a_function_whatever_was_imported_before() -> None:
     """The package gan_refine.refine takes the place of the function as soon as anything of it is imported."""
     generator, teacher = gan_refine.load_generator("fashion16"), gan_refine.load_teacher("fashion16")
     objective = gan_refine.build_objective("diff-instruct", teacher)
-    sizes = {"total_images": 4, "batch": 4, "batch_gpu": 4, "warmup_images": 4, "pool_images": 0, "tick_images": 4}
+    sizes = {"total_images": 4, "batch": 4, "batch_gpu": 4, "warmup_images": 4, "tick_images": 4}
     progress = list(gan_refine.refine(generator, objective, gan_refine.RefineOptions(**sizes)))
     assert [type(step) for step in progress] == [loop.Progress]
     assert gan_refine.refine.loop is loop

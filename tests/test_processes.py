@@ -14,7 +14,7 @@ import torch
 from runs import ROOT, SMALL, figures, last_checkpoint
 
 # Without a distance in features, whose tiny gradients Adam would scale to steps of full size, rounding errors included.
-PLAIN = [*SMALL, "--batch-gpu=2", "--objective=diff-instruct", "--pool-kimg=0.016"]
+PLAIN = [*SMALL, "--batch-gpu=2", "--objective=diff-instruct"]
 WEIGHTS_TOLERANCE = 1e-4  # after 30 steps of Adam, of which each sums in another order
 CURVES_TOLERANCE = 1e-3
 METRIC_TOLERANCE = 1e-6  # of one generator

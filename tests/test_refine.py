@@ -4,7 +4,6 @@ import builtins
 import io
 import os
 from dataclasses import replace
-from itertools import islice
 
 import pytest
 import torch
@@ -17,13 +16,10 @@ from gan_refine.interfaces import ImageSpec, Loss
 from gan_refine.networks.stylegan2 import Generator
 from gan_refine.noise import rng_for
 from gan_refine.objectives import DiffInstruct
-from gan_refine.refine import Health, RefineState, advance, lr_factor, make_targets, refine
+from gan_refine.refine import Health, RefineState, advance, lr_factor, refine
 from gan_refine.teachers import EdmTeacher, GaussianTeacher
 
-SHORT = RefineOptions(
-    total_images=32, batch=8, batch_gpu=4, tick_images=16, ema_halflife_images=16, warmup_images=8, pool_images=0
-)
-SHORT_POOL = replace(SHORT, pool_images=16)
+SHORT = RefineOptions(total_images=32, batch=8, batch_gpu=4, tick_images=16, ema_halflife_images=16, warmup_images=8)
 
 
 def tiny_pair() -> tuple[StyleGan2, EdmTeacher]:
@@ -168,35 +164,6 @@ def test_batch_must_be_a_multiple_of_batch_gpu():
         RefineOptions(batch=10, batch_gpu=4)
 
 
-def test_targets_are_the_generators_images_moved_along_the_flow_of_the_gradient():
-    generator = affine()
-    options = replace(SHORT, pool_images=20, pool_euler_steps=3, pool_step_size=6.0)
-    state = RefineState(generator, Quadratic(), options)
-    assert state.pool_batches == 3, "rounded up to whole batches of 8"
-    batch = make_targets(state, images=0)
-    assert [len(images) for _, images in batch] == [4, 4], "micro-batches of 4"
-    for latents, images in batch:
-        fake = generator(latents).detach()
-        for _ in range(3):
-            fake = fake - 6.0 / 3 * 2 * (fake - 1) / 16
-        torch.testing.assert_close(images, fake)
-    assert all(parameter.grad is None for parameter in generator.parameters())
-
-
-def test_the_pool_step_size_falls_from_round_to_round():
-    generator = affine()
-    sizes = {"total_images": 100, "pool_images": 16, "pool_epochs": 2, "pool_step_size": 6.0, "pool_euler_steps": 1}
-    for decay, expected in ((1.0, [6.0, 3.0, 2.0, 1.5]), (0.5, [6.0, 6 / 2**0.5, 6 / 3**0.5, 3.0]), (0.0, [6.0] * 4)):
-        state = RefineState(generator, Quadratic(), replace(SHORT, **sizes, glr=0.0, pool_step_size_decay=decay))
-        steps = []
-        for _ in advance(state):
-            if len(state.pool) == 2 and state.images == state.round_start:
-                ((latents, images), *_), _ = state.pool
-                fake = generator(latents).detach()
-                steps.append(float(((fake - images) / (2 * (fake - 1) / 16)).mean()))
-        assert steps == pytest.approx(expected, rel=1e-3)
-
-
 def rates(**sizes: float) -> list[float]:
     """The generator's rate in each step, as a multiple of `glr`."""
     generator = affine()
@@ -209,29 +176,6 @@ def rates(**sizes: float) -> list[float]:
     return found
 
 
-def test_the_rate_falls_to_zero_in_every_round_of_pools_and_once_in_a_run_without():
-    half = [1, 1, 0.5, 0]
-    rounds = {"pool_images": 16, "pool_epochs": 2, "lr_decay": 0.5}
-    assert rates(total_images=8 * 8, **rounds) == pytest.approx([*half, *half])
-    assert rates(total_images=8 * 4, pool_images=0, lr_decay=0.5) == pytest.approx(half)
-    assert rates(total_images=8 * 4, **{**rounds, "lr_decay": 0.0}) == [1] * 4
-
-
-def test_the_rate_falls_to_zero_in_a_last_round_that_is_cut_short():
-    assert rates(total_images=8 * 6, pool_images=16, pool_epochs=2, lr_decay=1.0)[4:] == pytest.approx([0.5, 0.0])
-
-
-def test_learning_pools_reaches_the_minimum_of_the_objective_and_is_reproducible():
-    results, sizes = [], {"total_images": 8 * 600, "pool_images": 64, "pool_epochs": 5}
-    options = replace(SHORT, **sizes, pool_step_size=8.0, pool_step_size_decay=0.0, glr=0.03, tick_images=8 * 100)
-    for ticks in (6, 1):  # the second run ends after the first tick, in its third round
-        run = refine(affine(), Quadratic(), options)
-        results.append([(p.images, p.generator.scale.item(), p.generator.shift.item()) for p in islice(run, ticks)])
-    assert results[0][0] == results[1][0]
-    assert results[0][-1] == pytest.approx((8 * 600, 0.0, 1.0), abs=0.05)
-
-
-def test_while_the_score_model_equals_the_teacher_targets_are_the_generators_own_images():
-    generator, teacher = tiny_pair()
-    batch = make_targets(RefineState(generator, DiffInstruct(teacher), SHORT_POOL), images=0)
-    assert all(torch.equal(generator(latents).detach(), images) for latents, images in batch)
+def test_the_rate_falls_to_zero_at_the_end_of_a_run():
+    assert rates(total_images=8 * 4, lr_decay=0.5) == pytest.approx([1, 1, 0.5, 0])
+    assert rates(total_images=8 * 4, lr_decay=0.0) == [1] * 4

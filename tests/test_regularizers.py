@@ -1,4 +1,4 @@
-"""--l2-images: closed forms of the regularizer with and without target pools. tests/test_bridge.py has the resumed run."""
+"""--l2-images: closed forms of the regularizer. tests/test_bridge.py has the resumed run."""
 
 import math
 from dataclasses import replace
@@ -11,18 +11,15 @@ from gan_refine.config import RefineOptions
 from gan_refine.errors import OptionError
 from gan_refine.generators import AffineGenerator
 from gan_refine.interfaces import ImageSpec, Objective
-from gan_refine.refine import RefineState, make_targets, refine
+from gan_refine.refine import RefineState, refine
 from gan_refine.refine.gradients import generator_gradient, micro_batches
-from gan_refine.refine.pool import target_gradient
 
 SPEC = ImageSpec(1, 4)
 PIXELS = 16
 LR = 0.01
-SIZES = {"total_images": 80, "batch": 8, "batch_gpu": 4, "tick_images": 80, "warmup_images": 0, "pool_images": 0}
-RATES = {"glr": LR, "lr_rampup": 0.0, "lr_decay": 0.0}
-POOLS = {"pool_step_size": 3.0, "pool_euler_steps": 1, "pool_step_size_decay": 0.0}
-OPTIONS = RefineOptions(**SIZES, **RATES, **POOLS)
-WITH_AND_WITHOUT_POOLS = pytest.mark.parametrize("pool_images", [0, 16])
+SIZES = {"total_images": 80, "batch": 8, "batch_gpu": 4, "tick_images": 80, "warmup_images": 0}
+RATES = {"beta2": 0.999, "ema_halflife_images": 500, "glr": LR, "lr_rampup": 0.0, "lr_decay": 0.0}
+OPTIONS = RefineOptions(**SIZES, **RATES)
 
 
 def zero() -> Objective:
@@ -41,21 +38,14 @@ def refined(objective: Objective, options: RefineOptions) -> tuple[float, float]
     return float(generator.scale.detach()), float(generator.shift.detach())
 
 
-@WITH_AND_WITHOUT_POOLS
-def test_the_gradient_is_exact(pool_images):
+def test_the_gradient_is_exact():
     """d/da and d/db of the mean over the batch of k sum_pixels (0.3 z - 0.4)^2, after a move from 0.5 z + 0.25 to 0.8 z - 0.15."""
     k, generator = 0.7, affine()
-    state = RefineState(generator, zero(), replace(OPTIONS, l2_images=k, pool_images=pool_images))
+    state = RefineState(generator, zero(), replace(OPTIONS, l2_images=k))
     generator.scale.data.fill_(0.8)
     generator.shift.data.fill_(-0.15)
-    if pool_images:
-        batch = make_targets(state, images=0)
-        assert all(torch.equal(target.images, generator(target.latents)) for target in batch), "no target is changed"
-        target_gradient(state, batch)
-        z = torch.cat([target.latents.z for target in batch])
-    else:
-        generator_gradient(state, images=0, stream=0)
-        z = torch.cat([latents.z for latents, _ in micro_batches(state, 0, 0)])
+    generator_gradient(state, images=0, stream=0)
+    z = torch.cat([latents.z for latents, _ in micro_batches(state, 0, 0)])
     error = 0.3 * z - 0.4
     assert float(generator.scale.grad) == pytest.approx(float(2 * k / 8 * (z * error).sum()), rel=1e-5)
     assert float(generator.shift.grad) == pytest.approx(float(2 * k / 8 * error.sum()), rel=1e-5)
@@ -70,20 +60,10 @@ def test_the_fixed_point_on_fresh_batches_is_the_minimum_of_both_losses(k):
     assert found == pytest.approx((share * 0.5, 1 - share + share * 0.25), abs=2e-3)
 
 
-@pytest.mark.parametrize("k", [0.5, 4.0])
-def test_the_fixed_point_on_pools_is_the_minimum_of_both_losses(k):
-    """|G - (G - s 2 (G - 1) / P)|^2 and k |G - G_0|^2 have opposite gradients where G = (2 s / P + k G_0) / (2 s / P + k)."""
-    pools = {"pool_images": 16, "pool_epochs": 3, "pool_step_size": 8.0}
-    options = replace(OPTIONS, **pools, total_images=8 * 450, glr=2 * LR, l2_images=k, lr_decay=0.5)
-    found = refined(Quadratic(), options)
-    assert found == pytest.approx((k * 0.5 / (1 + k), (1 + k * 0.25) / (1 + k)), abs=5e-3)
-
-
-@WITH_AND_WITHOUT_POOLS
-def test_a_large_weight_keeps_the_images(pool_images):
+def test_a_large_weight_keeps_the_images():
     """Adam's steps have the size of its rate whatever the gradient: weights oscillate by a few of them and end where they began."""
     objective = Quadratic(scale=PIXELS / 2)
-    options = replace(OPTIONS, total_images=8 * 200, lr_decay=0.7, pool_images=pool_images)
+    options = replace(OPTIONS, total_images=8 * 200, lr_decay=0.7)
     assert refined(objective, options)[1] > 0.75
     assert abs(refined(objective, replace(options, l2_images=1e6))[1] - 0.25) < LR / 10
 

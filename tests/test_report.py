@@ -127,7 +127,7 @@ LOSSES = {"score_loss": [None, 0.2, 0.3], "teacher_loss": [None, 0.1, 0.2]}
 @pytest.mark.parametrize(
     "given, option",
     [
-        (record([8.0, 9.0], metrics="fd"), "--pool-step-size"),
+        (record([8.0, 9.0], metrics="fd"), "--glr"),
         (record([], [tick(1.0, skipped_steps=3)]), "--clip-grad"),
         (record([], [tick(1.0, nonfinite_share=0.1)]), "--score-lr"),
         (record([], [tick(1.0, **LOSSES)]), "--warmup-kimg"),
@@ -139,12 +139,9 @@ def test_each_trouble_names_the_option_that_helps(given: RunRecord, option: str)
     assert option in text
 
 
-def test_a_rising_estimate_is_a_trouble_only_without_target_pools() -> None:
+def test_a_rising_estimate_is_a_trouble() -> None:
     stats = [tick(float(kimg), remaining_nats=1.0 + kimg) for kimg in range(3)]
-    with_pools = record([], stats)
-    assert warnings_of(with_pools) == []
-    options = RunOptions(refine=type(with_pools.options.refine)(pool_images=0))
-    (text,) = warnings_of(RunRecord(Path("run"), options, stats))
+    (text,) = warnings_of(record([], stats))
     assert "from 1.00 to 3.00 nats" in text and "--score-lr" in text
 
 

@@ -133,7 +133,7 @@ def test_options_that_change_the_mathematics_may_not_differ_and_others_may(stopp
         ("--kimg=0.1", "total_images 240 (got 100)"),
         ("--batch-gpu=8", "batch_gpu 4 (got 8)"),
         ("--seed=1", "seed 0 (got 1)"),
-        ("--objective=sds", "objective di-perceptual,"),
+        ("--objective=sds", "objective di-gan,"),
     ]:
         ended = commands.run(f"--resume={folder}", argument)
         assert ended.code == 2

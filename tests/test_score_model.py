@@ -45,13 +45,12 @@ def test_every_step_counts_with_its_images():
     assert int(objective.average.seen) == 10_024
 
 
-@pytest.mark.parametrize("pool_images, steps", [(0, 3 + 4), (16, 2 * 3)])
 @pytest.mark.parametrize("batch_gpu", [2, 8])
-def test_the_loop_tells_of_whole_batches_and_not_of_skipped_steps(batch_gpu, pool_images, steps):
-    """Warm-ups of 3 steps: one before 4 steps of the generator that alternate, or before each of two pools."""
+def test_the_loop_tells_of_whole_batches_and_not_of_skipped_steps(batch_gpu):
+    """A warm-up of 3 steps, and 4 steps of the generator."""
     objective = gaussian(8)
-    sizes = {"total_images": 32, "batch": 8, "batch_gpu": batch_gpu, "warmup_images": 24, "pool_images": pool_images}
-    state = RefineState(AffineGenerator(0.5, 0.5, PIXEL), objective, RefineOptions(pool_epochs=1, **sizes))
+    sizes = {"total_images": 32, "batch": 8, "batch_gpu": batch_gpu, "warmup_images": 24}
+    state = RefineState(AffineGenerator(0.5, 0.5, PIXEL), objective, RefineOptions(**sizes))
     whole = objective.auxiliary_loss
     broken = iter(range(8 // batch_gpu))  # the micro-batches of the first step
 
@@ -62,7 +61,7 @@ def test_the_loop_tells_of_whole_batches_and_not_of_skipped_steps(batch_gpu, poo
     objective.auxiliary_loss = auxiliary_loss
     for _ in advance(state):
         pass
-    assert int(objective.average.seen) == 8 * (steps - 1)
+    assert int(objective.average.seen) == 8 * (3 + 4 - 1)
 
 
 def test_the_average_starts_equal_to_the_teacher_and_is_part_of_the_state():

@@ -93,7 +93,14 @@ def command(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
 
 
 def short_run(folder: Path) -> list[str]:
-    return [f"--outdir={folder}", "--metrics=none", "--kimg=0.032", "--batch=8", "--warmup-kimg=0.008", "--pool-kimg=0"]
+    return [
+        f"--outdir={folder}",
+        "--metrics=none",
+        "--objective=diff-instruct",
+        "--kimg=0.032",
+        "--batch=8",
+        "--warmup-kimg=0.008",
+    ]
 
 
 def test_nothing_runs_without_the_option(

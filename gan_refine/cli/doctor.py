@@ -49,7 +49,7 @@ def doctor(gan: str | None, teacher: str | None, trust_pickle: bool, batch: int,
     run = None
     if gan is not None and teacher is not None:
         options = RunOptions(gan=gan, teacher=teacher, outdir=outdir, device=device, trust_pickle=trust_pickle)
-        run = build(replace(options, refine=refine), {"pool_images", "glr"})
+        run = build(replace(options, refine=refine), {"glr"})
     click.echo("\n".join(f"  {name:<14} {found}" for name, found in environment_rows(Path(outdir))))
     if run is None:
         return
@@ -57,4 +57,4 @@ def doctor(gan: str | None, teacher: str | None, trust_pickle: bool, batch: int,
     click.echo("\n" + "\n".join(f"{name:<10} {spec}, {file}" for name, spec, file in shown) + "\nThey fit.\n")
     click.echo("\n".join(plan_lines(run, make_plan(run))))
     given = replace(options, refine=refine)  # what the run decides is left to it
-    click.echo(f"\n{command_line(given, ('objective', 'pool_images', 'glr'))}")
+    click.echo(f"\n{command_line(given, ('objective', 'glr'))}")

@@ -27,7 +27,7 @@ from gan_refine.errors import OptionError
 from gan_refine.run.command import KIMG, read_config
 from gan_refine.run.options import RunOptions
 
-NETWORKS, TRAINING, OBJECTIVE = "Networks", "Training", "Objective and target pools"
+NETWORKS, TRAINING, OBJECTIVE = "Networks", "Training", "Objective"
 EVALUATION, RUN = "Evaluation", "Run"
 DEFAULTS, TRAINING_DEFAULTS = RunOptions(), RefineOptions()
 EXAMPLES = """\
@@ -36,7 +36,7 @@ gan-refine refine --outdir=training-runs
 # a StyleGAN2-ADA and an EDM pickle of the same data set, 8 GPUs
 torchrun --standalone --nproc-per-node=8 run_refine.py --gan=GAN.pkl --teacher=TEACHER.pkl --batch=256 --outdir=training-runs
 # the paper's alternation with the authors' released settings
-gan-refine refine --objective=diff-instruct --pool-kimg=0 --warmup-kimg=0 --batch=128 --glr=1e-5 --score-lr=1e-5 \\
+gan-refine refine --objective=diff-instruct --warmup-kimg=0 --batch=128 --glr=1e-5 --score-lr=1e-5 \\
     --lr-rampup=0 --lr-decay=0
 """
 
@@ -70,15 +70,14 @@ def use_config(context: click.Context, _: click.Parameter, path: str | None) -> 
 @option(TRAINING, "--batch-gpu", metavar="INT|auto", default=None,
         help="Micro-batch size, a divisor of --batch; auto for the largest that fits.  [default: --batch divided by processes]")
 @option(TRAINING, "--glr", metavar="FLOAT", type=float, default=None,
-        help="Learning rate of the generator.  [default: the objective's, 0.004 with target pools and 0.0001 without; 0.0001 "
-        "for one-step generators]")
+        help="Learning rate of the generator.  [default: the objective's, 0.0005 for di-gan and 0.0001 for the others; at most "
+        "0.0001 for one-step generators]")
 @option(TRAINING, "--score-lr", metavar="FLOAT", type=float, default=TRAINING_DEFAULTS.score_lr,
         help="Learning rate of the score model.")
 @option(TRAINING, "--lr-rampup", metavar="SHARE", type=float, default=TRAINING_DEFAULTS.lr_rampup,
         help="Share of the run over which learning rates rise linearly; 0 to 1.")
 @option(TRAINING, "--lr-decay", metavar="SHARE", type=float, default=TRAINING_DEFAULTS.lr_decay,
-        help="Share of each round (without target pools: of the run), at its end, over which learning rates fall to 0 by a "
-        "cosine; 0 to 1.")
+        help="Share of the run, at its end, over which learning rates fall to 0 by a cosine; 0 to 1.")
 @option(TRAINING, "--beta1", metavar="FLOAT", type=float, default=TRAINING_DEFAULTS.beta1, help="Adam's beta1.")
 @option(TRAINING, "--beta2", metavar="FLOAT", type=float, default=TRAINING_DEFAULTS.beta2, help="Adam's beta2.")
 @option(TRAINING, "--ema-kimg", metavar="KIMG", type=float, default=TRAINING_DEFAULTS.ema_halflife_images / 1000,
@@ -99,21 +98,9 @@ def use_config(context: click.Context, _: click.Parameter, path: str | None) -> 
 @option(TRAINING, "--seed", metavar="INT", type=int, default=TRAINING_DEFAULTS.seed,
         help="Random seed; at least 0.")
 @option(OBJECTIVE, "--objective", metavar="NAME,KEY=VALUE,...", default=DEFAULTS.objective,
-        help="di-perceptual, diff-instruct, diff-instruct-dmd, sid, sim, sds or adversarial, with options as in "
-        "docs/objectives.md. auto is di-perceptual, or diff-instruct with --pool-kimg=0.")
+        help="di-gan (auto), diff-instruct, diff-instruct-dmd, sid, sim or sds, with options as in docs/objectives.md.")
 @option(OBJECTIVE, "--warmup-kimg", metavar="KIMG", type=float, default=TRAINING_DEFAULTS.warmup_images / 1000,
-        help="Train the score model alone for this many kimg at the start of each round.")
-@option(OBJECTIVE, "--pool-kimg", metavar="KIMG", type=float, default=None,
-        help="Images per target pool; 0 alternates on fresh batches as in the paper.  "
-        f"[default: the objective's, {TRAINING_DEFAULTS.pool_images / 1000} for di-perceptual and diff-instruct, 0 for the others]")
-@option(OBJECTIVE, "--pool-epochs", metavar="INT", type=int, default=TRAINING_DEFAULTS.pool_epochs,
-        help="Passes of the generator over each target pool.")
-@option(OBJECTIVE, "--pool-euler-steps", metavar="INT", type=int, default=TRAINING_DEFAULTS.pool_euler_steps,
-        help="Euler steps that move each image of a target pool, each along the gradient of one draw of noise.")
-@option(OBJECTIVE, "--pool-step-size", metavar="FLOAT", type=float, default=TRAINING_DEFAULTS.pool_step_size,
-        help="Multiple of the gradient by which an image moves in all its Euler steps together.")
-@option(OBJECTIVE, "--pool-step-size-decay", metavar="FLOAT", type=float, default=TRAINING_DEFAULTS.pool_step_size_decay,
-        help="In round r the step size is divided by r to this power.")
+        help="Train the score model alone for this many kimg at the start.")
 @option(EVALUATION, "--metrics", metavar="LIST|none", default=DEFAULTS.metrics,
         help="auto (fd), none, or a list of fd, kd, is, pr, dc, nn; fid and kid are fd and kd in Inception features. "
         "The first metric of the first detector selects the best snapshot.")
@@ -164,7 +151,7 @@ def refine(context: click.Context, dry_run: bool, **given) -> None:
     if given.pop("config") is not None and run is not None:
         raise OptionError("--config is for new runs: a resumed run keeps its options; leave out either it or --resume")
     named = [name for name in given if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
-    automatic = {KIMG.get(name, name) for name in ("pool_kimg", "glr") if given[name] is None}
+    automatic = {KIMG.get(name, name) for name in ("glr",) if given[name] is None}
     options = run_options(given)
     check_device(options.device)
     restarted = folder_of_this_launch(Path(options.outdir)) if run is None else None
@@ -198,7 +185,7 @@ def run_options(given: dict) -> RunOptions:
 
 def images(kimg: float, name: str) -> int:
     """Thousands of images as images, at least one unless 0 is allowed. Raises OptionError."""
-    may_be_0 = name in ("warmup_kimg", "pool_kimg")
+    may_be_0 = name == "warmup_kimg"
     allowed = Range(0, RANGES[KIMG[name]].high / 1000, above=not may_be_0)
     require(name, kimg, allowed.holds(kimg), f"{allowed}, in thousands of images")
     return round(kimg * 1000) if may_be_0 else max(round(kimg * 1000), 1)

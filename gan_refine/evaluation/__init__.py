@@ -4,7 +4,14 @@ from gan_refine.evaluation.baselines import baselines
 from gan_refine.evaluation.evaluate import evaluate
 from gan_refine.evaluation.images import generator_images, grid_latents, render
 from gan_refine.evaluation.sampled_teacher import SampledTeacher
-from gan_refine.evaluation.samples import SamplingOptions, Teacher, TeacherSamples, are_cached, teacher_samples
+from gan_refine.evaluation.samples import (
+    SamplingOptions,
+    Teacher,
+    TeacherSamples,
+    are_cached,
+    labels_of,
+    teacher_samples,
+)
 from gan_refine.evaluation.statistics import Estimate, Interval, PairedComparison, estimate, gap_closed, interval
 from gan_refine.evaluation.table import FLOOR, Measured, Table, tabulate, verdict
 from gan_refine.evaluation.yardsticks import (
@@ -44,6 +51,7 @@ __all__ = [
     "generator_images",
     "grid_latents",
     "interval",
+    "labels_of",
     "open_yardsticks",
     "render",
     "tabulate",

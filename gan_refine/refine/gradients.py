@@ -15,7 +15,7 @@ from gan_refine.refine.regularizers import forward_regularized
 from gan_refine.refine.state import RefineState, Watched
 
 # Random streams apart from those of the steps, which are 0 for the generator and 1, 2, ... for the auxiliary networks.
-WARMUP_STREAM, POOL_STREAM = 2000, 2002
+WARMUP_STREAM = 2000
 
 
 def micro_batches(state: RefineState, images: int, stream: int) -> Iterator[tuple[Latents, torch.Generator]]:
@@ -88,4 +88,6 @@ def optimizer_step(state: RefineState, name: str, rates: list[float]) -> None:
         optimizer.step()
         if name == "auxiliary":
             state.objective.auxiliary_stepped(state.options.batch)
+        else:
+            state.objective.generator_stepped(state.options.batch)
     optimizer.zero_grad(set_to_none=True)

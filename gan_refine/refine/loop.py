@@ -1,4 +1,4 @@
-"""The loop: rounds of warm-up, target pool and learning, one unit of work at a time."""
+"""The loop: a warm-up, then auxiliary networks and generator in turn, one unit of work at a time."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +15,6 @@ from gan_refine.refine.gradients import (
     optimizer_step,
 )
 from gan_refine.refine.health import Health
-from gan_refine.refine.pool import make_targets, target_gradient
 from gan_refine.refine.schedule import generator_rates, rate_factor
 from gan_refine.refine.state import RefineState
 
@@ -35,8 +34,7 @@ def refine(generator: Generator, objective: Objective, options: RefineOptions) -
     """Trains `generator` in place and yields after every tick of about `tick_images`, and at the end.
 
     In a warm-up the auxiliary networks learn alone for `warmup_images`, since the gradient of a score model equal to the teacher is
-    zero. Then the generator learns a pool of its own images moved along the objective's gradient (see `make_targets`), and so on;
-    or, with `pool_images` 0, auxiliary networks and generator alternate on fresh batches (Algorithm 1 of arXiv:2305.18455).
+    zero. Then auxiliary networks and generator alternate on fresh batches (Algorithm 1 of arXiv:2305.18455).
     Opens no data set and no file. A step whose gradient is not finite is skipped and counted in the health record.
     """
     for progress in advance(RefineState(generator, objective, options)):
@@ -52,12 +50,9 @@ def advance(state: RefineState) -> Iterator[Progress | None]:
     """
     while not state.finished:
         if state.warm < state.warmup_images:
-            auxiliary_gradient(state, state.round_start + state.warm, WARMUP_STREAM)
+            auxiliary_gradient(state, state.warm, WARMUP_STREAM)
             optimizer_step(state, "auxiliary", state.auxiliary_rates)
             state.warm += state.options.batch
-        elif len(state.pool) < state.pool_batches:
-            made = len(state.pool) * state.options.batch
-            state.pool.append(make_targets(state, state.round_start + made))
         else:
             _learn(state)
         state.steps += 1
@@ -70,12 +65,10 @@ def advance(state: RefineState) -> Iterator[Progress | None]:
 
 
 def _learn(state: RefineState) -> None:
-    """One step of the generator; without a pool after those of the auxiliary networks. The last pass over a pool ends the round."""
+    """One step of the generator, after those of the auxiliary networks."""
     options = state.options
     factor = rate_factor(state, state.images + options.batch)
-    if state.pool:
-        target_gradient(state, state.pool[state.images // options.batch % len(state.pool)])
-    elif state.objective.joint:
+    if state.objective.joint:
         joint_gradient(state, state.images, 0)
         optimizer_step(state, "auxiliary", [rate * factor for rate in state.auxiliary_rates])
     else:
@@ -86,8 +79,6 @@ def _learn(state: RefineState) -> None:
     optimizer_step(state, "generator", generator_rates(state, factor))
     state.images += options.batch
     state.average.update(state.generator, state.images, options.batch)
-    if state.pool and state.images - state.round_start >= state.round_images:
-        state.round_start, state.warm, state.pool = state.images, 0, []
 
 
 def _tick(state: RefineState) -> Progress | None:

@@ -8,7 +8,6 @@ import torch
 from gan_refine.errors import MismatchError
 from gan_refine.refine.health import Health, HealthRecord
 from gan_refine.refine.modules import Tensors, load_tensors, module_tensors
-from gan_refine.refine.pool import TargetRecord, gather_targets, load_target
 from gan_refine.refine.state import COUNTERS, RefineState
 
 
@@ -21,7 +20,6 @@ class StateRecord(TypedDict):
     average: Tensors
     objective: Tensors
     optimizers: dict[str, dict[str, object]]
-    pool: list[list[TargetRecord]]
     health: HealthRecord
     rng: torch.Tensor
 
@@ -29,7 +27,7 @@ class StateRecord(TypedDict):
 def record_state(state: RefineState) -> StateRecord:
     """For a checkpoint; holds the tensors themselves, so that it must be written before the next step.
 
-    Every process must call it: the target pool is gathered. The objective's frozen modules are left out.
+    The objective's frozen modules are left out.
     """
     weights = _weights(state)
     return {
@@ -39,7 +37,6 @@ def record_state(state: RefineState) -> StateRecord:
         "average": weights["average"],
         "objective": weights["objective"],
         "optimizers": {name: optimizer.state_dict() for name, optimizer in state.optimizers.items()},
-        "pool": [gather_targets(batch) for batch in state.pool],
         "health": state.health.record(),
         "rng": torch.get_rng_state(),
     }
@@ -61,20 +58,15 @@ def load_state(state: RefineState, record: StateRecord) -> None:
     for name in COUNTERS:
         setattr(state, name, record["counters"][name])
     state.reset_skips(record["skips"])
-    state.pool = [
-        [load_target(batch[number], state.device) for number in state.micro_batch_numbers] for batch in record["pool"]
-    ]
     state.health = Health.from_record(record["health"])
     torch.set_rng_state(record["rng"])
 
 
 def expected_bytes(state: RefineState) -> int:
-    """About what a checkpoint will take once the optimizers have moments and the pool is full."""
+    """About what a checkpoint will take once the optimizers have moments."""
     weights = sum(tensor.nbytes for tensors in _weights(state).values() for tensor in tensors.values())
     moments = 2 * sum(parameter.nbytes for parameter in state.trained_parameters())
-    spec = state.generator.spec
-    pool = state.pool_batches * state.options.batch * 4 * spec.channels * spec.resolution**2
-    return weights + moments + pool
+    return weights + moments
 
 
 def fingerprints(state: RefineState) -> dict[str, bytes]:

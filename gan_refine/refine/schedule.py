@@ -17,14 +17,9 @@ def lr_factor(done: float, rampup_share: float, decay_share: float) -> float:
 
 
 def rate_factor(state: RefineState, images: int) -> float:
-    """The factor of all learning rates after `images` images.
-
-    It rises once in a run and falls once in each round, so that each target pool is made of a converged generator.
-    """
-    options, left = state.options, state.options.total_images - state.round_start
-    length = min(state.round_images or left, left)
-    fall = lr_factor((images - state.round_start) / length, 0.0, options.lr_decay) if left > 0 else 0.0
-    return lr_factor(images / options.total_images, options.lr_rampup, 0.0) * fall
+    """The factor of all learning rates after `images` images: it rises at the start of a run and falls at its end."""
+    options, done = state.options, images / state.options.total_images
+    return lr_factor(done, options.lr_rampup, 0.0) * lr_factor(done, 0.0, options.lr_decay)
 
 
 def generator_rates(state: RefineState, factor: float) -> list[float]:

@@ -1,9 +1,8 @@
-"""The state of a run: networks, optimizers, the target pool and the counters."""
+"""The state of a run: networks, optimizers and counters."""
 
-import math
 from collections import deque
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -17,11 +16,8 @@ from gan_refine.refine.health import Health
 from gan_refine.refine.parameters import freeze_others, trainable_groups
 from gan_refine.refine.regularizers import L2Regularizer
 
-if TYPE_CHECKING:
-    from gan_refine.refine.pool import Target
-
 KEPT = 1000  # micro-batches that a diagnosis looks back
-COUNTERS = ("steps", "images", "round_start", "warm", "last_tick")
+COUNTERS = ("steps", "images", "warm", "last_tick")
 
 
 class Watched(NamedTuple):
@@ -39,7 +35,7 @@ class Watched(NamedTuple):
 
 
 class RefineState:
-    """Generator, average, objective, optimizers, target pool and counters of a run: all that `advance` changes.
+    """Generator, average, objective, optimizers and counters of a run: all that `advance` changes.
 
     Random numbers need no state: they depend on the seed, the images seen and the number of the micro-batch. The generator's
     original, which the regularizer uses, is the generator as it is when this is constructed.
@@ -60,12 +56,10 @@ class RefineState:
         if groups:
             self.optimizers["auxiliary"] = self._adam([group.parameters for group in groups])
         self.auxiliary_rates = [options.score_lr if group.lr is None else group.lr for group in groups]
-        self.steps = 0  # units of work done: warm-up steps, batches of a pool, steps of the generator
+        self.steps = 0  # units of work done: steps of the warm-up and of the generator
         self.images = 0  # shown to the generator
-        self.round_start = 0  # `images` at the start of this round of warm-up, pool and learning
-        self.warm = 0  # images that the auxiliary networks have learned from in this round's warm-up
+        self.warm = 0  # images that the auxiliary networks have learned from in the warm-up
         self.last_tick = 0
-        self.pool: list[list[Target]] = []  # batch by batch, this process's micro-batches of each
         self.health = Health()
         self.reset_skips()
         self.watched: deque[Watched] = deque(maxlen=KEPT)
@@ -95,32 +89,12 @@ class RefineState:
         return self.options.warmup_images if "auxiliary" in self.optimizers else 0
 
     @property
-    def pool_batches(self) -> int:
-        return math.ceil(self.options.pool_images / self.options.batch)
-
-    @property
-    def round_images(self) -> int:
-        """Images that the generator sees in one round: all passes over its pool; 0 without pools."""
-        return self.pool_batches * self.options.batch * self.options.pool_epochs
-
-    @property
-    def pool_step_size(self) -> float:
-        """The multiple of the gradient by which the images of this round's pool move in all.
-
-        The score model knows more of the difference in each round than in the one before, so later steps are smaller.
-        """
-        round_number = 1 + self.round_start // self.round_images
-        return self.options.pool_step_size / round_number**self.options.pool_step_size_decay
-
-    @property
     def phase(self) -> str:
         """What the next steps are for, and how far that is."""
         if self.finished:
             return f"all {self.images} images"
         if self.warm < self.warmup_images:
             return f"warm-up: {self.warm} of {self.options.warmup_images} images"
-        if len(self.pool) < self.pool_batches:
-            return f"target pool: {len(self.pool) * self.options.batch} of {self.options.pool_images} images"
         return f"{self.images} of {self.options.total_images} images"
 
     @property

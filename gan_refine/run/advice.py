@@ -31,14 +31,13 @@ def _worse(record: RunRecord) -> list[str]:
         return []
     return [
         f"The last snapshot is worse than the original by the first metric ({curve[0].value:.3f} -> {curve[-1].value:.3f}; lower "
-        "is better): lower --glr, a smaller --pool-step-size, or --l2-images=1. network-refined-best.pkl keeps the best so far."
+        "is better): lower --glr, or --l2-images=1. network-refined-best.pkl keeps the best so far."
     ]
 
 
 def _gap_rises(record: RunRecord) -> list[str]:
-    """Only without target pools: with them, each estimate has a score model that has learned for longer."""
     values = [value for _, value in record.series("remaining_nats")]
-    if record.options.refine.pool_images or len(values) < 3 or values[-1] <= RISE * values[0]:
+    if len(values) < 3 or values[-1] <= RISE * values[0]:
         return []
     return [
         f"The data-free estimate rose from {values[0]:.2f} to {values[-1]:.2f} nats: lower --glr, or let the score model keep up "

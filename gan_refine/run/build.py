@@ -1,6 +1,7 @@
 """From the options of a run to its objects: generator, teacher, objective and metrics."""
 
 import copy
+import math
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -12,9 +13,19 @@ import torch
 from gan_refine import assets
 from gan_refine.config import build_options, choose, parse_spec
 from gan_refine.errors import MismatchError, OptionError
-from gan_refine.evaluation import RANKING, Sources, Teacher, YardstickOptions, Yardsticks, find_sources
+from gan_refine.evaluation import (
+    RANKING,
+    SamplingOptions,
+    Sources,
+    Teacher,
+    YardstickOptions,
+    Yardsticks,
+    find_sources,
+    labels_of,
+    teacher_samples,
+)
 from gan_refine.generators import BridgeOptions, PretrainedGenerator, bridge, can_bridge
-from gan_refine.interfaces import Generator, ImageSpec, Objective
+from gan_refine.interfaces import Generator, ImageSpec, Objective, SampleRequest
 from gan_refine.labels import UNIFORM, parse_frequencies
 from gan_refine.metrics import OnProgress, Result, only_reports
 from gan_refine.objectives import GanFile, build_objective, complete_spec, objective_class
@@ -25,7 +36,8 @@ from gan_refine.run.options import AUTO, RunOptions, absolute, file_digest
 from gan_refine.run.trackers import check_trackers
 from gan_refine.teachers import in_precision, recompute_activations
 
-CHECKPOINT_FORMAT = 3
+CHECKPOINT_FORMAT = 4
+LEARNING_SEED = 7_000_002  # plus --objective's sample_seed: of the teacher's samples that the objective learns from
 
 
 class Header(TypedDict):
@@ -49,7 +61,7 @@ class Run:
     teacher: Teacher
     objective: Objective
     sources: Sources | None  # what it is measured by; None with --metrics=none
-    yardsticks: Yardsticks | None  # a draft until `open_yardsticks`
+    yardsticks: Yardsticks | None  # a draft until `open_references`
     full_size: bool  # whether they measure full-size images of a bridged generator; False without a bridge
 
     @property
@@ -71,10 +83,23 @@ class Run:
         """A refined pickle of this run, on its device, whose latents are drawn as this run draws them."""
         return prepare(type(self.gan.generator).load(path, self.options.which), self.options)
 
-    def open_yardsticks(self, progress: OnProgress) -> None:
-        """Makes the references that generators are measured against. Every process must call it, once, before `measure`."""
+    @property
+    def sampling(self) -> list[SamplingOptions]:
+        """The samples of the teacher that the run needs: to measure against, and for the objective to learn from."""
+        measured = self.sources is not None and self.sources.teacher is not None
+        found = [self.sources.sampling] if measured and self.sources is not None else []
+        wanted = self.objective.wanted_samples
+        return found if wanted is None else [*found, learning_samples(wanted)]
+
+    def open_references(self, progress: OnProgress) -> None:
+        """Makes what generators are measured against and learn from. Every process must call it, once, before `measure`."""
         if self.sources is not None:
             self.yardsticks = self.sources.open(progress)
+        if (wanted := self.objective.wanted_samples) is not None:
+            options = learning_samples(wanted)
+            made = teacher_samples(self.teacher, options, progress)
+            images = torch.cat([made.reference, made.others])[: wanted.number]
+            self.objective.give_samples(images, labels_of(self.teacher, options)[: wanted.number])
 
     def measure(
         self, generator: Generator, progress: OnProgress, seed: int | None = None, table: bool = False
@@ -99,10 +124,15 @@ class Run:
         return generator.full_size() if self.full_size else self.generator.with_full_size(generator.full_size())
 
 
+def learning_samples(wanted: SampleRequest) -> SamplingOptions:
+    """How they are made: unlike those that generators are measured against."""
+    return SamplingOptions(math.ceil(wanted.number / 2), wanted.steps, LEARNING_SEED + wanted.seed)
+
+
 def build(options: RunOptions, automatic: Collection[str] = ()) -> Run:
     """Reads both networks and builds the objective and the draft of the metrics. Writes nothing. Raises UserError.
 
-    `automatic` are the fields of `options.refine` that the objective's class decides (pool_images, glr).
+    `automatic` are the fields of `options.refine` that the objective's class decides (glr).
     """
     check_trackers(options)
     opened = open_teacher(options.teacher, options.trust_pickle, options.device)
@@ -140,14 +170,10 @@ def resolve(
     assert teacher.path is not None, "the teacher of a run comes from a file"
     refine, objective = options.refine, options.objective
     if objective == AUTO:
-        alternating = "pool_images" not in automatic and refine.pool_images == 0
-        objective = "diff-instruct" if alternating else "di-perceptual"
+        objective = "di-gan"
     cls = objective_class(objective)
-    if "pool_images" in automatic:
-        refine = replace(refine, pool_images=cls.default_pool_images)
     if "glr" in automatic:
-        rate = cls.default_pool_lr if refine.pool_images else cls.default_lr
-        refine = replace(refine, glr=min(rate, generator.max_default_lr))
+        refine = replace(refine, glr=min(cls.default_lr, generator.max_default_lr))
     return replace(
         options,
         objective=complete_spec(objective),

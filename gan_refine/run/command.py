@@ -13,13 +13,12 @@ from gan_refine.run.options import RunOptions
 KIMG = {
     "kimg": "total_images",
     "warmup_kimg": "warmup_images",
-    "pool_kimg": "pool_images",
     "ema_kimg": "ema_halflife_images",
     "tick": "tick_images",
 }  # options in thousands of images -> fields of RefineOptions
 FLAGS = ("recompute", "trust_pickle", "report", "tensorboard", "wandb")
 NOT_GIVEN = ("refine", "gan_sha256", "teacher_sha256")  # fields that are no options
-ALWAYS = ("gan", "teacher", "objective", "pool_images", "glr")  # whose defaults depend on other options
+ALWAYS = ("gan", "teacher", "objective", "glr")  # whose defaults depend on other options
 
 
 def command_line(options: RunOptions, left_out: Collection[str] = ()) -> str:

@@ -131,7 +131,7 @@ def clock_of(options: EvaluateOptions, generators: dict[str, Generator], sources
     """A clock that expects all images to take as long as a few of them take now."""
     seconds = seconds_of_evaluation(next(iter(generators.values())), sources.detectors)
     images = options.fid_seeds * len(generators) * options.images
-    return Clock(say, sampling_phase(sources) | {EVALUATION: Phase(images, seconds)})
+    return Clock(say, sampling_phase(sources.teacher, [sources.sampling]) | {EVALUATION: Phase(images, seconds)})
 
 
 def measure_all(

@@ -29,7 +29,7 @@ class RunHistory:
     best_step: int | None = None  # whose checkpoint is kept; None while the original is the best
     best_digest: str | None = None  # SHA-256 of the best pickle
     first_nats: float | None = None
-    last_nats: float | None = None  # of a later tick than the first's; each target pool has one estimate
+    last_nats: float | None = None  # of a later tick than the first's
     seconds: float = 0.0
     pending: bool = False  # a snapshot was due and is not done
 

@@ -88,7 +88,7 @@ def introduce(run: Run) -> None:
 def clock_of(run: Run, plan: Plan) -> Iterator[Clock]:
     """A clock that runs inside, with the references made under it. Raises UserError."""
     with Clock(say, plan.phases).running() as clock:
-        run.open_yardsticks(clock.enter(SAMPLES if SAMPLES in plan.phases else "references"))
+        run.open_references(clock.enter(SAMPLES if SAMPLES in plan.phases else "references"))
         measured = () if run.yardsticks is None else run.yardsticks.all
         for read in {reference.images_read for each in measured for reference in each.given} - {None}:
             say(f"Reference: {run.options.fid_ref}, {read}.")

@@ -215,7 +215,7 @@ def charts(record: RunRecord) -> list[Chart]:
         Chart("data-free gap", note, [Series("data-free gap", total)] if total else []),
         Chart("data-free gap by band of sigma", "nats for each unit of ln sigma", bands),
         *gradients,
-        Chart("images a second", "since the tick before, warm-up and pools included", _speed(record)),
+        Chart("images a second", "since the tick before, warm-up included", _speed(record)),
     ]
     return [*found, *(chart for chart in others if chart.series)]
 

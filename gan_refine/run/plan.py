@@ -9,14 +9,14 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from gan_refine.evaluation import Sources, are_cached, render
+from gan_refine.evaluation import SamplingOptions, Teacher, are_cached, render
 from gan_refine.foundation import distributed
 from gan_refine.interfaces import Denoiser, Generator
 from gan_refine.metrics import Detector
 from gan_refine.noise import rng_for
-from gan_refine.refine import RefineState, expected_bytes, make_targets
+from gan_refine.refine import RefineState, expected_bytes
+from gan_refine.refine.fitting import give_stand_ins
 from gan_refine.refine.gradients import WARMUP_STREAM, auxiliary_gradient, generator_gradient
-from gan_refine.refine.pool import target_gradient
 from gan_refine.refine.state import micro_batch_numbers
 from gan_refine.run.build import Run
 from gan_refine.run.clock import Phase, duration
@@ -24,7 +24,7 @@ from gan_refine.run.ranks import broadcast_from_rank0
 
 MEASURED = 8  # images of a measured step on a CPU at most, fewer if the teacher takes more than a second for them
 STREAM = 5001
-SAMPLES, WARMUP, TARGETS, LEARNING = "teacher samples", "warm-up", "target pool", "learning"
+SAMPLES, WARMUP, LEARNING = "teacher samples", "warm-up", "learning"
 EVALUATION, TABLES = "evaluation", "final tables"
 
 
@@ -33,7 +33,6 @@ class Plan:
     """The phases of a run, and what it needs."""
 
     phases: dict[str, Phase]
-    rounds: int
     snapshots: int
     memory: int  # bytes
     checkpoint: int  # bytes
@@ -48,15 +47,11 @@ def make_plan(run: Run) -> Plan:
 
     Raises OptionError for a batch that these processes cannot share.
     """
-    options, rounds = run.options.refine, 1
+    options = run.options.refine
     micro_batch_numbers(options)
     state = _small_state(run)
-    if options.pool_images:
-        in_round = math.ceil(options.pool_images / options.batch) * options.batch * options.pool_epochs
-        rounds = math.ceil(options.total_images / in_round)
     snapshots = math.ceil(math.ceil(options.total_images / options.tick_images) / run.options.snap)
-    images = {WARMUP: state.warmup_images, TARGETS: options.pool_images}
-    images = {name: number * rounds for name, number in images.items()} | {LEARNING: options.total_images}
+    images = {WARMUP: state.warmup_images, LEARNING: options.total_images}
     seconds, size = _seconds_of_steps(state, run.options.device), state.options.batch_gpu
     phases = {name: Phase(number, seconds[name]) for name, number in images.items() if number}
     if run.sources is not None:
@@ -64,17 +59,22 @@ def make_plan(run: Run) -> Plan:
         one, every = (seconds_of_evaluation(shown, d, size) for d in (run.sources.detectors[:1], run.sources.detectors))
         # The tables have the floor too, and the detectors see the samples of the reference.
         phases |= {EVALUATION: Phase((1 + snapshots) * number, one), TABLES: Phase((2 + 2 * sets) * number, every)}
-        phases = sampling_phase(run.sources, size) | phases
-    return Plan(phases, rounds, snapshots, _memory(run, state), expected_bytes(state), "auxiliary" in state.optimizers)
+    samples = sampling_phase(run.teacher, run.sampling, size)
+    return Plan(
+        samples | phases, snapshots, _memory(run, state), expected_bytes(state), "auxiliary" in state.optimizers
+    )
 
 
-def sampling_phase(sources: Sources, size: int = MEASURED) -> dict[str, Phase]:
+def sampling_phase(
+    teacher: Teacher | None, wanted: Sequence[SamplingOptions], size: int = MEASURED
+) -> dict[str, Phase]:
     """The teacher's samples that are to be made, with the time of one as measured; empty if there are none or they are cached."""
-    if sources.teacher is None or are_cached(sources.teacher, sources.sampling):
+    missing = [] if teacher is None else [options for options in wanted if not are_cached(teacher, options)]
+    if teacher is None or not missing:
         return {}
-    options, denoiser = sources.sampling, sources.teacher.denoiser
-    seconds = options.steps * _seconds_of_image(lambda: _denoise(denoiser, size), size, _device(denoiser))
-    return {SAMPLES: Phase(2 * options.images, seconds)}
+    images, calls = sum(2 * each.images for each in missing), sum(2 * each.images * each.steps for each in missing)
+    one = _seconds_of_image(lambda: _denoise(teacher.denoiser, size), size, _device(teacher.denoiser))
+    return {SAMPLES: Phase(images, one * calls / images)}
 
 
 def seconds_of_evaluation(generator: Generator, detectors: Sequence[Detector], size: int = MEASURED) -> float:
@@ -106,10 +106,12 @@ def _small_state(run: Run) -> RefineState:
     if torch.device(run.options.device).type != "cuda":
         slow = _seconds_of_image(lambda: _denoise(run.teacher.denoiser, 1), 1, run.options.device)
         size = min(MEASURED, size, max(int(1 / slow), 1))
-    size = int(broadcast_from_rank0(lambda: str(size).encode()))  # processes exchange targets of one size
+    size = int(broadcast_from_rank0(lambda: str(size).encode()))
     kept: dict[int, object] = {id(module): module for module in run.objective.frozen_modules()}
     small = replace(options, batch=size * distributed.get_world_size(), batch_gpu=size)
-    return RefineState(copy.deepcopy(run.generator), copy.deepcopy(run.objective, kept), small)
+    state = RefineState(copy.deepcopy(run.generator), copy.deepcopy(run.objective, kept), small)
+    give_stand_ins(state.objective, run.teacher.denoiser.spec)
+    return state
 
 
 def _seconds_of_steps(state: RefineState, device: str) -> dict[str, float]:
@@ -117,10 +119,6 @@ def _seconds_of_steps(state: RefineState, device: str) -> dict[str, float]:
     work: dict[str, Callable[[], object]] = {LEARNING: lambda: _alternate(state)}
     if "auxiliary" in state.optimizers:
         work[WARMUP] = lambda: auxiliary_gradient(state, 0, WARMUP_STREAM)
-    if state.options.pool_images:
-        targets = make_targets(state, 0)
-        work[TARGETS] = lambda: make_targets(state, 0)
-        work[LEARNING] = lambda: target_gradient(state, targets)
     return {name: _seconds_of_image(step, state.options.batch_gpu, device) for name, step in work.items()}
 
 
@@ -157,15 +155,12 @@ def _memory(run: Run, state: RefineState) -> int:
 def plan_lines(run: Run, plan: Plan) -> list[str]:
     """The plan in ten lines at most."""
     options, refine = run.options, run.options.refine
-    warmup = f"{refine.warmup_images / 1000:g} kimg warm-up"
-    pools = f"{plural(plan.rounds, 'round')} of {warmup} and a pool of {refine.pool_images / 1000:g} kimg"
-    method = pools if refine.pool_images else f"{warmup}, then fresh batches"
     measured = "nothing" if options.metrics == "none" else f"{options.metrics} of {options.eval_images} images"
     parts = ", ".join(f"{name} {duration(phase.total)}" for name, phase in plan.phases.items())
     disk = (options.keep + 1) * plan.checkpoint / 2**20
     return [
         f"length    {refine.total_images / 1000:g} kimg, batch {refine.batch}, {refine.batch_gpu} at a time, on {options.device}",
-        f"method    {method}",
+        f"method    {options.objective.partition(',')[0]}, {refine.warmup_images / 1000:g} kimg warm-up",
         f"rates     generator {refine.glr:g}, score model {refine.score_lr:g}",
         f"measures  {measured}, before and at {plural(plan.snapshots, 'snapshot')}",
         *_call_lines(run, plan),
@@ -181,14 +176,16 @@ def plural(number: int, noun: str) -> str:
 
 def _call_lines(run: Run, plan: Plan) -> list[str]:
     """How often each network is called, in thousands of images."""
-    refine, images = run.options.refine, plan.images
-    steps = refine.pool_euler_steps if refine.pool_images else 1
-    moved = steps * images(TARGETS if refine.pool_images else LEARNING)
-    extra = 0 if refine.pool_images else images(LEARNING) * run.objective.auxiliary_steps
+    images = plan.images
+    extra = images(LEARNING) * run.objective.auxiliary_steps
     tables = 0 if run.sources is None else images(TABLES) - 2 * run.options.eval_images
-    made = images(WARMUP) + images(TARGETS) + images(LEARNING) + images(EVALUATION) + tables + extra
-    sampled = images(SAMPLES) * run.options.teacher_steps
-    calls = {"generator": made, "teacher": moved + sampled, "score model": moved + images(WARMUP) + extra}
+    made = images(WARMUP) + images(LEARNING) + images(EVALUATION) + tables + extra
+    sampled = sum(2 * each.images * each.steps for each in run.sampling if not are_cached(run.teacher, each))
+    calls = {
+        "generator": made,
+        "teacher": images(LEARNING) + sampled,
+        "score model": images(LEARNING) + images(WARMUP) + extra,
+    }
     if not plan.trains_auxiliary:
         del calls["score model"]
     return ["calls     " + ", ".join(f"{name} {number / 1000:.1f} kimg" for name, number in calls.items())]
@@ -196,18 +193,13 @@ def _call_lines(run: Run, plan: Plan) -> list[str]:
 
 def done_images(state: RefineState) -> dict[str, int]:
     """How many images of each phase of the loop are done."""
-    rounds = state.round_start // state.round_images if state.round_images else 0
-    warm, moved = rounds * state.warmup_images + state.warm, len(state.pool) * state.options.batch
-    return {WARMUP: warm, TARGETS: rounds * state.options.pool_images + moved, LEARNING: state.images}
+    return {WARMUP: state.warm, LEARNING: state.images}
 
 
 def next_phase(state: RefineState) -> tuple[str, int]:
-    """The phase of the next unit of work, and the images of this round's share of it if it is the first of them, else 0."""
+    """The phase of the next unit of work, and the images of it if it is the first of them, else 0."""
     if state.finished:
         return LEARNING, 0
     if state.warm < state.warmup_images:
         return WARMUP, 0 if state.warm else state.warmup_images
-    if len(state.pool) < state.pool_batches:
-        return TARGETS, 0 if state.pool else state.options.pool_images
-    left = state.options.total_images - state.images
-    return LEARNING, 0 if state.images > state.round_start else min(state.round_images or left, left)
+    return LEARNING, 0 if state.images else state.options.total_images

@@ -1,0 +1,289 @@
+"""Diff-Instruct, an adversarial loss and Frechet distances together; teacher samples take the place of data."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gan_refine.config import RATE, STEPS, Range, require, require_ranges
+from gan_refine.errors import OptionError
+from gan_refine.features import activation_layers
+from gan_refine.foundation import distributed
+from gan_refine.interfaces import (
+    Denoiser,
+    Images,
+    ImageSpec,
+    Labels,
+    Loss,
+    Objective,
+    ParameterGroup,
+    PerSample,
+    PixelBytes,
+    SampleRequest,
+)
+from gan_refine.networks.stylegan2 import Discriminator
+from gan_refine.noise import rng_for
+from gan_refine.objectives.diff_instruct import DiffInstruct, DiffInstructOptions
+from gan_refine.objectives.gan_file import GanFile, accepts_images
+from gan_refine.objectives.moments import ActivationSpace, Space, as_bytes, from_bytes
+from gan_refine.objectives.score_model import frozen
+from gan_refine.sampling import DEFAULT_STEPS, sample_images
+
+R1_INTERVAL = 16  # lazy regularization: one step in so many carries the penalty, multiplied by this number
+SAMPLE_STREAM, REFERENCE_STREAM = 2001, 2003
+SAMPLE_BATCH = 250
+CALIBRATION_STEPS = 16  # at the start, over which the sizes of the gradients are compared
+SMALLEST_SIZE = 1e-3  # of a gradient at the start, for which it is scaled up
+WIDTH = 64  # channels at most, of a new discriminator
+
+
+@dataclass(frozen=True)
+class DiGanOptions:
+    """The weights of the four losses, whose gradients at the images have mean square 1 at the start; 0 leaves one out.
+
+    `discriminator` auto is the GAN's own where its file has one for such images; else the adversarial loss is left out, and
+    `activations` is at least 1.
+    """
+
+    diff_instruct: float = 0.5
+    adversarial: float = 1.0
+    pixels: float = 0.5  # Frechet distance of pixels
+    activations: float = 0.0  # Frechet distance of activations of the teacher's network
+    score_steps: int = 1  # steps of the score model and of the discriminator for each step of the generator
+    samples: int = 8192  # of the teacher, made once before the first step
+    steps: int = DEFAULT_STEPS  # calls of the teacher for each sample
+    sample_seed: int = 0
+    window: int = 2048  # the newest images of the generator, whose moments are compared
+    discriminator: Literal["auto", "pickle", "fresh"] = "auto"
+    discriminator_lr: float = 2e-3
+    r1_gamma: float = 0.1
+
+    def __post_init__(self) -> None:
+        names = ("diff_instruct", "adversarial", "pixels", "activations")
+        require_ranges(self, {name: Range(0, 1e6) for name in (*names, "r1_gamma")})
+        counts = {"samples": Range(64, 10**7), "window": Range(2, 10**7), "score_steps": Range(1, 10_000)}
+        require_ranges(self, {**counts, "steps": STEPS, "sample_seed": Range(0, 10**6), "discriminator_lr": RATE})
+        given = any(getattr(self, name) for name in names)
+        require("diff_instruct", self.diff_instruct, given, "one of the four weights above 0")
+
+
+class DiGan(Objective):
+    """The sum of up to four losses, each scaled once so that its gradient at the images has the size that its weight says.
+
+    1. Diff-Instruct, eq. 3.2 of arXiv:2305.18455, with its score model.
+    2. The non-saturating logistic loss against a discriminator of teacher samples and fakes, with R1 (arXiv:1801.04406, lazily as
+       in arXiv:1912.04958): by Cor. 3.5 of arXiv:2305.18455 it is Diff-Instruct's integral with all its weight at sigma 0.
+    3. and 4. Frechet distances to the teacher samples, in pixels and in the teacher's activations (arXiv:2604.28190, with the
+       moments of the newest images in place of an average).
+    """
+
+    Options = DiGanOptions
+    default_lr = 5e-4
+    samples: Tensor  # buffers, so that checkpoints hold them
+    sample_labels: Tensor
+    energies: (
+        Tensor  # [steps, losses]: mean squared norms of the losses' gradients in the first steps with full windows
+    )
+    provisional: Tensor  # [1, losses]: those of the last step before
+
+    def __init__(self, teacher: Denoiser, options: DiGanOptions | None = None, gan: GanFile | None = None) -> None:
+        super().__init__()
+        self.options, self.gan, self.teacher = options or DiGanOptions(), gan or GanFile(), teacher
+        self.wanted_samples = SampleRequest(self.options.samples, self.options.steps, self.options.sample_seed)
+        spec = teacher.spec
+        self.diff_instruct = DiffInstruct(teacher, DiffInstructOptions()) if self.options.diff_instruct else None
+        self.discriminator = _choose_discriminator(self.options, self.gan, spec) if self.options.adversarial else None
+        learning = self.diff_instruct is not None or self.discriminator is not None
+        self.auxiliary_steps = self.options.score_steps if learning else 0
+        replaces = bool(self.options.adversarial) and self.discriminator is None
+        activations = max(self.options.activations, float(replaces)) if activation_layers(teacher) else 0.0
+        pairs: list[tuple[float, Callable[[], Space]]] = [
+            (self.options.pixels, Space),
+            (activations, lambda: ActivationSpace(teacher)),
+        ]
+        self.spaces = nn.ModuleList(make() for weight, make in pairs if weight)
+        own = [
+            *([self.options.diff_instruct] if self.diff_instruct is not None else []),
+            *([self.options.adversarial] if self.discriminator is not None else []),
+        ]
+        self.weights = [*own, *(weight for weight, _ in pairs if weight)]
+        self.register_buffer("sample_labels", torch.empty([0, spec.num_classes]))
+        self.register_buffer(
+            "samples", torch.empty([0, spec.channels, spec.resolution, spec.resolution], dtype=torch.uint8)
+        )
+        for name in ("energies", "provisional"):
+            self.register_buffer(name, torch.zeros([0, len(self.weights)]))
+        self._pending: list[list[Tensor]] = []  # features of this step's micro-batches, by space
+        self._sizes: list[Tensor] = []  # squared norms of their gradients, by loss
+
+    def auxiliary_groups(self) -> list[ParameterGroup]:
+        own = (
+            []
+            if self.discriminator is None
+            else [ParameterGroup(list(self.discriminator.parameters()), self.options.discriminator_lr)]
+        )
+        return [*own, *([] if self.diff_instruct is None else self.diff_instruct.auxiliary_groups())]
+
+    def frozen_modules(self) -> list[nn.Module]:
+        return [self.teacher]
+
+    def notices(self) -> list[str]:
+        if not self.options.adversarial or self.discriminator is not None:
+            return []
+        return ["The GAN's file has no discriminator for such images: the teacher's activations are matched instead."]
+
+    def auxiliary_loss(self, fake: Images, labels: Labels, rng: torch.Generator) -> Loss:
+        """The score model's loss plus the discriminator's. The first windows are filled with the images of the warm-up."""
+        self._make_samples()
+        if not self._windows_are_full:
+            with torch.no_grad():
+                self._pending.append([space.features(fake, rng) for space in self._spaces])
+        losses = []
+        if self.diff_instruct is not None:
+            losses.append(self.diff_instruct.auxiliary_loss(fake, labels, rng))
+        if self.discriminator is not None:
+            losses.append(self._discriminator_loss(self.discriminator, fake, labels, rng))
+        per_sample = torch.stack([loss.per_sample for loss in losses]).sum(dim=0)
+        return Loss(per_sample, losses[0].sigma, losses[0].logs)
+
+    def generator_loss(self, fake: Images, labels: Labels, rng: torch.Generator) -> Loss:
+        """A surrogate loss whose gradient at the images is the weighted sum of all losses', each of mean square 1 at first."""
+        self._make_samples()
+        images = fake.detach().requires_grad_()
+        losses = self._losses(images, labels, rng)
+        gradients = [torch.autograd.grad(loss.per_sample.sum(), images)[0] for loss in losses]
+        if len(self.energies) < CALIBRATION_STEPS:
+            self._sizes.append(torch.stack([gradient.square().sum() for gradient in gradients]))
+        total = sum(
+            (scale * gradient for scale, gradient in zip(self._scales(), gradients, strict=True)),
+            torch.zeros_like(fake),
+        )
+        return Loss((total * fake).flatten(1).sum(1), losses[0].sigma, losses[0].logs)
+
+    def _losses(self, images: Images, labels: Labels, rng: torch.Generator) -> list[Loss]:
+        """Those that are present, in the order of the options."""
+        found = []
+        if self.diff_instruct is not None:
+            found.append(self.diff_instruct.generator_loss(images, labels, rng))
+        if self.discriminator is not None:
+            with frozen(self.discriminator):
+                logits = self.discriminator(images, labels if self.teacher.spec.num_classes else None)
+            found.append(_noiseless(F.softplus(-logits).flatten()))
+        vectors = [space.features(images, rng) for space in self._spaces]
+        self._pending.append([each.detach() for each in vectors])
+        for space, each in zip(self._spaces, vectors, strict=True):
+            pull = space.pull(each.detach()) if self._windows_are_full else torch.zeros_like(each)
+            found.append(_noiseless((each * pull).sum(dim=1)))
+        return found
+
+    def _scales(self) -> Tensor:
+        """The factor of each loss: its weight over the size of its gradient at the start; 0 where that is not known yet."""
+        known = self.energies if self._windows_are_full else self.provisional
+        weights = torch.tensor(self.weights, device=known.device)
+        return weights / known.mean(dim=0).sqrt().clamp(min=SMALLEST_SIZE) if len(known) else torch.zeros_like(weights)
+
+    def auxiliary_stepped(self, images: int) -> None:
+        if self.diff_instruct is not None:
+            self.diff_instruct.auxiliary_stepped(images)
+        self._push()
+
+    def generator_stepped(self, images: int) -> None:
+        """The images of the step enter the windows; in the first steps the sizes of the gradients are kept."""
+        if self._sizes:
+            total = distributed.sum_across(torch.stack(self._sizes).sum(dim=0)) / images
+            if self._windows_are_full:
+                self.energies = torch.cat([self.energies, total[None].to(self.energies)])
+            else:  # the spaces' gradients are still 0
+                self.provisional = total[None].to(self.energies)
+        self._sizes = []
+        self._push()
+
+    def _push(self) -> None:
+        """The features of this step enter the windows, in the order of the global batch."""
+        if self._pending:
+            for number, space in enumerate(self._spaces):
+                space.push(torch.cat([parts[number] for parts in self._pending]), self.options.window)
+        self._pending = []
+
+    @property
+    def _spaces(self) -> list[Space]:
+        return [space for space in self.spaces if isinstance(space, Space)]
+
+    @property
+    def _windows_are_full(self) -> bool:
+        return all(len(space.window) >= self.options.window for space in self._spaces)
+
+    def _discriminator_loss(self, network: nn.Module, fake: Images, labels: Labels, rng: torch.Generator) -> Loss:
+        """On detached fakes and as many teacher samples."""
+        index = torch.randint(len(self.samples), [len(fake)], generator=rng, device=rng.device).to(fake.device)
+        penalized = (
+            rng.initial_seed() % R1_INTERVAL == 0
+        )  # each batch has a seed of its own, and a device need not be asked
+        conditional = bool(self.teacher.spec.num_classes)
+        fake_labels, real_labels = (labels, self.sample_labels[index]) if conditional else (None, None)
+        gamma = self.options.r1_gamma if penalized else 0.0
+        real = from_bytes(self.samples[index])
+        return _noiseless(discriminator_loss(network, real, fake, real_labels, fake_labels, gamma))
+
+    def give_samples(self, images: PixelBytes, labels: Labels) -> None:
+        device = self.energies.device
+        self.samples, self.sample_labels = images.to(device), labels.to(device)
+        rng = rng_for(self.options.sample_seed, 0, 0, REFERENCE_STREAM)
+        for space in self._spaces:
+            space.set_reference(self.samples, rng)
+
+    def _make_samples(self) -> None:
+        """Where none were given: teacher samples, the same on every process."""
+        if len(self.samples):
+            return
+        count, steps, seed = self.options.samples, self.options.steps, self.options.sample_seed
+        rng = rng_for(seed, 0, 0, SAMPLE_STREAM)
+        made = list(sample_images(self.teacher, count, steps, SAMPLE_BATCH, rng, frequencies=self.gan.frequencies))
+        self.give_samples(
+            torch.cat([as_bytes(images) for images, _ in made]), torch.cat([labels for _, labels in made])
+        )
+
+
+def _noiseless(per_sample: PerSample) -> Loss:
+    return Loss(per_sample, torch.zeros_like(per_sample), {})
+
+
+def _choose_discriminator(options: DiGanOptions, gan: GanFile, spec: ImageSpec) -> nn.Module | None:
+    """The GAN's own discriminator, or a new one; None where `auto` finds none. Raises OptionError."""
+    if options.discriminator == "fresh":
+        base = WIDTH * 8 * max(spec.resolution // 16, 1)
+        return Discriminator(spec.num_classes, spec.resolution, spec.channels, "orig", base, WIDTH)
+    given = gan.discriminator()
+    problem = None
+    if given is None:
+        problem = "the GAN's file holds no discriminator"
+    elif not accepts_images(given, spec):
+        problem = f"the GAN's own discriminator is for images of its full size, the teacher's are {spec}"
+    elif getattr(given, "c_dim", 0) and not spec.num_classes:
+        problem = "the GAN's own discriminator needs the class of each image, which this teacher's samples do not have"
+    if problem is None and given is not None:
+        return given.requires_grad_(True)
+    if options.discriminator == "pickle":
+        raise OptionError(f"{problem}; give discriminator=fresh or discriminator=auto to the objective")
+    return None
+
+
+def discriminator_loss(
+    discriminator: nn.Module,
+    real: Images,
+    fake: Images,
+    real_labels: Labels | None,
+    fake_labels: Labels | None,
+    r1_gamma: float,
+) -> PerSample:
+    """softplus(-real) + softplus(fake), and R1's penalty at the real images unless `r1_gamma` is 0 (arXiv:1801.04406, eq. 9)."""
+    real = real.detach().requires_grad_(r1_gamma > 0)
+    logits = discriminator(real, real_labels)
+    loss = F.softplus(-logits).flatten() + F.softplus(discriminator(fake, fake_labels)).flatten()
+    if r1_gamma > 0:
+        (gradient,) = torch.autograd.grad(logits.sum(), real, create_graph=True)
+        loss = loss + r1_gamma / 2 * R1_INTERVAL * gradient.square().flatten(1).sum(1)
+    return loss

@@ -1,0 +1,191 @@
+"""Diff-Instruct, an adversarial loss and Frechet distances together."""
+
+import pytest
+import torch
+from toys import gradient_at, no_labels, rng, small_stylegan2, small_unet
+
+from gan_refine.config import RefineOptions
+from gan_refine.generators import AffineGenerator
+from gan_refine.interfaces import ImageSpec
+from gan_refine.metrics.frechet import frechet_distance
+from gan_refine.networks.stylegan2 import Discriminator
+from gan_refine.objectives import DiffInstruct, DiGan, DiGanOptions, GanFile, build_objective
+from gan_refine.objectives.di_gan import discriminator_loss
+from gan_refine.objectives.moments import ActivationSpace, Space, moments, transport
+from gan_refine.refine import RefineState, advance, fingerprints, load_state, record_state, refine
+from gan_refine.teachers import EdmTeacher, GaussianTeacher
+
+SPEC = ImageSpec(channels=1, resolution=8)
+FEW = {"samples": 64, "steps": 2, "window": 64}
+MOMENTS = {"diff_instruct": 0.0, "adversarial": 0.0, "pixels": 1.0}
+
+
+def vectors(n: int, d: int, seed: int) -> torch.Tensor:
+    mixing = torch.randn([d, d], generator=rng(seed), dtype=torch.float64)
+    return torch.randn([n, d], generator=rng(seed + 1), dtype=torch.float64) @ mixing + seed
+
+
+def test_the_transport_maps_one_covariance_to_the_other():
+    (_, source), (_, target) = moments(vectors(200, 5, 1)), moments(vectors(200, 5, 2))
+    matrix = transport(source, target)
+    assert torch.allclose(matrix, matrix.T, atol=1e-8)
+    assert torch.allclose(matrix @ source @ matrix, target, rtol=1e-6, atol=1e-8)
+    assert float(torch.linalg.eigvalsh(matrix)[0]) > 0
+
+
+def test_the_pull_is_the_gradient_of_the_frechet_distance():
+    """By finite differences: d FD^2 / d f_i = 2 / n (f_i - T(f_i)), up to the n - 1 of the covariance."""
+    space, made = Space(), vectors(400, 3, 3)
+    space.mean, space.covariance = moments(vectors(400, 3, 4))
+    space.push(made, 400)
+    direction = torch.randn(made.shape, generator=rng(5), dtype=torch.float64)
+
+    def distance(step: float) -> float:
+        mean, covariance = moments(made + step * direction)
+        return frechet_distance(mean, covariance, space.mean, space.covariance)
+
+    slope = (distance(1e-5) - distance(-1e-5)) / 2e-5
+    assert float((2 / 400 * space.pull(made) * direction).sum()) == pytest.approx(slope, rel=0.01)
+
+
+def test_the_window_keeps_the_newest_and_no_number_that_is_not_finite():
+    space = Space()
+    space.mean = torch.full([2], 7.0, dtype=torch.float64)
+    space.push(torch.zeros([3, 2]), 4)
+    space.push(torch.tensor([[1.0, 2.0], [torch.nan, 0.0]]), 4)
+    assert space.window.tolist() == [[0, 0], [0, 0], [1, 2], [7, 7]]
+
+
+@pytest.mark.parametrize(
+    "weights, steps, tolerance",
+    [(MOMENTS, 300, 0.05), ({"diff_instruct": 0.0, "pixels": 0.0, "discriminator": "fresh"}, 60, 0.15)],
+    ids=["moments", "adversarial"],
+)
+def test_the_mean_comes_to_the_teachers(weights, steps, tolerance):
+    objective = DiGan(GaussianTeacher(0.3, 0.25, SPEC), DiGanOptions(samples=1024, steps=20, window=256, **weights))
+    generator = AffineGenerator(scale=0.25, shift=-0.2, spec=SPEC)
+    sizes = {"total_images": 16 * steps, "batch": 16, "batch_gpu": 16, "tick_images": 16 * steps, "warmup_images": 256}
+    *_, last = refine(generator, objective, RefineOptions(glr=1.2 / steps, ema_halflife_images=160, **sizes))
+    assert float(last.average.shift) == pytest.approx(0.3, abs=tolerance)
+
+
+def test_alone_diff_instruct_is_diff_instruct():
+    teacher, fake = EdmTeacher(small_unet(8)), torch.randn([4, 1, 8, 8], generator=rng())
+    objective = DiGan(teacher, DiGanOptions(adversarial=0, pixels=0, **FEW))
+    plain = DiffInstruct(teacher)
+    for each in (objective.diff_instruct, plain):
+        for number, parameter in enumerate(each.score_model.parameters()):
+            parameter.data.add_(0.1 * torch.randn(parameter.shape, generator=rng(number)))
+    objective.give_samples(torch.zeros([64, 1, 8, 8], dtype=torch.uint8), no_labels(64))
+    first, _ = gradient_at(objective, fake)
+    assert torch.count_nonzero(first) == 0, "the first step measures"
+    objective.generator_stepped(4)
+    found, expected = gradient_at(objective, fake)[0], gradient_at(plain, fake)[0]
+    torch.testing.assert_close(found, 0.5 * expected / expected.square().flatten(1).sum(1).mean().sqrt())
+
+
+def test_every_gradient_gets_the_size_that_its_weight_says():
+    torch.manual_seed(0)
+    weights = {"diff_instruct": 1.0, "adversarial": 2.0, "pixels": 0.5, "activations": 4.0}
+    objective = DiGan(EdmTeacher(small_unet(8)), DiGanOptions(discriminator="fresh", **weights, **FEW))
+    for parameter in objective.diff_instruct.score_model.parameters():
+        parameter.data.add_(0.1 * torch.randn_like(parameter))
+    for _ in range(2):
+        fake = torch.randn([64, 1, 8, 8], requires_grad=True)
+        objective.generator_loss(fake, no_labels(64), rng())
+        objective.generator_stepped(64)
+    sizes = objective._scales() * objective.energies.mean(0).sqrt()
+    torch.testing.assert_close(sizes, torch.tensor(list(weights.values())))
+
+
+def test_samples_are_those_of_the_teacher_and_are_made_once():
+    def made() -> DiGan:
+        found = DiGan(GaussianTeacher(0.5, 0.25, SPEC), DiGanOptions(samples=64, steps=40, window=8))
+        assert len(found.samples) == 0, "none before the first step"
+        found.auxiliary_loss(torch.randn([4, 1, 8, 8]), no_labels(4), rng())
+        return found
+
+    objective = made()
+    first = objective.samples
+    pixels = first / 127.5 - 1
+    assert first.shape == (64, 1, 8, 8) and float(pixels.mean()) == pytest.approx(0.5, abs=0.03)
+    assert float(pixels.std()) == pytest.approx(0.25, rel=0.1)
+    objective.auxiliary_loss(torch.randn([4, 1, 8, 8]), no_labels(4), rng(1))
+    assert objective.samples is first
+    assert torch.equal(made().samples, first), "on every process alike"
+
+
+def test_the_generators_step_leaves_no_gradient_on_the_other_networks():
+    options = DiGanOptions(discriminator="fresh", **FEW)
+    objective = DiGan(EdmTeacher(small_unet(8)), options)
+    fake = torch.randn([4, 1, 8, 8], requires_grad=True)
+    objective.generator_loss(fake, no_labels(4), rng())
+    objective.generator_stepped(4)
+    objective.generator_loss(fake, no_labels(4), rng()).per_sample.sum().backward()
+    assert fake.grad is not None and fake.grad.abs().sum() > 0
+    groups = objective.auxiliary_groups()
+    assert [group.lr for group in groups] == [2e-3, None]
+    assert all(parameter.grad is None for group in groups for parameter in group.parameters)
+    objective.auxiliary_loss(fake.detach(), no_labels(4), rng()).per_sample.sum().backward()
+    for group in groups:
+        assert sum(float(p.grad.abs().sum()) for p in group.parameters if p.grad is not None) > 0
+
+
+def test_without_a_discriminator_the_activations_are_matched():
+    teacher = EdmTeacher(small_unet(8))
+    objective = build_objective("di-gan", teacher)
+    assert objective.weights == [0.5, 0.5, 1.0] and objective.discriminator is None
+    assert "activations are matched instead" in objective.notices()[0]
+    given = Discriminator(0, 8, 1, "orig", 64, 8)
+    objective = build_objective("di-gan", teacher, GanFile(lambda: given))
+    assert objective.weights == [0.5, 1.0, 0.5] and objective.discriminator is given and objective.notices() == []
+
+
+def test_many_activations_are_projected_in_units_of_their_deviations():
+    torch.manual_seed(0)
+    space = ActivationSpace(EdmTeacher(small_unet(8, model_channels=64)))
+    space.set_reference(torch.randint(256, [50, 1, 8, 8], dtype=torch.uint8), rng())
+    assert len(space.deviations) > 192
+    assert space.mean.shape == (192,) and space.covariance.shape == (192, 192)
+
+
+def test_a_run_goes_on_from_its_checkpoint_as_if_it_had_not_stopped():
+    def state() -> RefineState:
+        torch.manual_seed(0)
+        options = DiGanOptions(discriminator="fresh", activations=1.0, **FEW)
+        sizes = {"total_images": 64, "batch": 16, "batch_gpu": 8, "tick_images": 64, "warmup_images": 64}
+        objective = DiGan(EdmTeacher(small_unet(8)), options)
+        return RefineState(small_stylegan2(8, 0, 0.1), objective, RefineOptions(glr=1e-3, **sizes))
+
+    whole, first = state(), state()
+    for _ in advance(whole):
+        pass
+    for _, _ in zip(range(6), advance(first), strict=False):
+        pass
+    second = state()
+    load_state(second, record_state(first))
+    for _ in advance(second):
+        pass
+    assert fingerprints(second) == fingerprints(whole)
+    assert len(second.objective.energies) > 0
+
+
+def test_a_discriminator_learns_to_tell_and_r1_is_the_squared_gradient():
+    torch.manual_seed(0)
+    discriminator = Discriminator(0, 8, 1, "orig", 64, 8)
+    fake, real = torch.randn(16, 1, 8, 8) * 0.1, torch.randn(16, 1, 8, 8) * 0.1 + 0.3
+    optimizer = torch.optim.Adam(discriminator.parameters(), lr=4e-3, betas=(0.0, 0.99))
+
+    def loss(r1_gamma: float = 0.0) -> torch.Tensor:
+        return discriminator_loss(discriminator, real, fake, None, None, r1_gamma)
+
+    before = loss().mean().item()
+    for _ in range(15):
+        optimizer.zero_grad()
+        loss().mean().backward()
+        optimizer.step()
+    assert loss().mean().item() < 0.8 * before
+    leaf = real.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(discriminator(leaf, None).sum(), leaf)
+    penalty = 0.1 * 16 * slope.square().flatten(1).sum(1)
+    torch.testing.assert_close(loss(0.2) - loss(), penalty, rtol=1e-4, atol=1e-5)
