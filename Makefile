@@ -8,7 +8,7 @@ SETUP = setup.cfg pyproject.toml constraints.txt
 .PHONY: demo test check format clean
 
 demo: $(VENV)/.ready-run  ## refines the embedded pair and prints the distance before and after
-	$(BIN)/python run_refine.py --outdir=training-runs
+	$(BIN)/python run_refine.py --preset=demo --outdir=training-runs
 
 test: $(VENV)/.ready-test  ## all tests that need no GPU, no network and no patience
 	$(BIN)/python -m pytest -n $(WORKERS) --dist=loadfile

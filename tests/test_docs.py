@@ -111,6 +111,7 @@ def test_the_cells_of_the_notebook_run_and_hold_no_outputs(pair, tmp_path, monke
     assert (names["GAN"], names["TEACHER"], names["DEVICE"]) == ("fashion16", "fashion16", "cpu")
     gan, teacher = (argument.partition("=")[2] for argument in pair)
     names |= {"GAN": gan, "TEACHER": teacher, "KIMG": 0.064, "IMAGES": 20}
+    names["OBJECTIVE"] = "di-gan,samples=64,steps=2,window=64"
     monkeypatch.setattr(gan_refine, "RefineOptions", functools.partial(RefineOptions, warmup_images=64))
     for cell in rest:
         exec(compile(cell, "refine.ipynb", "exec"), names)

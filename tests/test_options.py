@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from gan_refine import assets
 from gan_refine.assets import download
 from gan_refine.cli import cli, run_command
-from gan_refine.cli.refine import EXAMPLES, KIMG, refine
+from gan_refine.cli.refine import EXAMPLES, KIMG, PRESETS, refine
 from gan_refine.config import RefineOptions, build_options, parse_spec, to_json, write_spec
 from gan_refine.errors import OptionError
 from gan_refine.objectives import OBJECTIVES, complete_spec
@@ -89,6 +89,19 @@ def test_options_of_a_file_are_taken_and_those_of_the_command_line_win(tmp_path)
     assert parse_spec(some["objective"])[0] == "diff-instruct" and some["detector"] == ["pixels"]
     file.write_text('{"trust_pickle": true}')
     assert dry_run(f"--config={file}")["trust_pickle"] is False
+
+
+def test_a_preset_gives_other_defaults_and_what_is_given_wins(tmp_path):
+    options = dry_run("--preset=paper", "--batch=32")
+    refine = options["refine"]
+    assert parse_spec(options["objective"])[0] == "diff-instruct"
+    assert (refine["batch"], refine["glr"], refine["warmup_images"], refine["lr_decay"]) == (32, 1e-5, 0, 0)
+    file = tmp_path / "options.json"
+    file.write_text('{"refine": {"glr": 0.002}}')
+    for order in (["--preset=paper", f"--config={file}"], [f"--config={file}", "--preset=paper"]):
+        assert dry_run(*order)["refine"]["glr"] == 0.002
+    for name in PRESETS:
+        dry_run(f"--preset={name}")
 
 
 @pytest.mark.parametrize(

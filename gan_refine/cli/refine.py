@@ -36,9 +36,31 @@ gan-refine refine --outdir=training-runs
 # a StyleGAN2-ADA and an EDM pickle of the same data set, 8 GPUs
 torchrun --standalone --nproc-per-node=8 run_refine.py --gan=GAN.pkl --teacher=TEACHER.pkl --batch=256 --outdir=training-runs
 # the paper's alternation with the authors' released settings
-gan-refine refine --objective=diff-instruct --warmup-kimg=0 --batch=128 --glr=1e-5 --score-lr=1e-5 \\
-    --lr-rampup=0 --lr-decay=0
+gan-refine refine --preset=paper
 """
+AUTHORS = {
+    "objective": "diff-instruct",
+    "warmup_kimg": "0",
+    "batch": "128",
+    "glr": "1e-5",
+    "score_lr": "1e-5",
+    "beta2": "0.999",
+}
+AUTHORS |= {"lr_rampup": "0", "lr_decay": "0"}
+# Defaults of other options: minutes on a CPU; a real GAN on GPUs; a U-Net as the generator; the authors' released settings.
+PRESETS: dict[str, dict[str, str]] = {
+    "demo": {"kimg": "16.384", "warmup_kimg": "3.072", "tick": "8.192"},
+    "gan": {"kimg": "1000", "warmup_kimg": "100", "batch": "256", "tick": "50", "ema_kimg": "20"},
+    "one-step": {**AUTHORS, "kimg": "10000", "tick": "200"},
+    "paper": AUTHORS,
+}
+
+
+def use_preset(context: click.Context, _: click.Parameter, name: str | None) -> str | None:
+    """Makes what the preset says the defaults of all other options; a --config wins over it."""
+    if name is not None:
+        context.default_map = {**PRESETS[name], **(context.default_map or {})}
+    return name
 
 
 def use_config(context: click.Context, _: click.Parameter, path: str | None) -> str | None:
@@ -133,6 +155,9 @@ def use_config(context: click.Context, _: click.Parameter, path: str | None) -> 
         help="Resume the run in this folder, or the latest below --outdir.")
 @option(RUN, "--config", metavar="JSON", type=PATH, default=None, is_eager=True, callback=use_config,
         help="Take the options from the options.json of a run, or a file like it; options of the command line win.")
+@option(RUN, "--preset", type=click.Choice(list(PRESETS)), default=None, is_eager=True, callback=use_preset,
+        help="Other defaults: demo for minutes on a CPU, gan for a GAN of usual size on GPUs, one-step for U-Nets, paper for the "
+        "authors' settings. Given options win.")
 @option(RUN, "--dry-run", is_flag=True,
         help="Check everything, show the resolved options and the plan with its time and memory, write nothing.")
 @click.pass_context
@@ -148,8 +173,9 @@ def refine(context: click.Context, dry_run: bool, **given) -> None:
     distributed.init()
     rank0 = distributed.is_rank0()
     run, fit_memory = given.pop("resume"), given["batch_gpu"] == "auto"
-    if given.pop("config") is not None and run is not None:
-        raise OptionError("--config is for new runs: a resumed run keeps its options; leave out either it or --resume")
+    for name in ("config", "preset"):
+        if given.pop(name) is not None and run is not None:
+            raise OptionError(f"--{name} is for new runs: a resumed run keeps its options; leave out either it or --resume")
     named = [name for name in given if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
     automatic = {KIMG.get(name, name) for name in ("glr",) if given[name] is None}
     options = run_options(given)
