@@ -24,6 +24,7 @@ from gan_refine.evaluation.samples import cache_key, store_samples
 from gan_refine.networks.edm_precond import EDMPrecond
 from gan_refine.networks.stylegan2 import Discriminator, Generator
 from gan_refine.pickles import write_networks
+from gan_refine.run.build import DEFAULT_LEARNING
 from gan_refine.sampling import DEFAULT_STEPS
 from gan_refine.teachers import load_edm
 from recipes import train_gan, train_teacher
@@ -140,17 +141,17 @@ def write_catalog() -> None:
 @click.argument("name")
 @click.option("--threads", type=int, default=2, show_default=True)
 def samples(name: str, threads: int) -> None:
-    """The teacher's samples that runs and evaluations compare with by default, so that nobody need make them."""
+    """The teacher's samples that runs compare with and learn from by default, so that nobody need make them."""
     torch.set_num_threads(threads)
     path = PRETRAINED / catalog()[name].files["teacher"]
-    teacher, options = Teacher(path, load_edm(path)), SamplingOptions(NUM_IMAGES, DEFAULT_STEPS)
+    teacher = Teacher(path, load_edm(path))
     for old in PRETRAINED.glob(f"{name}-samples-*.npz"):
         old.unlink()
-    with tqdm(total=2 * options.images) as bar:
-        made = teacher_samples(Teacher(None, teacher.denoiser), options, bar.update)
-    store_samples(
-        PRETRAINED / f"{name}-samples-{cache_key(teacher, options)}.npz", torch.cat([made.reference, made.others])
-    )
+    for options in (SamplingOptions(NUM_IMAGES, DEFAULT_STEPS), DEFAULT_LEARNING):
+        with tqdm(total=2 * options.images) as bar:
+            made = teacher_samples(Teacher(None, teacher.denoiser), options, bar.update)
+        target = PRETRAINED / f"{name}-samples-{cache_key(teacher, options)}.npz"
+        store_samples(target, torch.cat([made.reference, made.others]))
 
 
 if __name__ == "__main__":

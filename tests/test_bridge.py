@@ -17,7 +17,7 @@ from gan_refine.errors import MismatchError, OptionError
 from gan_refine.generators import Bridged, BridgeOptions, StyleGan2, bridge
 from gan_refine.generators.resizing import Resize, axis_weights
 from gan_refine.interfaces import Generator, ImageSpec
-from gan_refine.objectives import GanFile, build_objective
+from gan_refine.objectives import DiGan, GanFile, build_objective
 from gan_refine.refine import refine
 from gan_refine.run.build import bridge_options
 from gan_refine.teachers import load_edm
@@ -142,7 +142,9 @@ def test_the_anchor_keeps_the_unseen_band_and_lets_the_seen_one_move(pair):
         torch.manual_seed(0)
         whole = StyleGan2.load(files(pair)[0])
         generator = bridge(whole, TEACHER, BridgeOptions(anchor=anchor))
-        options = replace(ONE, total_images=160, glr=1e-3)
+        options = replace(
+            ONE, total_images=160, glr=1e-3, beta2=0.999, ema_halflife_images=500, lr_rampup=0.1, lr_decay=0.7
+        )
         for _ in refine(generator, build_objective("sds", load_edm(files(pair)[1])), options):
             pass
         changes.append(generator.change(latents_of(generator)))

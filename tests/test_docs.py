@@ -47,7 +47,7 @@ OTHER_OPTIONS = {
     },
     "pip": {"--no-deps"},
     "torch_utils.custom_ops": {"--build"},
-    "recipes/sweep.py": {"--evaluations", "--save", "--out", "--threads"},
+    "recipes/sweep.py": {"--out", "--threads"},
     "recipes/neighbours.py": {"--data"},
     "benchmarks": {"--fashion", "--reference", "--size", "--subset-size", "--probe", "--resized"},
 }

@@ -107,9 +107,10 @@ def test_a_plan_changes_nothing_of_the_run(pair: list[str]) -> None:
 def test_samples_that_are_kept_cost_nothing(pair: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GAN_REFINE_CACHE", str(tmp_path))
     gan, teacher = (argument.partition("=")[2] for argument in pair)
-    run = build(RunOptions(gan=gan, teacher=teacher, eval_images=20, teacher_steps=2))
-    assert make_plan(run).images("teacher samples") == 40
-    run.open_yardsticks(lambda images: None)
+    objective = "di-gan,samples=64,steps=2,window=8"
+    run = build(RunOptions(gan=gan, teacher=teacher, eval_images=20, teacher_steps=2, objective=objective))
+    assert make_plan(run).images("teacher samples") == 40 + 64
+    run.open_references(lambda images: None)
     assert make_plan(run).images("teacher samples") == 0
 
 

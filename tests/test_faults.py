@@ -16,6 +16,7 @@ from gan_refine.refine import RefineState, advance
 from gan_refine.teachers import GaussianTeacher
 from runs import SMALL, assert_same_run, last_checkpoint
 
+SMALL = [*SMALL, "--objective=diff-instruct"]
 SPEC = ImageSpec(1, 4)
 TOY = RefineOptions(total_images=8 * 60, batch=8, batch_gpu=4, warmup_images=0, tick_images=8, max_skips=5)
 

@@ -25,6 +25,7 @@ from gan_refine.interfaces import ImageSpec
 from gan_refine.labels import draw_labels, parse_frequencies
 from gan_refine.networks.stylegan2 import Discriminator
 from gan_refine.objectives import DiGan, DiGanOptions, GanFile
+from gan_refine.objectives.moments import from_bytes
 from gan_refine.pickles import write_networks
 from gan_refine.teachers import GaussianTeacher
 from runs import SMALL, assert_same_run

@@ -71,7 +71,7 @@ def test_what_a_run_records_is_resolved_absolute_and_complete(tmp_path, monkeypa
 def test_a_run_that_measures_records_the_detector_and_the_reference():
     run = build(RunOptions(eval_images=10, teacher_steps=0))
     assert (run.options.metrics, run.options.detector, run.options.fid_ref) == ("fd", ("fashion16",), "auto")
-    assert to_json(run.options).count("auto") == 1, "fid_ref: the references of the embedded detectors"
+    assert to_json(run.options).count("auto") == 2, "fid_ref, and the discriminator: the file's own or none"
     again = build(run.options)
     assert again.options == run.options, "resolving what is resolved changes nothing"
 

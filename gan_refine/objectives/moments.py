@@ -74,13 +74,14 @@ class ActivationSpace(Space):
 
     def __init__(self, teacher: Denoiser) -> None:
         super().__init__()
-        self.teacher, self.layers = teacher, activation_layers(teacher)
+        self.teacher = teacher
         self.register_buffer("deviations", torch.zeros([0]))
         self._projection: Tensor | None = None
 
     def features(self, images: Images, rng: torch.Generator) -> Vectors:
         noise = torch.randn(images.shape, generator=rng, device=rng.device).to(images.device)
-        found = teacher_activations(self.teacher, self.layers, images + FEATURE_SIGMA * noise, FEATURE_SIGMA)
+        layers = activation_layers(self.teacher)  # found anew: a copy of this may share the teacher
+        found = teacher_activations(self.teacher, layers, images + FEATURE_SIGMA * noise, FEATURE_SIGMA)
         if not len(self.deviations):
             self.deviations = found.detach().std(dim=0) + 1e-3 * found.detach().std()
         found = found / self.deviations
