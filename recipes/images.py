@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from gan_refine.pixels import from_uint8
+
 
 @dataclass(frozen=True)
 class Images:
@@ -19,7 +21,7 @@ class Images:
 
     def batch(self, index: torch.Tensor) -> torch.Tensor:
         """Float32 images in [-1, 1]."""
-        return self.pixels[index.to(self.pixels.device)].to(torch.float32) / 127.5 - 1
+        return from_uint8(self.pixels[index.to(self.pixels.device)])
 
     def labels(self, index: torch.Tensor) -> torch.Tensor:
         """One-hot labels [N, num_classes] of those images: empty for a network without classes."""

@@ -17,8 +17,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from gan_refine import load_generator, load_teacher
 from gan_refine.evaluation import grid_latents, render
 from gan_refine.interfaces import PixelBytes
-from gan_refine.metrics import to_uint8
 from gan_refine.noise import rng_for
+from gan_refine.pixels import to_uint8
 from gan_refine.run.folder import save_png, tile
 from gan_refine.sampling import DEFAULT_STEPS, sample_images
 from recipes import datasets

@@ -21,8 +21,9 @@ from gan_refine.evaluation.images import CHUNK
 from gan_refine.files import atomic_file
 from gan_refine.interfaces import Denoiser, PixelBytes
 from gan_refine.labels import draw_labels
-from gan_refine.metrics import Detector, Moments, frechet_distance, load_detector, load_reference, to_uint8
+from gan_refine.metrics import Detector, Moments, frechet_distance, load_detector, load_reference
 from gan_refine.noise import rng_for
+from gan_refine.pixels import to_uint8
 from gan_refine.sampling import SAMPLERS
 from gan_refine.teachers import load_edm
 

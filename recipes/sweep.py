@@ -22,6 +22,7 @@ from gan_refine.config import RefineOptions, build_options
 from gan_refine.evaluation import NUM_IMAGES, Teacher, YardstickOptions, open_yardsticks
 from gan_refine.objectives import GanFile, build_objective
 from gan_refine.refine import refine
+from gan_refine.run.build import give_learning_samples
 from gan_refine.run.networks import open_gan
 from gan_refine.teachers import load_edm
 
@@ -69,6 +70,7 @@ def main(
     for setting in settings:
         fields = dict(pair.split("=", 1) for pair in setting.split())
         objective = build_objective(fields.pop("objective", "di-gan"), teacher, GanFile(original.discriminator))
+        give_learning_samples(objective, Teacher(path, teacher))
         total = int(kimg * 1000)
         fields = {"total_images": str(total), "tick_images": str(total // evaluations), "seed": str(seed), **fields}
         options = build_options(RefineOptions, fields, "RefineOptions")

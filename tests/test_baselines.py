@@ -6,7 +6,7 @@ from toys import rng, small_stylegan2
 from gan_refine.evaluation.baselines import FlatGround, baselines, flat_colour
 from gan_refine.generators import AffineGenerator
 from gan_refine.interfaces import Generator, Images, ImageSpec, Latents
-from gan_refine.metrics import to_uint8
+from gan_refine.pixels import to_uint8
 
 
 class Fixed(AffineGenerator):

@@ -161,7 +161,7 @@ def test_objectives_across_the_bridge(pair):
         build_objective("di-gan,discriminator=pickle", teacher, file)
     fresh = build_objective("di-gan,discriminator=fresh", teacher, file)
     assert isinstance(fresh, DiGan) and fresh.discriminator.img_resolution == 16
-    assert "no discriminator for such images" in build_objective("di-gan", teacher, file).notices()[0]
+    assert "no discriminator for the adversarial loss" in build_objective("di-gan", teacher, file).notices()[0]
 
 
 @pytest.mark.parametrize(
@@ -216,7 +216,7 @@ def test_a_killed_run_across_the_bridge_ends_in_the_same_bits_and_its_pickle_is_
     refused = commands.run(f"--resume={folder}", "--l2-images=2")
     assert refused.code == 2 and "l2_images 0.5 (got 2.0)" in refused.stderr
     said = (whole / "log.txt").read_text()
-    assert ("no discriminator for such images" in said) == (objective == "")
+    assert ("no discriminator for the adversarial loss" in said) == (objective == "")
     refined = StyleGan2.load(whole / "network-refined-last.pkl")
     assert refined.spec == ImageSpec(1, 64)
     original = StyleGan2.load(files(pair)[0])

@@ -9,9 +9,10 @@ import run_refine
 from gan_refine import assets
 from gan_refine.generators import StyleGan2
 from gan_refine.interfaces import Latents
-from gan_refine.metrics import Detector, open_detector, to_uint8
+from gan_refine.metrics import Detector, open_detector
 from gan_refine.noise import add_noise
 from gan_refine.objectives.score_model import denoising_loss
+from gan_refine.pixels import to_uint8
 from gan_refine.sampling import sample_images
 from gan_refine.teachers import EdmTeacher, load_edm
 from runs import SMALL, last_checkpoint

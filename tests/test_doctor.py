@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 from gan_refine.cli import cli
 from gan_refine.config import RefineOptions
 from gan_refine.errors import UserError
-from gan_refine.run.build import build
+from gan_refine.run.build import build, give_learning_samples
 from gan_refine.run.clock import duration
 from gan_refine.run.environment import environment_rows
 from gan_refine.run.options import RunOptions
@@ -111,6 +111,7 @@ def test_samples_that_are_kept_cost_nothing(pair: list[str], tmp_path: Path, mon
     run = build(RunOptions(gan=gan, teacher=teacher, eval_images=20, teacher_steps=2, objective=objective))
     assert make_plan(run).images("teacher samples") == 40 + 64
     run.open_references(lambda images: None)
+    give_learning_samples(run.objective, run.teacher)
     assert make_plan(run).images("teacher samples") == 0
 
 

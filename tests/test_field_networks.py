@@ -21,11 +21,12 @@ from gan_refine.cli import cli
 from gan_refine.cli.main import run_command
 from gan_refine.errors import FileFormatError, NonFiniteError, OptionError, UserError
 from gan_refine.generators import AnyGenerator, OneStep, StyleGan2, load_pretrained
-from gan_refine.metrics import load_detector, load_reference, to_uint8
+from gan_refine.metrics import load_detector, load_reference
 from gan_refine.metrics.classifiers import FashionClassifier
 from gan_refine.metrics.detectors import save_detector
 from gan_refine.networks.stylegan2 import Discriminator, Generator
 from gan_refine.pickles import describe, read_networks, read_pickle, run_pickle_file, write_networks, write_state_dict
+from gan_refine.pixels import to_uint8
 from gan_refine.run.convert import convert_file
 from gan_refine.run.networks import open_gan
 from gan_refine.teachers import load_any_teacher, load_edm

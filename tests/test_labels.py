@@ -25,8 +25,8 @@ from gan_refine.interfaces import ImageSpec
 from gan_refine.labels import draw_labels, parse_frequencies
 from gan_refine.networks.stylegan2 import Discriminator
 from gan_refine.objectives import DiGan, DiGanOptions, GanFile
-from gan_refine.objectives.moments import from_bytes
 from gan_refine.pickles import write_networks
+from gan_refine.pixels import from_uint8
 from gan_refine.teachers import GaussianTeacher
 from runs import SMALL, assert_same_run
 
@@ -222,7 +222,7 @@ def test_the_samples_that_a_discriminator_learns_from_follow_the_frequencies_and
     objective.auxiliary_loss(fake, labels, rng())
     assert_follows(objective.sample_labels, PRIOR)
     (real, real_labels), (_, fake_labels) = shown
-    known = from_bytes(objective.samples)
+    known = from_uint8(objective.samples)
     matches = [(known == image).flatten(1).all(1).nonzero()[0, 0] for image in real.detach()]
     assert torch.equal(real_labels, objective.sample_labels[torch.stack(matches)])
     assert torch.equal(fake_labels, labels)

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 ROWS = [
     ["errors", "interfaces", "foundation", "version"],
     ["config"],
-    ["noise", "ema", "files", "finite", "labels", "precision"],
+    ["noise", "pixels", "ema", "files", "finite", "labels", "precision"],
     ["networks", "assets", "sampling", "features"],
     ["pickles", "fused_blocks"],  # builds networks from files; makes them fast
     ["generators", "teachers", "objectives", "metrics"],

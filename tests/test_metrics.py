@@ -20,11 +20,11 @@ from gan_refine.metrics import (
     frechet_distance,
     load_detector,
     load_reference,
-    to_uint8,
 )
 from gan_refine.metrics.classifiers import Classifier, FashionClassifier, ResidualClassifier
 from gan_refine.metrics.detectors import ClassifierDetector, save_detector
 from gan_refine.metrics.references import Reference, save_reference
+from gan_refine.pixels import from_uint8, to_uint8
 
 
 def moments_of(features: torch.Tensor, batch: int = 64) -> Moments:
@@ -337,4 +337,4 @@ def test_to_uint8_truncates_as_stylegan_does() -> None:
     values = torch.tensor([-2.0, -1.0, 0.0, 0.0038, 0.9999, 1.0, 3.0]).reshape(1, 1, 1, -1)
     assert to_uint8(values).flatten().tolist() == [0, 0, 128, 128, 255, 255, 255]
     every = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16)
-    assert torch.equal(to_uint8(every.float() / 127.5 - 1), every)
+    assert torch.equal(to_uint8(from_uint8(every)), every)

@@ -136,7 +136,7 @@ def test_a_u_net_has_a_lower_default_rate_named_or_from_a_file(teachers, tmp_pat
         assert command(monkeypatch, run_refine.cli, *short, f"--gan={gan}", f"--outdir={tmp_path / str(number)}") == 0
         (folder,) = (tmp_path / str(number)).iterdir()
         assert json.loads((folder / "options.json").read_text())["refine"]["glr"] == OneStep.max_default_lr == 1e-4
-        assert "no discriminator for such images" in (folder / "log.txt").read_text()
+        assert "no discriminator for the adversarial loss" in (folder / "log.txt").read_text()
 
 
 def test_evaluate_measures_one_step_generators(tmp_path, monkeypatch, capsys):

@@ -121,7 +121,7 @@ def tick(kimg: float, **figures: object) -> dict:
     return {"kimg": kimg, "nonfinite_share": 0.0, "skipped_steps": 0, **figures}
 
 
-LOSSES = {"score_loss": [None, 0.2, 0.3], "teacher_loss": [None, 0.1, 0.2]}
+LOSSES = {"score_loss": [None, 0.2, 0.3], "teacher_loss": [None, 0.1, 0.2], "band_samples": [0, 90, 10]}
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,8 @@ def test_a_rising_estimate_is_a_trouble() -> None:
 
 
 def test_a_run_that_goes_well_has_no_warnings() -> None:
-    good = {"score_loss": [0.1], "teacher_loss": [0.2], "remaining_nats": 1.0}
+    # Worse by the plain mean over bands, better on 99 of 100 samples.
+    good = {"score_loss": [0.1, 1.5], "teacher_loss": [0.2, 1.2], "band_samples": [99, 1], "remaining_nats": 1.0}
     assert warnings_of(record([8.0, 6.0], [tick(1.0, **good), tick(2.0, **good)], metrics="fd")) == []
 
 

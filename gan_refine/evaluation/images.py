@@ -10,8 +10,9 @@ import torch
 from gan_refine.foundation import distributed
 from gan_refine.interfaces import Denoiser, Generator, Latents, PixelBytes
 from gan_refine.labels import Frequencies
-from gan_refine.metrics import OnProgress, ignore_progress, to_uint8
+from gan_refine.metrics import OnProgress, ignore_progress
 from gan_refine.noise import rng_for
+from gan_refine.pixels import to_uint8
 from gan_refine.sampling import sample_images
 
 CHUNK = 250  # latents are drawn in chunks of this size, so that results do not depend on memory options

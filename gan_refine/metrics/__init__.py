@@ -1,7 +1,7 @@
 """Metrics of image streams, chosen by name from METRICS, in the features of a detector, chosen by name from DETECTORS."""
 
 from gan_refine.metrics.collection import MetricCollection, metric_name
-from gan_refine.metrics.detectors import Detector, Outputs, load_detector, to_uint8
+from gan_refine.metrics.detectors import Detector, Outputs, load_detector
 from gan_refine.metrics.extra_detectors import ModuleDetector
 from gan_refine.metrics.frechet import FrechetDistance, frechet_distance
 from gan_refine.metrics.image_files import OnProgress, count_images, ignore_progress, read_images, reference_of_images
@@ -57,5 +57,4 @@ __all__ = [
     "reference_of_images",
     "role",
     "save_reference",
-    "to_uint8",
 ]

@@ -14,11 +14,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from gan_refine.errors import FileFormatError, MismatchError, NonFiniteError, UserError, first_line
+from gan_refine.errors import FileFormatError, MismatchError, UserError, first_line
 from gan_refine.files import atomic_file
 from gan_refine.finite import require_finite_module
-from gan_refine.interfaces import Images, ImageSpec, PixelBytes
+from gan_refine.interfaces import ImageSpec, PixelBytes
 from gan_refine.metrics.classifiers import ARCHITECTURES, Classifier, Logits
+from gan_refine.pixels import from_uint8
 from gan_refine.precision import float32_products
 
 Features32 = Float32[Tensor, "n d"]
@@ -96,16 +97,6 @@ class NetworkDetector(ABC):
         return Outputs(torch.cat([part.features for part in parts]), torch.cat(logits) if logits else None)
 
 
-def to_uint8(images: Images) -> PixelBytes:
-    """Images in [-1, 1] as bytes in 0..255, by StyleGAN's convention: x * 127.5 + 128, clamped and truncated.
-
-    Raises NonFiniteError for images that are not finite: as bytes they would be black or white.
-    """
-    if not images.isfinite().all():
-        raise NonFiniteError("the images have numbers that are not finite; their network or its input is damaged")
-    return (images * 127.5 + 128).clamp(0, 255).to(torch.uint8)
-
-
 def rgb(images_uint8: PixelBytes) -> UInt8[Tensor, "n channels h w"]:
     """Grey images as three equal channels, as in StyleGAN's metrics; other images unchanged."""
     return images_uint8.expand(-1, 3, -1, -1) if images_uint8.shape[1] == 1 else images_uint8
@@ -136,7 +127,7 @@ class ClassifierDetector(NetworkDetector):
         return (spec.channels, spec.resolution) == (self.spec.channels, self.spec.resolution)
 
     def _outputs(self, images_uint8: PixelBytes) -> Outputs:
-        images = images_uint8.to(torch.float32) / 127.5 - 1
+        images = from_uint8(images_uint8)
         features = self.network.features(images.contiguous(memory_format=torch.channels_last))
         return Outputs(features, self.network.head(features))
 

@@ -7,6 +7,7 @@ from gan_refine.errors import MismatchError
 from gan_refine.features import activation_layers, pooled_pixels, pooling, projection, teacher_activations
 from gan_refine.interfaces import Denoiser, ImageSpec, PixelBytes
 from gan_refine.metrics.detectors import NetworkDetector, Outputs
+from gan_refine.pixels import from_uint8
 
 TEACHER_FEATURES = 128  # so that 2,000 images have a covariance of full rank
 SIGMA = 0.4  # chosen by measurement, docs/research/diary.md
@@ -42,7 +43,7 @@ class TeacherDetector(NetworkDetector):
         return (spec.channels, spec.resolution) == (self.spec.channels, self.spec.resolution)
 
     def _outputs(self, images_uint8: PixelBytes) -> Outputs:
-        noisy = images_uint8.to(torch.float32) / 127.5 - 1 + self.noise
+        noisy = from_uint8(images_uint8) + self.noise
         features = teacher_activations(self.denoiser, self.layers, noisy, SIGMA)
         return Outputs(features if self.projection is None else features @ self.projection, None)
 
@@ -65,4 +66,4 @@ class PixelsDetector(NetworkDetector):
         return (spec.channels, spec.resolution) == (self.spec.channels, self.spec.resolution)
 
     def _outputs(self, images_uint8: PixelBytes) -> Outputs:
-        return Outputs(pooled_pixels(images_uint8.to(torch.float32) / 127.5 - 1), None)
+        return Outputs(pooled_pixels(from_uint8(images_uint8)), None)

@@ -1,6 +1,5 @@
 """Diff-Instruct, an adversarial loss and Frechet distances together; teacher samples take the place of data."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -27,9 +26,10 @@ from gan_refine.interfaces import (
 from gan_refine.networks.stylegan2 import Discriminator
 from gan_refine.noise import rng_for
 from gan_refine.objectives.diff_instruct import DiffInstruct, DiffInstructOptions
+from gan_refine.objectives.frechet_loss import ActivationFrechetLoss, FrechetLoss, PixelFrechetLoss
 from gan_refine.objectives.gan_file import GanFile, accepts_images
-from gan_refine.objectives.moments import ActivationSpace, Space, as_bytes, from_bytes
 from gan_refine.objectives.score_model import frozen
+from gan_refine.pixels import from_uint8, to_uint8
 from gan_refine.sampling import DEFAULT_STEPS, sample_images
 
 R1_INTERVAL = 16  # lazy regularization: one step in so many carries the penalty, multiplied by this number
@@ -42,7 +42,7 @@ WIDTH = 64  # channels at most, of a new discriminator
 
 @dataclass(frozen=True)
 class DiGanOptions:
-    """The weights of the four losses, whose gradients at the images have mean square 1 at the start; 0 leaves one out.
+    """The weights of the four losses, whose gradients at the images have mean squared norm 1 at the start; 0 leaves one out.
 
     `discriminator` auto is the GAN's own where its file has one for such images; else the adversarial loss is left out, and
     `activations` is at least 1.
@@ -84,10 +84,9 @@ class DiGan(Objective):
     default_lr = 5e-4
     samples: Tensor  # buffers, so that checkpoints hold them
     sample_labels: Tensor
-    energies: (
-        Tensor  # [steps, losses]: mean squared norms of the losses' gradients in the first steps with full windows
-    )
-    provisional: Tensor  # [1, losses]: those of the last step before
+    squared_norms: Tensor  # [steps, losses]: of the losses' gradients, means over the first steps with full windows
+    _weights: Tensor
+    provisional_norms: Tensor  # [1, losses]: those of the last step before
 
     def __init__(self, teacher: Denoiser, options: DiGanOptions | None = None, gan: GanFile | None = None) -> None:
         super().__init__()
@@ -96,28 +95,26 @@ class DiGan(Objective):
         spec = teacher.spec
         self.diff_instruct = DiffInstruct(teacher, DiffInstructOptions()) if self.options.diff_instruct else None
         self.discriminator = _choose_discriminator(self.options, self.gan, spec) if self.options.adversarial else None
-        learning = self.diff_instruct is not None or self.discriminator is not None
+        networks = [(self.options.diff_instruct, self.diff_instruct), (self.options.adversarial, self.discriminator)]
+        learning = [weight for weight, network in networks if network is not None]
         self.auxiliary_steps = self.options.score_steps if learning else 0
-        replaces = bool(self.options.adversarial) and self.discriminator is None
-        activations = max(self.options.activations, float(replaces)) if activation_layers(teacher) else 0.0
-        pairs: list[tuple[float, Callable[[], Space]]] = [
-            (self.options.pixels, Space),
-            (activations, lambda: ActivationSpace(teacher)),
-        ]
-        self.spaces = nn.ModuleList(make() for weight, make in pairs if weight)
-        own = [
-            *([self.options.diff_instruct] if self.diff_instruct is not None else []),
-            *([self.options.adversarial] if self.discriminator is not None else []),
-        ]
-        self.weights = [*own, *(weight for weight, _ in pairs if weight)]
+        frechet: list[tuple[float, FrechetLoss]] = [(self.options.pixels, PixelFrechetLoss())]
+        if activation_layers(teacher):
+            least = 1.0 if self.options.adversarial and self.discriminator is None else 0.0
+            frechet.append((max(self.options.activations, least), ActivationFrechetLoss(teacher)))
+        self.frechet = nn.ModuleList(loss for weight, loss in frechet if weight)
+        self.weights = [*learning, *(weight for weight, _ in frechet if weight)]
+        if not self.weights:
+            raise OptionError("di-gan has no loss for this pair: no discriminator, no activations; give pixels=1 to it")
         self.register_buffer("sample_labels", torch.empty([0, spec.num_classes]))
         self.register_buffer(
             "samples", torch.empty([0, spec.channels, spec.resolution, spec.resolution], dtype=torch.uint8)
         )
-        for name in ("energies", "provisional"):
+        self.register_buffer("_weights", torch.tensor(self.weights), persistent=False)
+        for name in ("squared_norms", "provisional_norms"):
             self.register_buffer(name, torch.zeros([0, len(self.weights)]))
-        self._pending: list[list[Tensor]] = []  # features of this step's micro-batches, by space
-        self._sizes: list[Tensor] = []  # squared norms of their gradients, by loss
+        self._pending: list[list[Tensor]] = []  # features of this step's micro-batches, by Frechet loss
+        self._norms: list[Tensor] = []  # sums of the squared norms of their gradients, by loss
 
     def auxiliary_groups(self) -> list[ParameterGroup]:
         own = (
@@ -133,14 +130,17 @@ class DiGan(Objective):
     def notices(self) -> list[str]:
         if not self.options.adversarial or self.discriminator is not None:
             return []
-        return ["The GAN's file has no discriminator for such images: the teacher's activations are matched instead."]
+        instead = (
+            "the teacher's activations are matched instead" if activation_layers(self.teacher) else "it is left out"
+        )
+        return [f"The GAN's file has no discriminator for the adversarial loss on this teacher's samples: {instead}."]
 
     def auxiliary_loss(self, fake: Images, labels: Labels, rng: torch.Generator) -> Loss:
         """The score model's loss plus the discriminator's. The first windows are filled with the images of the warm-up."""
         self._make_samples()
         if not self._windows_are_full:
             with torch.no_grad():
-                self._pending.append([space.features(fake, rng) for space in self._spaces])
+                self._pending.append([each.features(fake, rng) for each in self._frechet])
         losses = []
         if self.diff_instruct is not None:
             losses.append(self.diff_instruct.auxiliary_loss(fake, labels, rng))
@@ -150,13 +150,13 @@ class DiGan(Objective):
         return Loss(per_sample, losses[0].sigma, losses[0].logs)
 
     def generator_loss(self, fake: Images, labels: Labels, rng: torch.Generator) -> Loss:
-        """A surrogate loss whose gradient at the images is the weighted sum of all losses', each of mean square 1 at first."""
+        """A surrogate loss whose gradient at the images is the weighted sum of all losses' scaled gradients."""
         self._make_samples()
         images = fake.detach().requires_grad_()
         losses = self._losses(images, labels, rng)
         gradients = [torch.autograd.grad(loss.per_sample.sum(), images)[0] for loss in losses]
-        if len(self.energies) < CALIBRATION_STEPS:
-            self._sizes.append(torch.stack([gradient.square().sum() for gradient in gradients]))
+        if len(self.squared_norms) < CALIBRATION_STEPS:
+            self._norms.append(torch.stack([gradient.square().sum() for gradient in gradients]))
         total = sum(
             (scale * gradient for scale, gradient in zip(self._scales(), gradients, strict=True)),
             torch.zeros_like(fake),
@@ -172,18 +172,20 @@ class DiGan(Objective):
             with frozen(self.discriminator):
                 logits = self.discriminator(images, labels if self.teacher.spec.num_classes else None)
             found.append(_noiseless(F.softplus(-logits).flatten()))
-        vectors = [space.features(images, rng) for space in self._spaces]
-        self._pending.append([each.detach() for each in vectors])
-        for space, each in zip(self._spaces, vectors, strict=True):
-            pull = space.pull(each.detach()) if self._windows_are_full else torch.zeros_like(each)
-            found.append(_noiseless((each * pull).sum(dim=1)))
+        vectors = [each.features(images, rng) for each in self._frechet]
+        self._pending.append([features.detach() for features in vectors])
+        for each, features in zip(self._frechet, vectors, strict=True):
+            constant = features.detach()
+            gradient = each.gradient(constant) if self._windows_are_full else torch.zeros_like(constant)
+            found.append(_noiseless((features * gradient).sum(dim=1)))
         return found
 
     def _scales(self) -> Tensor:
         """The factor of each loss: its weight over the size of its gradient at the start; 0 where that is not known yet."""
-        known = self.energies if self._windows_are_full else self.provisional
-        weights = torch.tensor(self.weights, device=known.device)
-        return weights / known.mean(dim=0).sqrt().clamp(min=SMALLEST_SIZE) if len(known) else torch.zeros_like(weights)
+        known = self.squared_norms if self._windows_are_full else self.provisional_norms
+        if not len(known):
+            return torch.zeros_like(self._weights)
+        return self._weights / known.mean(dim=0).sqrt().clamp(min=SMALLEST_SIZE)
 
     def auxiliary_stepped(self, images: int) -> None:
         if self.diff_instruct is not None:
@@ -192,48 +194,46 @@ class DiGan(Objective):
 
     def generator_stepped(self, images: int) -> None:
         """The images of the step enter the windows; in the first steps the sizes of the gradients are kept."""
-        if self._sizes:
-            total = distributed.sum_across(torch.stack(self._sizes).sum(dim=0)) / images
+        if self._norms:
+            total = distributed.sum_across(torch.stack(self._norms).sum(dim=0)) / images
             if self._windows_are_full:
-                self.energies = torch.cat([self.energies, total[None].to(self.energies)])
-            else:  # the spaces' gradients are still 0
-                self.provisional = total[None].to(self.energies)
-        self._sizes = []
+                self.squared_norms = torch.cat([self.squared_norms, total[None].to(self.squared_norms)])
+            else:  # the Frechet losses' gradients are still 0
+                self.provisional_norms = total[None].to(self.squared_norms)
+        self._norms = []
         self._push()
 
     def _push(self) -> None:
         """The features of this step enter the windows, in the order of the global batch."""
         if self._pending:
-            for number, space in enumerate(self._spaces):
-                space.push(torch.cat([parts[number] for parts in self._pending]), self.options.window)
+            for number, each in enumerate(self._frechet):
+                each.push(torch.cat([parts[number] for parts in self._pending]), self.options.window)
         self._pending = []
 
     @property
-    def _spaces(self) -> list[Space]:
-        return [space for space in self.spaces if isinstance(space, Space)]
+    def _frechet(self) -> list[FrechetLoss]:
+        return [each for each in self.frechet if isinstance(each, FrechetLoss)]
 
     @property
     def _windows_are_full(self) -> bool:
-        return all(len(space.window) >= self.options.window for space in self._spaces)
+        return all(len(each.window) >= self.options.window for each in self._frechet)
 
     def _discriminator_loss(self, network: nn.Module, fake: Images, labels: Labels, rng: torch.Generator) -> Loss:
         """On detached fakes and as many teacher samples."""
         index = torch.randint(len(self.samples), [len(fake)], generator=rng, device=rng.device).to(fake.device)
-        penalized = (
-            rng.initial_seed() % R1_INTERVAL == 0
-        )  # each batch has a seed of its own, and a device need not be asked
+        penalized = rng.initial_seed() % R1_INTERVAL == 0  # a seed for each batch, known without asking the device
         conditional = bool(self.teacher.spec.num_classes)
         fake_labels, real_labels = (labels, self.sample_labels[index]) if conditional else (None, None)
         gamma = self.options.r1_gamma if penalized else 0.0
-        real = from_bytes(self.samples[index])
+        real = from_uint8(self.samples[index])
         return _noiseless(discriminator_loss(network, real, fake, real_labels, fake_labels, gamma))
 
     def give_samples(self, images: PixelBytes, labels: Labels) -> None:
-        device = self.energies.device
+        device = self.squared_norms.device
         self.samples, self.sample_labels = images.to(device), labels.to(device)
         rng = rng_for(self.options.sample_seed, 0, 0, REFERENCE_STREAM)
-        for space in self._spaces:
-            space.set_reference(self.samples, rng)
+        for each in self._frechet:
+            each.set_reference(self.samples, rng)
 
     def _make_samples(self) -> None:
         """Where none were given: teacher samples, the same on every process."""
@@ -243,7 +243,7 @@ class DiGan(Objective):
         rng = rng_for(seed, 0, 0, SAMPLE_STREAM)
         made = list(sample_images(self.teacher, count, steps, SAMPLE_BATCH, rng, frequencies=self.gan.frequencies))
         self.give_samples(
-            torch.cat([as_bytes(images) for images, _ in made]), torch.cat([labels for _, labels in made])
+            torch.cat([to_uint8(images).cpu() for images, _ in made]), torch.cat([labels for _, labels in made])
         )
 
 

@@ -82,6 +82,7 @@ class Health:
     def summary(self) -> dict[str, object]:
         """Everything, as plain numbers for a JSON record."""
         record: dict[str, object] = {name: self.bands(name) for name in sorted(self.sums)}
+        record["band_samples"] = [int(count) for count in self.counts.tolist()]
         record["remaining_nats"] = self.remaining_nats()
         record["nonfinite_share"] = int(self.nonfinite_samples) / max(self.samples, 1)
         record["skipped_steps"] = self.skipped_steps

@@ -49,7 +49,7 @@ def _score_model_lags(record: RunRecord) -> list[str]:
     last = next((line for line in reversed(record.stats) if line.get("score_loss") is not None), None)
     if last is None:
         return []
-    score, teacher = (_mean(last.get(name)) for name in ("score_loss", "teacher_loss"))
+    score, teacher = (_mean(last.get(name), last.get("band_samples")) for name in ("score_loss", "teacher_loss"))
     if score is None or teacher is None or score < teacher:
         return []
     return [
@@ -71,6 +71,9 @@ def _recall_falls(record: RunRecord) -> list[str]:
     ]
 
 
-def _mean(values: object) -> float | None:
-    numbers = [value for value in values if isinstance(value, float)] if isinstance(values, list) else []
-    return sum(numbers) / len(numbers) if numbers else None
+def _mean(values: object, counts: object) -> float | None:
+    """Over all samples, of means by band: rare noise levels count little, as in the loss that is minimized."""
+    if not isinstance(values, list) or not isinstance(counts, list):
+        return None
+    pairs = [(value, count) for value, count in zip(values, counts, strict=True) if value is not None]
+    return sum(value * count for value, count in pairs) / sum(count for _, count in pairs) if pairs else None

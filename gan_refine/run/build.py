@@ -27,7 +27,7 @@ from gan_refine.evaluation import (
 from gan_refine.generators import BridgeOptions, PretrainedGenerator, bridge, can_bridge
 from gan_refine.interfaces import Generator, ImageSpec, Objective, SampleRequest
 from gan_refine.labels import UNIFORM, parse_frequencies
-from gan_refine.metrics import OnProgress, Result, only_reports
+from gan_refine.metrics import OnProgress, Result, ignore_progress, only_reports
 from gan_refine.objectives import DiGanOptions, GanFile, build_objective, complete_spec, objective_class
 from gan_refine.precision import resolve_precision
 from gan_refine.refine import trainable_groups
@@ -86,20 +86,14 @@ class Run:
     @property
     def sampling(self) -> list[SamplingOptions]:
         """The samples of the teacher that the run needs: to measure against, and for the objective to learn from."""
-        measured = self.sources is not None and self.sources.teacher is not None
-        found = [self.sources.sampling] if measured and self.sources is not None else []
+        found = [] if self.sources is None or self.sources.teacher is None else [self.sources.sampling]
         wanted = self.objective.wanted_samples
         return found if wanted is None else [*found, learning_samples(wanted)]
 
     def open_references(self, progress: OnProgress) -> None:
-        """Makes what generators are measured against and learn from. Every process must call it, once, before `measure`."""
+        """Makes what generators are measured against. Every process must call it, once, before `measure`."""
         if self.sources is not None:
             self.yardsticks = self.sources.open(progress)
-        if (wanted := self.objective.wanted_samples) is not None:
-            options = learning_samples(wanted)
-            made = teacher_samples(self.teacher, options, progress)
-            images = torch.cat([made.reference, made.others])[: wanted.number]
-            self.objective.give_samples(images, labels_of(self.teacher, options)[: wanted.number])
 
     def measure(
         self, generator: Generator, progress: OnProgress, seed: int | None = None, table: bool = False
@@ -127,6 +121,15 @@ class Run:
 def learning_samples(wanted: SampleRequest) -> SamplingOptions:
     """How they are made: unlike those that generators are measured against."""
     return SamplingOptions(math.ceil(wanted.number / 2), wanted.steps, LEARNING_SEED + wanted.seed)
+
+
+def give_learning_samples(objective: Objective, teacher: Teacher, progress: OnProgress = ignore_progress) -> None:
+    """Makes the samples of the teacher that the objective wants, or reads them from the cache. Every process must call it."""
+    if (wanted := objective.wanted_samples) is not None:
+        options = learning_samples(wanted)
+        made = teacher_samples(teacher, options, progress)
+        images = torch.cat([made.reference, made.others])[: wanted.number]
+        objective.give_samples(images, labels_of(teacher, options)[: wanted.number])
 
 
 DEFAULT_LEARNING = learning_samples(

@@ -18,7 +18,7 @@ from gan_refine.files import atomic_file, require_writable
 from gan_refine.foundation import distributed
 from gan_refine.precision import float32_products
 from gan_refine.refine import fit_batch
-from gan_refine.run.build import Run, build
+from gan_refine.run.build import Run, build, give_learning_samples
 from gan_refine.run.clock import Clock, say
 from gan_refine.run.command import command_line
 from gan_refine.run.folder import RunFolder, new_folder, numbered_folders
@@ -85,10 +85,13 @@ def introduce(run: Run) -> None:
 
 
 @contextmanager
-def clock_of(run: Run, plan: Plan) -> Iterator[Clock]:
-    """A clock that runs inside, with the references made under it. Raises UserError."""
+def clock_of(run: Run, plan: Plan, begins: bool = True) -> Iterator[Clock]:
+    """A clock that runs inside, with the references made under it, and for a run that begins its samples. Raises UserError."""
     with Clock(say, plan.phases).running() as clock:
-        run.open_references(clock.enter(SAMPLES if SAMPLES in plan.phases else "references"))
+        count = clock.enter(SAMPLES if SAMPLES in plan.phases else "references")
+        run.open_references(count)
+        if begins:  # else the checkpoint has them
+            give_learning_samples(run.objective, run.teacher, count)
         measured = () if run.yardsticks is None else run.yardsticks.all
         for read in {reference.images_read for each in measured for reference in each.given} - {None}:
             say(f"Reference: {run.options.fid_ref}, {read}.")

@@ -48,8 +48,9 @@ def resume(folder: Path, given: RunOptions, named: Iterable[str]) -> str:
         introduce(run)
         longer = options.refine.total_images > saved.refine.total_images
         broadcast_from_rank0(lambda: _tidy(folder, options if longer else None))
-        with clock_of(run, make_plan(run)) as clock:
-            return drive(run, folder, _newest(folder), clock)
+        found = _newest(folder)
+        with clock_of(run, make_plan(run), begins=found is None) as clock:
+            return drive(run, folder, found, clock)
 
 
 def find_files(saved: RunOptions, given: RunOptions, named: Iterable[str], folder: Path) -> RunOptions:

@@ -1,4 +1,6 @@
-"""Frechet distances to the teacher's samples as a gradient: the moments of the generator's images are drawn to the teacher's."""
+"""Frechet distances to the teacher's samples as losses: the moments of the generator's images come to the teacher's."""
+
+from abc import ABC, abstractmethod
 
 import torch
 from jaxtyping import Float64
@@ -7,6 +9,7 @@ from torch import Tensor, nn
 from gan_refine.features import Vectors, activation_layers, pooled_pixels, projection, teacher_activations
 from gan_refine.foundation import distributed
 from gan_refine.interfaces import Denoiser, Images, PixelBytes
+from gan_refine.pixels import from_uint8
 
 FEATURE_SIGMA = 0.3  # noise level at which the teacher's activations are taken; the detector `teacher` has another
 TEACHER_FEATURES = 192
@@ -17,10 +20,10 @@ Matrix = Float64[Tensor, "d d"]
 Vector = Float64[Tensor, " d"]
 
 
-class Space(nn.Module):
-    """Pixels of images, the moments of the teacher's samples in them, and a window of the generator's newest images."""
+class FrechetLoss(nn.Module, ABC):
+    """A squared Frechet distance: of the generator's newest images, the window, to samples of the teacher."""
 
-    mean: Tensor  # buffers, so that checkpoints hold them
+    mean: Tensor  # of the samples' features; buffers, so that checkpoints hold them
     covariance: Tensor
     window: Tensor
 
@@ -29,17 +32,19 @@ class Space(nn.Module):
         for name in ("mean", "covariance"):
             self.register_buffer(name, torch.zeros([0], dtype=torch.float64))
         self.register_buffer("window", torch.zeros([0, 0]))
+        self._root: Matrix | None = None  # of the covariance
         self._transport: tuple[Vector, Matrix] | None = None  # mean and matrix, of the present window
 
+    @abstractmethod
     def features(self, images: Images, rng: torch.Generator) -> Vectors:
         """The vectors whose moments are compared; differentiable."""
-        return pooled_pixels(images)
 
     @torch.no_grad()
     def set_reference(self, samples: PixelBytes, rng: torch.Generator) -> None:
         """Keeps the moments of the samples' features."""
-        found = [self.features(from_bytes(part), rng) for part in samples.split(REFERENCE_BATCH)]
+        found = [self.features(from_uint8(part), rng) for part in samples.split(REFERENCE_BATCH)]
         self.mean, self.covariance = moments(torch.cat(found))
+        self._root = None
 
     def push(self, features: Vectors, length: int) -> None:
         """Adds features of one global batch, this process's share of which is given; the oldest beyond `length` leave.
@@ -51,21 +56,30 @@ class Space(nn.Module):
         self.window = torch.cat([self.window.reshape(-1, new.shape[1]), new])[-length:]
         self._transport = None
 
-    def pull(self, features: Vectors) -> Vectors:
+    def gradient(self, features: Vectors) -> Vectors:
         """f - T(f), T the optimal transport from the window's Gaussian to the reference's.
 
-        It is n / 2 times the gradient of their squared Frechet distance at each of n vectors with these moments.
+        It is n / 2 times the gradient of the squared distance at each of n vectors with the window's moments.
         """
+        if self._root is None:
+            self._root = power(self.covariance, 0.5)
         if self._transport is None:
             mean, covariance = moments(self.window)
-            self._transport = mean, transport(covariance, self.covariance)
+            self._transport = mean, transport(covariance, self._root)
         mean, matrix = self._transport
         centered = features.to(torch.float64) - mean
         return (centered - centered @ matrix + mean - self.mean).to(features.dtype)
 
 
-class ActivationSpace(Space):
-    """Activations of the teacher's network at one noise level, averaged over the image, in units of their deviations.
+class PixelFrechetLoss(FrechetLoss):
+    """In the pixels, averaged over squares until there are at most 256."""
+
+    def features(self, images: Images, rng: torch.Generator) -> Vectors:
+        return pooled_pixels(images)
+
+
+class ActivationFrechetLoss(FrechetLoss):
+    """In activations of the teacher's network at one noise level, averaged over the image, in units of their deviations.
 
     More than TEACHER_FEATURES are projected to as many by fixed random signs.
     """
@@ -92,31 +106,19 @@ class ActivationSpace(Space):
         return found @ self._projection
 
 
-def as_bytes(images: Images) -> PixelBytes:
-    """Images in [-1, 1] as users see them: the sampler's residue on flat ground is no part of that."""
-    return (images * 127.5 + 128).clamp(0, 255).to(torch.uint8).cpu()
-
-
-def from_bytes(images: PixelBytes) -> Images:
-    """Bytes as images in [-1, 1]."""
-    return images.to(torch.float32) / 127.5 - 1
-
-
 def moments(vectors: Vectors) -> tuple[Vector, Matrix]:
     """Mean and covariance in float64."""
-    centered = vectors.to(torch.float64)
-    mean = centered.mean(dim=0)
-    centered = centered - mean
-    return mean, centered.T @ centered / (len(vectors) - 1)
+    vectors = vectors.to(torch.float64)
+    return vectors.mean(dim=0), torch.cov(vectors.T)
 
 
-def transport(source: Matrix, target: Matrix) -> Matrix:
-    """The matrix of the optimal transport between centered Gaussians: A^(1/2) (A^(1/2) C A^(1/2))^(-1/2) A^(1/2), C to A."""
-    root = _power(target, 0.5)
-    return root @ _power(root @ source @ root, -0.5) @ root
+def transport(source: Matrix, root: Matrix) -> Matrix:
+    """The optimal transport between centered Gaussians, R (R C R)^(-1/2) R, from covariance C to R^2."""
+    return root @ power(root @ source @ root, -0.5) @ root
 
 
-def _power(matrix: Matrix, exponent: float) -> Matrix:
+def power(matrix: Matrix, exponent: float) -> Matrix:
+    """Of a symmetric matrix without negative eigenvalues."""
     values, vectors = torch.linalg.eigh(matrix)
     values = values.clamp(min=values[-1] * SMALLEST_EIGENVALUE)
     return (vectors * values**exponent) @ vectors.T
