@@ -184,7 +184,7 @@ class Objective(nn.Module, ABC):
         """Called after each optimizer step of the auxiliary networks, which learned from so many images."""
 
     def generator_stepped(self, images: int) -> None:
-        """Called after each optimizer step of the generator, whose batch had so many images."""
+        """Called after each optimizer step of the generator, whose batch had so many images; also after one that was skipped."""
 
     def give_samples(self, images: PixelBytes, labels: Labels) -> None:
         """Hands over the samples of the teacher that `wanted_samples` asks for, with their classes."""

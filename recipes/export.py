@@ -23,8 +23,9 @@ from gan_refine.evaluation import NUM_IMAGES, SamplingOptions, Teacher, teacher_
 from gan_refine.evaluation.samples import cache_key, store_samples
 from gan_refine.networks.edm_precond import EDMPrecond
 from gan_refine.networks.stylegan2 import Discriminator, Generator
+from gan_refine.objectives import build_objective
 from gan_refine.pickles import write_networks
-from gan_refine.run.build import DEFAULT_LEARNING
+from gan_refine.run.build import learning_samples
 from gan_refine.sampling import DEFAULT_STEPS
 from gan_refine.teachers import load_edm
 from recipes import train_gan, train_teacher
@@ -147,7 +148,10 @@ def samples(name: str, threads: int) -> None:
     teacher = Teacher(path, load_edm(path))
     for old in PRETRAINED.glob(f"{name}-samples-*.npz"):
         old.unlink()
-    for options in (SamplingOptions(NUM_IMAGES, DEFAULT_STEPS), DEFAULT_LEARNING):
+    wanted = build_objective("di-gan", teacher.denoiser).wanted_samples
+    assert wanted is not None, "the default objective learns from samples"
+    learned = learning_samples(wanted)
+    for options in (SamplingOptions(NUM_IMAGES, DEFAULT_STEPS), learned):
         with tqdm(total=2 * options.images) as bar:
             made = teacher_samples(Teacher(None, teacher.denoiser), options, bar.update)
         target = PRETRAINED / f"{name}-samples-{cache_key(teacher, options)}.npz"

@@ -1,5 +1,7 @@
 """Diff-Instruct, an adversarial loss and Frechet distances together."""
 
+import itertools
+
 import pytest
 import torch
 from toys import gradient_at, no_labels, rng, small_stylegan2, small_unet
@@ -139,6 +141,31 @@ def test_without_a_discriminator_the_activations_are_matched():
     given = Discriminator(0, 8, 1, "orig", 64, 8)
     objective = build_objective("di-gan", teacher, GanFile(lambda: given))
     assert objective.weights == [0.5, 1.0, 0.5] and objective.discriminator is given and objective.notices() == []
+
+
+@pytest.mark.parametrize("on_gpu", [False, True])
+def test_a_step_that_is_not_finite_leaves_no_trace(on_gpu, monkeypatch):
+    """In the steps that measure the gradients: the next ones move the generator again."""
+    monkeypatch.setattr(RefineState, "on_gpu", on_gpu)  # where steps are skipped by the fused optimizer
+    objective = DiGan(EdmTeacher(small_unet(8)), DiGanOptions(discriminator="fresh", **FEW))
+    sizes = {"total_images": 96, "batch": 16, "batch_gpu": 8, "tick_images": 96, "warmup_images": 64, "lr_decay": 0.0}
+    state = RefineState(small_stylegan2(8, 0, 0.1), objective, RefineOptions(glr=1e-3, **sizes))
+    whole, calls = objective.diff_instruct.generator_loss, []
+
+    def broken(*given):
+        loss = whole(*given)
+        calls.append(None)
+        return type(loss)(loss.per_sample * (torch.nan if len(calls) == 5 else 1), loss.sigma, loss.logs)
+
+    objective.diff_instruct.generator_loss = broken
+    seen = []
+    for _ in advance(state):
+        weights = state.generator.net.synthesis.b8.conv1.weight
+        if state.images:
+            seen.append(weights.detach().clone())
+    moved = [not torch.equal(before, after) for before, after in itertools.pairwise(seen)]
+    assert moved == [True, False, True, True, True], "images 33 to 48 are skipped"
+    assert bool(objective._scales().isfinite().all())
 
 
 def test_many_activations_are_projected_in_units_of_their_deviations():

@@ -50,8 +50,9 @@ from gan_refine.metrics.classifiers import FashionClassifier
 from gan_refine.metrics.detectors import ClassifierDetector
 from gan_refine.metrics.tables import ONLY_REPORT
 from gan_refine.networks.stylegan2 import Generator
+from gan_refine.objectives import build_objective
 from gan_refine.pickles import write_networks
-from gan_refine.run.build import DEFAULT_LEARNING, build
+from gan_refine.run.build import build, learning_samples
 from gan_refine.run.options import RunOptions
 from gan_refine.sampling import DEFAULT_STEPS, sample_images
 from gan_refine.teachers import GaussianTeacher, load_edm
@@ -160,7 +161,8 @@ class TestSamples:
         for name in {path.name.partition("-samples-")[0] for path in found}:
             file = assets.resolve("teacher", name)
             teacher = Teacher(file, load_edm(file))
-            keys = {cache_key(teacher, each) for each in (SamplingOptions(NUM_IMAGES, DEFAULT_STEPS), DEFAULT_LEARNING)}
+            learned = learning_samples(build_objective("di-gan", teacher.denoiser).wanted_samples)
+            keys = {cache_key(teacher, each) for each in (SamplingOptions(NUM_IMAGES, DEFAULT_STEPS), learned)}
             kept = {path.stem.rpartition("-")[2] for path in found if path.name.startswith(f"{name}-samples-")}
             assert kept == keys, "recipes/export.py samples makes the files again"
 

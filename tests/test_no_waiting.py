@@ -13,6 +13,7 @@ from gan_refine.generators import AffineGenerator
 from gan_refine.interfaces import ImageSpec
 from gan_refine.objectives import build_objective
 from gan_refine.refine import RefineState, advance
+from gan_refine.refine.fitting import give_stand_ins
 from gan_refine.teachers import EdmTeacher
 
 WAITING = {
@@ -58,7 +59,9 @@ def units(state: RefineState) -> Iterator[bool]:
 
 def small_state(objective: str, device: str = "cpu") -> RefineState:
     generator = small_stylegan2(8, 0, 0.1, channel_base=64, channel_max=8).to(device)
-    return RefineState(generator, build_objective(objective, EdmTeacher(small_unet(8)).to(device)), OPTIONS)
+    made = build_objective(objective, EdmTeacher(small_unet(8)).to(device))
+    give_stand_ins(made, generator.spec)
+    return RefineState(generator, made, OPTIONS)
 
 
 RUNS = [
@@ -66,6 +69,7 @@ RUNS = [
     "diff-instruct,joint=true",
     "sid",
     "diff-instruct-dmd",
+    "di-gan,samples=64,steps=2,window=8,activations=0.5,discriminator=fresh",
 ]
 
 

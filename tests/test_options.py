@@ -19,6 +19,7 @@ from gan_refine.errors import OptionError
 from gan_refine.objectives import OBJECTIVES, complete_spec
 from gan_refine.pickles import reader
 from gan_refine.run.build import build
+from gan_refine.run.command import command_line
 from gan_refine.run.options import RunOptions, absolute, merge_options, options_from_json
 from runs import write_pair
 
@@ -89,6 +90,13 @@ def test_options_of_a_file_are_taken_and_those_of_the_command_line_win(tmp_path)
     assert parse_spec(some["objective"])[0] == "diff-instruct" and some["detector"] == ["pixels"]
     file.write_text('{"trust_pickle": true}')
     assert dry_run(f"--config={file}")["trust_pickle"] is False
+
+
+def test_the_command_of_a_run_has_all_digits_and_only_options():
+    refine = replace(RefineOptions(), total_images=123_456_789)
+    line = command_line(RunOptions(fid_ref="data.npz", fid_ref_sha256="abc", refine=refine))
+    assert "--kimg=123456.789" in line and "--fid-ref=data.npz" in line
+    assert {word.partition("=")[0] for word in line.split()[2:]} <= FLAGS
 
 
 def test_a_preset_gives_other_defaults_and_what_is_given_wins(tmp_path):

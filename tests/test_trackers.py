@@ -40,10 +40,15 @@ def test_lines_of_a_run_arrive_as_figures(tmp_path: Path, monkeypatch: pytest.Mo
         "metric-fd.jsonl", {"kimg": 0.256, "results": {"fd": 4.5}, "snapshot": "x", "convention": {"ddof": 1}}
     )
     assert fake.lines == [{"nats/band1": 0.5, "glr": 1e-3, "images": 128}, {"fd": 4.5, "images": 256}]
-    assert fake.started[0]["id"] == tmp_path.name  # so that a resumed run goes on in it
+    other = tmp_path / "other" / tmp_path.name
+    for folder in (tmp_path, other):
+        for tracker in open_trackers(RunOptions(wandb=True), folder, writes=True):
+            tracker.close()
+    first, again, elsewhere = (started["id"] for started in fake.started)
+    assert first == again != elsewhere, "a resumed run goes on in its own, and no other does"
     for tracker in opened:
         tracker.close()
-    assert fake.finished == 1
+    assert fake.finished == 3
 
 
 def test_tensorboard_gets_images_as_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -177,7 +177,7 @@ def refine(context: click.Context, dry_run: bool, **given) -> None:
         if given.pop(name) is not None and run is not None:
             raise OptionError(f"--{name} is for new runs: a resumed run keeps its options; leave out either it or --resume")
     named = [name for name in given if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
-    automatic = {KIMG.get(name, name) for name in ("glr",) if given[name] is None}
+    automatic = {"glr"} if given["glr"] is None else set()
     options = run_options(given)
     check_device(options.device)
     restarted = folder_of_this_launch(Path(options.outdir)) if run is None else None
@@ -201,7 +201,7 @@ def run_options(given: dict) -> RunOptions:
 
     share = max(given["batch"] // distributed.get_world_size(), 1)
     batch_gpu = given.pop("batch_gpu")
-    fields: dict = {field: images(given.pop(name), name) for name, field in KIMG.items() if given[name] is not None}
+    fields: dict = {field: images(given.pop(name), name) for name, field in KIMG.items()}
     fields |= {name: given.pop(name) for name in vars(TRAINING_DEFAULTS) if given.get(name) is not None}
     fields["batch_gpu"] = share if batch_gpu in (None, "auto") else whole_number(batch_gpu, "batch-gpu")
     rest = {name: value for name, value in given.items() if name in vars(DEFAULTS)}

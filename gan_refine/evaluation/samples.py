@@ -20,6 +20,7 @@ from gan_refine.labels import Frequencies, draw_labels
 from gan_refine.metrics import OnProgress, ignore_progress
 from gan_refine.metrics.references import UNREADABLE
 from gan_refine.noise import rng_for
+from gan_refine.precision import float32_products
 
 VERSION = 2  # of the cached files; to be raised with a change of the sampler
 SAMPLER = "unipc"  # with one call of the teacher for each step
@@ -103,7 +104,8 @@ def _sample(teacher: Teacher, options: SamplingOptions, progress: OnProgress) ->
     """The samples of all processes, in the order of their indices."""
     spec, total = teacher.denoiser.spec, 2 * options.images
     chosen = total, options.steps, options.seed, progress, teacher.frequencies, SAMPLER
-    mine = list(teacher_images(teacher.denoiser, *chosen))
+    with float32_products(tf32=False):  # whatever a run takes: its cache is all runs'
+        mine = list(teacher_images(teacher.denoiser, *chosen))
     empty = torch.zeros([0, spec.channels, spec.resolution, spec.resolution], dtype=torch.uint8)
     images = distributed.gather_across(torch.cat([empty, *(part.cpu() for _, part in mine)]))
     indices = [torch.arange(first, first + len(part)) for first, part in mine]

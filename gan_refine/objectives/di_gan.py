@@ -185,7 +185,7 @@ class DiGan(Objective):
         known = self.squared_norms if self._windows_are_full else self.provisional_norms
         if not len(known):
             return torch.zeros_like(self._weights)
-        return self._weights / known.mean(dim=0).sqrt().clamp(min=SMALLEST_SIZE)
+        return self._weights / known.nanmean(dim=0).sqrt().clamp(min=SMALLEST_SIZE)
 
     def auxiliary_stepped(self, images: int) -> None:
         if self.diff_instruct is not None:
@@ -196,6 +196,7 @@ class DiGan(Objective):
         """The images of the step enter the windows; in the first steps the sizes of the gradients are kept."""
         if self._norms:
             total = distributed.sum_across(torch.stack(self._norms).sum(dim=0)) / images
+            total = total.where(total.isfinite(), torch.nan)  # of a step that is skipped; no mean counts it
             if self._windows_are_full:
                 self.squared_norms = torch.cat([self.squared_norms, total[None].to(self.squared_norms)])
             else:  # the Frechet losses' gradients are still 0

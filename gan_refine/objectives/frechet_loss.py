@@ -107,9 +107,10 @@ class ActivationFrechetLoss(FrechetLoss):
 
 
 def moments(vectors: Vectors) -> tuple[Vector, Matrix]:
-    """Mean and covariance in float64."""
+    """Mean and covariance in float64. torch.cov would wait for the device."""
     vectors = vectors.to(torch.float64)
-    return vectors.mean(dim=0), torch.cov(vectors.T)
+    mean = vectors.mean(dim=0)
+    return mean, (vectors - mean).T @ (vectors - mean) / (len(vectors) - 1)
 
 
 def transport(source: Matrix, root: Matrix) -> Matrix:

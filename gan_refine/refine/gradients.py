@@ -88,6 +88,6 @@ def optimizer_step(state: RefineState, name: str, rates: list[float]) -> None:
         optimizer.step()
         if name == "auxiliary":
             state.objective.auxiliary_stepped(state.options.batch)
-        else:
-            state.objective.generator_stepped(state.options.batch)
+    if name == "generator":
+        state.objective.generator_stepped(state.options.batch)
     optimizer.zero_grad(set_to_none=True)

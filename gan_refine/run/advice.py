@@ -7,11 +7,10 @@ RISE = 1.5  # of the data-free estimate, which is noisy
 FALL = 0.9  # of recall
 
 
-def warnings_of(record: RunRecord) -> list[str]:
-    """One sentence for each trouble that the figures so far show; empty for a run that goes well."""
-    return [
-        text for check in (_not_finite, _worse, _gap_rises, _score_model_lags, _recall_falls) for text in check(record)
-    ]
+def warnings_of(record: RunRecord) -> dict[str, str]:
+    """A sentence for each kind of trouble that the figures so far show; empty for a run that goes well."""
+    checks = (_not_finite, _worse, _gap_rises, _score_model_lags, _recall_falls)
+    return {check.__name__: text for check in checks for text in check(record)}
 
 
 def _not_finite(record: RunRecord) -> list[str]:

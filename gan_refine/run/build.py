@@ -28,7 +28,7 @@ from gan_refine.generators import BridgeOptions, PretrainedGenerator, bridge, ca
 from gan_refine.interfaces import Generator, ImageSpec, Objective, SampleRequest
 from gan_refine.labels import UNIFORM, parse_frequencies
 from gan_refine.metrics import OnProgress, Result, ignore_progress, only_reports
-from gan_refine.objectives import DiGanOptions, GanFile, build_objective, complete_spec, objective_class
+from gan_refine.objectives import GanFile, build_objective, complete_spec, objective_class
 from gan_refine.precision import resolve_precision
 from gan_refine.refine import trainable_groups
 from gan_refine.run.networks import Gan, open_gan, open_teacher
@@ -130,11 +130,6 @@ def give_learning_samples(objective: Objective, teacher: Teacher, progress: OnPr
         made = teacher_samples(teacher, options, progress)
         images = torch.cat([made.reference, made.others])[: wanted.number]
         objective.give_samples(images, labels_of(teacher, options)[: wanted.number])
-
-
-DEFAULT_LEARNING = learning_samples(
-    SampleRequest(DiGanOptions().samples, DiGanOptions().steps, DiGanOptions().sample_seed)
-)  # those of the default objective
 
 
 def build(options: RunOptions, automatic: Collection[str] = ()) -> Run:

@@ -17,7 +17,7 @@ KIMG = {
     "tick": "tick_images",
 }  # options in thousands of images -> fields of RefineOptions
 FLAGS = ("recompute", "trust_pickle", "report", "tensorboard", "wandb")
-NOT_GIVEN = ("refine", "gan_sha256", "teacher_sha256")  # fields that are no options
+NOT_GIVEN = ("refine", "gan_sha256", "teacher_sha256", "fid_ref_sha256")  # fields that are no options
 ALWAYS = ("gan", "teacher", "objective", "glr")  # whose defaults depend on other options
 
 
@@ -51,7 +51,7 @@ def _argument(field: str, value: object) -> str:
         return f"--{name}" if value else f"--no-{name}"
     if isinstance(value, tuple):
         return " ".join(f"--{name}={shlex.quote(each)}" for each in value)
-    text = f"{value / 1000:g}" if field in in_kimg and isinstance(value, int) else str(value)
+    text = repr(value / 1000) if field in in_kimg and isinstance(value, int) else str(value)
     return f"--{name}={shlex.quote(text)}"
 
 
@@ -73,7 +73,7 @@ def read_config(path: str) -> dict[str, str | list[str]]:
         known = [field.name for field in fields(cls)]
         if unknown := sorted(set(given) - set(known)):
             raise OptionError(f"--config={path} has {', '.join(unknown)}, which is none of {', '.join(known)}")
-    left_out = {*NOT_GIVEN, "fid_ref_sha256", "trust_pickle"}
+    left_out = {*NOT_GIVEN, "trust_pickle"}
     if inner.get("batch_gpu") == inner.get("batch"):
         left_out.add("batch_gpu")  # the default is the whole batch
     chosen = {name: value for name, value in {**record, **inner}.items() if name not in left_out and value is not None}

@@ -53,7 +53,7 @@ def write_report(folder: Path, trust: bool = False, device: str = "cpu") -> Path
         shown=_shown(record).name,
         tables=tables(record),
         charts=charts(record),
-        warnings=warnings_of(record),
+        warnings=warnings_of(record).values(),
         options=to_json(record.options),
         command=command_line(record.options),
         evaluate=evaluate_line(record.options, str(record.best_pickle)),

@@ -170,7 +170,7 @@ def plan_lines(run: Run, plan: Plan) -> list[str]:
 
 
 def plural(number: int, noun: str) -> str:
-    """1 round, 2 rounds."""
+    """1 snapshot, 2 snapshots."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 

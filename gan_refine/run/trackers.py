@@ -1,5 +1,6 @@
 """The figures of a run for the tools that draw them as it goes: TensorBoard and Weights & Biases, each an optional extra."""
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -45,7 +46,13 @@ class Wandb(Tracker):
     def __init__(self, folder: Path) -> None:
         import wandb
 
-        self.run = wandb.init(project="gan_refine", name=folder.name, id=folder.name, resume="allow", dir=str(folder))
+        key = hashlib.sha256(str(folder.resolve()).encode(errors="surrogateescape")).hexdigest()[:8]
+        chosen = {
+            "name": folder.name,
+            "id": f"{folder.name}-{key}",
+            "dir": str(folder),
+        }  # two folders may have one name
+        self.run = wandb.init(project="gan_refine", resume="allow", **chosen)
 
     def log(self, figures: Mapping[str, float], images: int) -> None:
         self.run.log({**figures, "images": images})

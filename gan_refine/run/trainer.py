@@ -52,7 +52,7 @@ class Trainer:
         self.checkpoints = Checkpoints(folder.path, run.options.keep)
         self.saved_at = time.monotonic()
         self.collapsed = False
-        self.warned: set[str] = set()  # how the warnings of this process begin
+        self.warned: set[str] = set()  # the kinds of trouble that this process has told
         self.grid = grid_latents(run.generator, run.options.refine.seed)
         self.best_path = folder.path / "network-refined-best.pkl"
         self.last_path = folder.path / "network-refined-last.pkl"
@@ -208,11 +208,11 @@ class Trainer:
 
     def _report(self) -> None:
         """Writes report.html, and says what goes wrong, each trouble once."""
-        if not (self.folder.writes and self.run.options.report):
+        if not self.folder.writes:
             return
-        write_report(self.folder.path, self.run.options.trust_pickle, self.run.options.device)
-        for text in warnings_of(read_run(self.folder.path)):
-            kind = text[:40]
+        if self.run.options.report:
+            write_report(self.folder.path, self.run.options.trust_pickle, self.run.options.device)
+        for kind, text in warnings_of(read_run(self.folder.path)).items():
             if kind not in self.warned:
                 self.folder.say(f"WARNING: {text}")
                 self.warned.add(kind)
