@@ -71,10 +71,10 @@ RANGES = {  # of RefineOptions
 class RefineOptions:
     """What `refine` needs to know. Counts are in images shown to the generator; learning rates are Adam's."""
 
-    total_images: int = 49_152
+    total_images: int = 16_384
     batch: int = 64
     batch_gpu: int = 64  # images in memory at a time; gradients accumulate up to `batch`
-    warmup_images: int = 6_000  # the auxiliary networks are trained alone for so many images, at the start
+    warmup_images: int = 3_072  # the auxiliary networks are trained alone for so many images, at the start
     glr: float = 5e-4
     train: str = "all"  # trained parts of the generator, each with a multiple of `glr`: synthesis,affine:0.1
     score_lr: float = 3e-4
@@ -87,7 +87,7 @@ class RefineOptions:
     l2_images: float = 0.0  # weight of the squared distance of the images to the original's at the same latents
     clip_grad: float = 0.0  # norm to which a larger gradient is scaled down; 0 = no clipping
     max_skips: int = 20  # steps in a row whose gradient is not finite, before the run stops with a diagnosis
-    tick_images: int = 12_288
+    tick_images: int = 8_192
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -86,6 +86,7 @@ class Generator(nn.Module, ABC):
 
     spec: ImageSpec
     max_default_lr: ClassVar[float] = float("inf")  # default learning rates are lowered to this
+    preset: ClassVar[str] = "gan"  # for a large one on a GPU
 
     @abstractmethod
     def draw(self, n: int, rng: torch.Generator) -> Latents:

@@ -88,8 +88,8 @@ def test_every_phase_of_a_run_is_told_and_the_plan_stands_first(
     ended = CliRunner().invoke(cli, given, catch_exceptions=False)
     assert ended.exit_code == 0, ended.output
     lines = [line for line in ended.stderr.splitlines() if not line.startswith("trying small steps  (")]
-    assert [line.split()[0] for line in lines[:8]] == [
-        *("GAN:", "length", "method", "rates", "measures", "calls", "time", "memory")
+    assert [line.split()[0] for line in lines[:9]] == [
+        *("GAN:", "Preset:", "length", "method", "rates", "measures", "calls", "time", "memory")
     ]
     told = [re.match(r"([a-z -]+): (\d+) of (\d+) images  \(\d+ s, about \d+ s left\)$", line) for line in lines]
     reached = {match[1]: (int(match[2]), int(match[3])) for match in told if match}

@@ -188,7 +188,7 @@ def test_a_read_only_run_folder_is_one_line(pair, commands, tmp_path):
     assert contents(folder) == before
 
 
-def test_a_run_that_collapses_stops_if_asked_to_and_keeps_the_best(pair, commands, tmp_path):
+def test_a_run_that_collapses_stops_and_keeps_the_best(pair, commands, tmp_path):
     collapsing = ["--snap=1", "--glr=0.01", "--stop-on-collapse=1.005"]
     ended = commands.run(*pair, *SMALL, *collapsing, f"--outdir={tmp_path}")
     assert ended.code == 0, ended.stderr

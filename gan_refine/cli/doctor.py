@@ -28,10 +28,19 @@ NETWORKS, RUN = "Networks", "Run"
 @option(NETWORKS, "--gan", metavar="PKL|URL|NAME", type=PATH, default=None, help=GAN)
 @option(NETWORKS, "--teacher", metavar="PKL|URL|NAME", type=PATH, default=None, help=TEACHER)
 @trust_pickle_option(NETWORKS)
-@option(RUN, "--batch", metavar="INT", type=int, default=RefineOptions().batch, help="Batch size of the run; above 0.")
+@option(
+    RUN,
+    "--batch",
+    metavar="INT",
+    type=int,
+    default=None,
+    help="Batch size of the run; above 0.  [default: the preset's]",
+)
 @option(RUN, "--outdir", metavar="DIR", type=PATH, default=RunOptions().outdir, help="Where the run would write.")
 @device_option(RUN)
-def doctor(gan: str | None, teacher: str | None, trust_pickle: bool, batch: int, outdir: str, device: str) -> None:
+def doctor(
+    gan: str | None, teacher: str | None, trust_pickle: bool, batch: int | None, outdir: str, device: str
+) -> None:
     """Show what this machine offers; with --gan and --teacher also whether they fit each other and what a run would take.
 
     Writes nothing. The exit code is 2 if the files do not fit or cannot be opened.
@@ -45,11 +54,12 @@ def doctor(gan: str | None, teacher: str | None, trust_pickle: bool, batch: int,
         raise OptionError("doctor checks a pair; give both --gan and --teacher, or neither")
     check_device(device)
     require_writable("--outdir", Path(outdir))
-    refine = RefineOptions(batch=batch, batch_gpu=batch)
+    refine = RefineOptions() if batch is None else RefineOptions(batch=batch, batch_gpu=batch)
+    automatic = set(vars(refine)) - ({"batch", "batch_gpu"} if batch is not None else set())
     run = None
     if gan is not None and teacher is not None:
         options = RunOptions(gan=gan, teacher=teacher, outdir=outdir, device=device, trust_pickle=trust_pickle)
-        run = build(replace(options, refine=refine), {"glr"})
+        run = build(replace(options, refine=refine), automatic)
     click.echo("\n".join(f"  {name:<14} {found}" for name, found in environment_rows(Path(outdir))))
     if run is None:
         return

@@ -24,8 +24,9 @@ from gan_refine.cli.options import (
 )
 from gan_refine.config import RANGES, Range, RefineOptions, require, shortened
 from gan_refine.errors import OptionError
-from gan_refine.run.command import KIMG, read_config
+from gan_refine.run.command import KIMG, option_of, read_config
 from gan_refine.run.options import RunOptions
+from gan_refine.run.presets import PRESETS
 
 NETWORKS, TRAINING, OBJECTIVE = "Networks", "Training", "Objective"
 EVALUATION, RUN = "Evaluation", "Run"
@@ -38,28 +39,13 @@ torchrun --standalone --nproc-per-node=8 run_refine.py --gan=GAN.pkl --teacher=T
 # the paper's alternation with the authors' released settings
 gan-refine refine --preset=paper
 """
-AUTHORS = {
-    "objective": "diff-instruct",
-    "warmup_kimg": "0",
-    "batch": "128",
-    "glr": "1e-5",
-    "score_lr": "1e-5",
-    "beta2": "0.999",
-}
-AUTHORS |= {"lr_rampup": "0", "lr_decay": "0"}
-# Defaults of other options: minutes on a CPU; a real GAN on GPUs; a U-Net as the generator; the authors' released settings.
-PRESETS: dict[str, dict[str, str]] = {
-    "demo": {"kimg": "16.384", "warmup_kimg": "3.072", "tick": "8.192"},
-    "gan": {"kimg": "1000", "warmup_kimg": "100", "batch": "256", "tick": "50", "ema_kimg": "20"},
-    "one-step": {**AUTHORS, "kimg": "10000", "tick": "200"},
-    "paper": AUTHORS,
-}
 
 
-def use_preset(context: click.Context, _: click.Parameter, name: str | None) -> str | None:
-    """Makes what the preset says the defaults of all other options; a --config wins over it."""
-    if name is not None:
-        context.default_map = {**PRESETS[name], **(context.default_map or {})}
+def use_preset(context: click.Context, _: click.Parameter, name: str) -> str:
+    """Makes what a named preset says the defaults of all other options; a --config wins over it."""
+    if name != DEFAULTS.preset:
+        options = dict(option_of(field, value) for field, value in PRESETS[name].items())
+        context.default_map = {**options, **(context.default_map or {})}
     return name
 
 
@@ -92,8 +78,8 @@ def use_config(context: click.Context, _: click.Parameter, path: str | None) -> 
 @option(TRAINING, "--batch-gpu", metavar="INT|auto", default=None,
         help="Micro-batch size, a divisor of --batch; auto for the largest that fits.  [default: --batch divided by processes]")
 @option(TRAINING, "--glr", metavar="FLOAT", type=float, default=None,
-        help="Learning rate of the generator.  [default: the objective's, 0.0005 for di-gan and 0.0001 for the others; at most "
-        "0.0001 for one-step generators]")
+        help="Learning rate of the generator.  [default: the preset's or the objective's, 0.0005 for di-gan and 0.0001 for the "
+        "others; at most 0.0001 for one-step generators]")
 @option(TRAINING, "--score-lr", metavar="FLOAT", type=float, default=TRAINING_DEFAULTS.score_lr,
         help="Learning rate of the score model.")
 @option(TRAINING, "--lr-rampup", metavar="SHARE", type=float, default=TRAINING_DEFAULTS.lr_rampup,
@@ -134,8 +120,7 @@ def use_config(context: click.Context, _: click.Parameter, path: str | None) -> 
 @option(EVALUATION, "--fid-seeds", metavar="INT", type=int, default=DEFAULTS.fid_seeds,
         help="Sets of new latents for the tables at the end; 0 = the set that selected the best snapshot.")
 @option(EVALUATION, "--stop-on-collapse", metavar="FACTOR", type=float, default=DEFAULTS.stop_on_collapse,
-        help="Stop when the first metric (without one: the data-free estimate) exceeds its start by this factor; above 1, 0 = "
-        "never.")
+        help="Stop when the first metric exceeds its start by this factor; above 1, 0 = never.")
 @option(RUN, "--outdir", metavar="DIR", type=PATH, default=DEFAULTS.outdir, help="Where to make the run folder.")
 @option(RUN, "--desc", metavar="TEXT", default=None, help="Name of the run folder after its number.")
 @option(RUN, "--tick", metavar="KIMG", type=float, default=TRAINING_DEFAULTS.tick_images / 1000,
@@ -155,9 +140,10 @@ def use_config(context: click.Context, _: click.Parameter, path: str | None) -> 
         help="Resume the run in this folder, or the latest below --outdir.")
 @option(RUN, "--config", metavar="JSON", type=PATH, default=None, is_eager=True, callback=use_config,
         help="Take the options from the options.json of a run, or a file like it; options of the command line win.")
-@option(RUN, "--preset", type=click.Choice(list(PRESETS)), default=None, is_eager=True, callback=use_preset,
-        help="Other defaults: demo for minutes on a CPU, gan for a GAN of usual size on GPUs, one-step for U-Nets, paper for the "
-        "authors' settings. Given options win.")
+@option(RUN, "--preset", type=click.Choice([DEFAULTS.preset, *PRESETS]), default=DEFAULTS.preset, is_eager=True,
+        callback=use_preset, help="Defaults of other options: demo for minutes on a CPU, gan for a GAN of usual size on GPUs, "
+        "one-step for U-Nets, paper for the authors' settings; auto chooses one of the first three by generator and device. "
+        "Given options win.")
 @option(RUN, "--dry-run", is_flag=True,
         help="Check everything, show the resolved options and the plan with its time and memory, write nothing.")
 @click.pass_context
@@ -173,11 +159,12 @@ def refine(context: click.Context, dry_run: bool, **given) -> None:
     distributed.init()
     rank0 = distributed.is_rank0()
     run, fit_memory = given.pop("resume"), given["batch_gpu"] == "auto"
-    for name in ("config", "preset"):
-        if given.pop(name) is not None and run is not None:
-            raise OptionError(f"--{name} is for new runs: a resumed run keeps its options; leave out either it or --resume")
+    given.pop("config")
     named = [name for name in given if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
-    automatic = {"glr"} if given["glr"] is None else set()
+    for name in ("config", "preset"):
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE and run is not None:
+            raise OptionError(f"--{name} is for new runs: a resumed run keeps its options; leave out either it or --resume")
+    automatic = {KIMG.get(name, name) for name in given if context.get_parameter_source(name) is ParameterSource.DEFAULT}
     options = run_options(given)
     check_device(options.device)
     restarted = folder_of_this_launch(Path(options.outdir)) if run is None else None

@@ -34,6 +34,7 @@ class OneStep(PretrainedGenerator):
     family = "one-step"
     draws_noise = False
     max_default_lr = 1e-4  # a U-Net's weights are not scaled at run time as StyleGAN2's are
+    preset = "one-step"
 
     def __init__(self, net: nn.Module, sigma: float) -> None:
         super().__init__()

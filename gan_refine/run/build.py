@@ -24,6 +24,7 @@ from gan_refine.evaluation import (
     labels_of,
     teacher_samples,
 )
+from gan_refine.foundation import distributed
 from gan_refine.generators import BridgeOptions, PretrainedGenerator, bridge, can_bridge
 from gan_refine.interfaces import Generator, ImageSpec, Objective, SampleRequest
 from gan_refine.labels import UNIFORM, parse_frequencies
@@ -33,10 +34,12 @@ from gan_refine.precision import resolve_precision
 from gan_refine.refine import trainable_groups
 from gan_refine.run.networks import Gan, open_gan, open_teacher
 from gan_refine.run.options import AUTO, RunOptions, absolute, file_digest
+from gan_refine.run.presets import PRESETS
 from gan_refine.run.trackers import check_trackers
 from gan_refine.teachers import in_precision, recompute_activations
 
 CHECKPOINT_FORMAT = 4
+LARGE = 10**6  # parameters of a generator for which a preset for GPUs pays
 LEARNING_SEED = 7_000_002  # plus --objective's sample_seed: of the teacher's samples that the objective learns from
 
 
@@ -55,6 +58,7 @@ class Run:
     options: RunOptions
     gan: Gan
     generator: Generator
+    preset_reason: str  # why --preset=auto chose what it chose; empty where it was named
     original: (
         Generator | None
     )  # a copy of the generator before refinement, if --fid-seeds wants to measure it at the end
@@ -135,7 +139,7 @@ def give_learning_samples(objective: Objective, teacher: Teacher, progress: OnPr
 def build(options: RunOptions, automatic: Collection[str] = ()) -> Run:
     """Reads both networks and builds the objective and the draft of the metrics. Writes nothing. Raises UserError.
 
-    `automatic` are the fields of `options.refine` that the objective's class decides (glr).
+    `automatic` are the fields of `options` and of `options.refine` that the preset and the objective's class decide.
     """
     check_trackers(options)
     opened = open_teacher(options.teacher, options.trust_pickle, options.device)
@@ -143,6 +147,10 @@ def build(options: RunOptions, automatic: Collection[str] = ()) -> Run:
     denoiser, generator = opened.denoiser, prepare(gan.generator, options)
     frequencies = parse_frequencies(options.labels, generator.spec)
     teacher = replace(opened, frequencies=frequencies)
+    reason = ""
+    if options.preset == AUTO:
+        preset, reason = choose_preset(generator, options.device)
+        options = use_preset(options, preset, automatic)
     options = resolve(options, automatic, gan, teacher, generator)
     bridging = bridge_options(options.bridge)
     if bridging is not None:
@@ -157,13 +165,33 @@ def build(options: RunOptions, automatic: Collection[str] = ()) -> Run:
     sources = None if options.metrics == "none" else choose_sources(options, generator, full_size, teacher)
     original, draft = (None, None) if sources is None else (copy.deepcopy(generator), sources.draft())
     options = resolve_metrics(options, sources)
-    return Run(options, gan, generator, original, teacher, objective, sources, draft, full_size)
+    return Run(options, gan, generator, reason, original, teacher, objective, sources, draft, full_size)
 
 
 def prepare(generator: PretrainedGenerator, options: RunOptions) -> Generator:
     """The generator on the run's device, drawing its latents as --labels and --noise-mode say. Raises OptionError."""
     generator.set_latent_options(options.labels, options.noise_mode)
     return generator.to(torch.device(options.device))
+
+
+def choose_preset(generator: Generator, device: str) -> tuple[str, str]:
+    """The preset for such a generator on such a device, and why."""
+    size = sum(parameter.numel() for parameter in generator.parameters())
+    if device == "cpu":
+        return "demo", "the run is on a CPU"
+    if size < LARGE:
+        return "demo", f"the generator has only {size:,} parameters"
+    return generator.preset, f"the generator has {size / 1e6:.1f} M parameters and the run is on a GPU"
+
+
+def use_preset(options: RunOptions, name: str, automatic: Collection[str]) -> RunOptions:
+    """The options with those fields of the preset that are `automatic`; an automatic micro-batch is this process's whole share."""
+    fields = {field: value for field, value in PRESETS[name].items() if field in automatic}
+    objective = str(fields.pop("objective", options.objective))
+    if "batch" in fields and "batch_gpu" in automatic:
+        fields["batch_gpu"] = max(int(fields["batch"]) // distributed.get_world_size(), 1)
+    refine = replace(options.refine, **fields)  # type: ignore[arg-type]
+    return replace(options, preset=name, objective=objective, refine=refine)
 
 
 def resolve(
@@ -175,7 +203,7 @@ def resolve(
     if objective == AUTO:
         objective = "di-gan"
     cls = objective_class(objective)
-    if "glr" in automatic:
+    if "glr" in automatic and "glr" not in PRESETS[options.preset]:
         refine = replace(refine, glr=min(cls.default_lr, generator.max_default_lr))
     return replace(
         options,

@@ -9,6 +9,7 @@ from pathlib import Path
 from gan_refine.config import RefineOptions
 from gan_refine.errors import FileFormatError, OptionError, first_line
 from gan_refine.run.options import RunOptions
+from gan_refine.run.presets import PRESETS
 
 KIMG = {
     "kimg": "total_images",
@@ -22,10 +23,10 @@ ALWAYS = ("gan", "teacher", "objective", "glr")  # whose defaults depend on othe
 
 
 def command_line(options: RunOptions, left_out: Collection[str] = ()) -> str:
-    """The command that starts this run again: every option that differs from its default, but not the fields `left_out`."""
+    """The command that starts this run again: every option that differs from its preset's, but not the fields `left_out`."""
     default = RunOptions()
     values = {name: value for name, value in vars(options).items() if name not in NOT_GIVEN} | vars(options.refine)
-    defaults = vars(default) | vars(default.refine)
+    defaults = vars(default) | vars(default.refine) | PRESETS.get(options.preset, {})
     changed = {name: value for name, value in values.items() if name in ALWAYS or value != defaults[name]}
     for name in left_out:
         changed.pop(name, None)
@@ -81,10 +82,16 @@ def read_config(path: str) -> dict[str, str | list[str]]:
 
 
 def _option(path: str, field: str, value: object) -> tuple[str, str | list[str]]:
+    """The option of a field of the file, and its value as text. Raises OptionError."""
+    if field in KIMG.values() and type(value) is not int:
+        raise OptionError(f"--config={path}: got {value!r} for {field}; write a whole number of images")
+    return option_of(field, value)
+
+
+def option_of(field: str, value: object) -> tuple[str, str | list[str]]:
     """The option of a field, and its value as text."""
-    if field in (in_kimg := {images: option for option, images in KIMG.items()}):
-        if type(value) is not int:
-            raise OptionError(f"--config={path}: got {value!r} for {field}; write a whole number of images")
+    in_kimg = {images: option for option, images in KIMG.items()}
+    if field in in_kimg and isinstance(value, int):
         return in_kimg[field], repr(value / 1000)
     if isinstance(value, list) and field == "detector":
         return field, [str(each) for each in value]

@@ -38,7 +38,7 @@ def launch(
 ) -> str | None:
     """A new run. Returns the refined pickle's path or, if it was stopped, the command that resumes it.
 
-    `automatic` are the fields of `options.refine` that the objective decides. With `fit_memory` the micro-batch is the largest
+    `automatic` are the fields that the preset and the objective decide. With `fit_memory` the micro-batch is the largest
     that fits. options.json has what was resolved. Raises UserError before anything is written if the options are not right.
     """
     require_writable("--outdir", Path(options.outdir))
@@ -77,11 +77,13 @@ def _fitted(run: Run) -> RunOptions:
 
 
 def introduce(run: Run) -> None:
-    """One line that names both networks and what their images are."""
+    """Two lines: both networks and what their images are; what was chosen for them."""
     gan = f"{run.options.gan}, {run.generator.full_size().spec}"
     teacher = f"{run.options.teacher}, {run.teacher.denoiser.spec}"
     objective, precision = parse_spec(run.options.objective)[0], run.options.precision
-    say(f"GAN: {gan}. Teacher: {teacher}. Objective: {objective}. Precision: {precision}.")
+    reason = f" ({run.preset_reason})" if run.preset_reason else ""
+    say(f"GAN: {gan}. Teacher: {teacher}.")
+    say(f"Preset: {run.options.preset}{reason}. Objective: {objective}. Precision: {precision}.")
 
 
 @contextmanager

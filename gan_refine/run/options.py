@@ -60,6 +60,7 @@ class RunOptions:
     bridge: str = "none"
     outdir: str = "training-runs"
     desc: str | None = None
+    preset: str = AUTO
     objective: str = AUTO
     metrics: str = AUTO
     detector: tuple[str, ...] = (AUTO,)
@@ -70,7 +71,7 @@ class RunOptions:
     snap: int = 1
     snap_minutes: float = 0
     keep: int = 2
-    stop_on_collapse: float = 0
+    stop_on_collapse: float = 1.25
     precision: str = AUTO
     recompute: bool = False
     report: bool = True

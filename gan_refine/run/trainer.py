@@ -1,6 +1,5 @@
 """The trainer of one run: measures, refines, saves, keeps the best pickle."""
 
-import math
 import sys
 import time
 from dataclasses import dataclass
@@ -123,11 +122,13 @@ class Trainer:
             self._record(progress)
             if self.run.yardsticks is None and nats is not None:
                 self._tell(f"data-free gap {nats:.3f} nats")
-            if nats is not None and self.history.first_nats is not None:
+            if self.history.first_nats is None:
+                self.history.first_nats = nats
+            elif nats is not None:
                 self.history.last_nats = nats
             due = self.history.ticks % self.run.options.snap == 0 or self.state.finished
             value = self._snapshot() if due else None
-            self.collapsed = self._collapsed(value, nats)
+            self.collapsed = self._collapsed(value)
         request = self._request()
         if due or self.collapsed or request.stop or request.save:
             self._save()
@@ -224,16 +225,15 @@ class Trainer:
             self.folder.append("bridge.jsonl", {"kimg": self.history.kimg, **change})
             self._tell(f"changed by {change['seen']:.4f} where the teacher sees, {change['unseen']:.4f} where not")
 
-    def _collapsed(self, value: float | None, nats: float | None) -> bool:
-        """Whether --stop-on-collapse ends this run: by the metric, or without one by the data-free estimate."""
-        self.history.first_nats = nats if self.history.first_nats is None else self.history.first_nats
-        start, now, what = self.history.before, value, "the metric"
-        if self.run.yardsticks is None:
-            start, now, what = self.history.first_nats, nats, "the data-free estimate"
-        factor = self.run.options.stop_on_collapse
-        if not factor or start is None or now is None or (math.isfinite(now) and now <= factor * start):
+    def _collapsed(self, value: float | None) -> bool:
+        """Whether --stop-on-collapse ends this run; never where nothing is measured."""
+        factor, start = self.run.options.stop_on_collapse, self.history.before
+        if not factor or start is None or value is None or value <= factor * start:
             return False
-        self.folder.say(f"Stopped: {what} went from {start:.3f} to {now:.3f}, beyond --stop-on-collapse={factor:g}.")
+        self.folder.say(
+            f"Stopped: the metric went from {start:.3f} to {value:.3f}, beyond --stop-on-collapse={factor:g}. "
+            "Lower --glr, or go on with --resume and a larger factor."
+        )
         return True
 
     def _measure(self, generator: Generator, snapshot: str) -> float | None:
