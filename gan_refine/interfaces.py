@@ -115,6 +115,10 @@ class Generator(nn.Module, ABC):
         """Every parameter once, under the name of its part; empty if the network is not divided into parts."""
         return {}
 
+    def kept_parts(self) -> tuple[str, ...]:
+        """Parts that are not trained by default."""
+        return ()
+
     def forward_regularized(self, latents: Latents) -> tuple[Images, PerSample | float]:
         """Images, and a regularization loss of each sample that is added to the objective's loss."""
         return self.forward_fp32(latents), 0.0

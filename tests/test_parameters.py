@@ -18,7 +18,7 @@ from gan_refine.interfaces import ImageSpec
 from gan_refine.networks.stylegan2 import Generator
 from gan_refine.objectives import Sds
 from gan_refine.pickles import write_state_dict
-from gan_refine.refine import RefineState, advance, refine, trainable_groups
+from gan_refine.refine import RefineState, advance, refine, resolve_train, trainable_groups
 from gan_refine.teachers import GaussianTeacher
 from runs import SMALL, write_pair
 
@@ -70,6 +70,18 @@ def test_a_part_alone_learns_and_the_others_keep_their_bits(part):
             same = torch.equal(bits(value), bits(before[name]))
             assert same == (part_of(name) != part), name
     assert all(parameter.grad is None for parameter in generator.parameters())
+
+
+def test_by_default_all_but_the_noise_strengths_learn():
+    assert resolve_train(small(), "auto") == "mapping,synthesis,affine" and resolve_train(small(), "all") == "all"
+    whole = bridge(small(), ImageSpec(1, 4), BridgeOptions())
+    assert resolve_train(whole, "auto") == "mapping,synthesis,affine"
+    assert resolve_train(AffineGenerator(0.8, 0.0, SPEC), "auto") == "all"
+    generator = small()
+    before = {name: value.clone() for name, value in generator.named_parameters()}
+    *_, last = refine(generator, objective(), OPTIONS)
+    for name, value in last.average.named_parameters():
+        assert torch.equal(bits(value), bits(before[name])) == (part_of(name) == "noise"), name
 
 
 def test_negative_zero_keeps_its_sign_in_the_average():

@@ -66,8 +66,8 @@ def use_config(context: click.Context, _: click.Parameter, path: str | None) -> 
         help="For a GAN 2, 4, 8, ... times as large as its teacher: "
         "resize[,anchor=1,filter=lanczos|box,measure=teacher|full].")
 @option(NETWORKS, "--train", metavar="PARTS", default=TRAINING_DEFAULTS.train,
-        help="Trained parts of a StyleGAN2: all, or a list of mapping, synthesis, affine, noise, each with a multiple of --glr"
-        " such as synthesis,affine:0.1. Other parts stay bit-identical.")
+        help="Trained parts of a StyleGAN2: auto (all but noise), all, or a list of mapping, synthesis, affine, noise, each with a "
+        "multiple of --glr such as synthesis,affine:0.1. Other parts stay bit-identical.")
 @labels_option(NETWORKS)
 @noise_mode_option(NETWORKS)
 @trust_pickle_option(NETWORKS)

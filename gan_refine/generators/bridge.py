@@ -88,6 +88,9 @@ class Bridged(Generator):
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         return self.generator.parameter_groups()
 
+    def kept_parts(self) -> tuple[str, ...]:
+        return self.generator.kept_parts()
+
     def discriminator(self) -> nn.Module | None:
         """The discriminator in the generator's file, which is for images of the full size."""
         return self.generator.discriminator()

@@ -115,6 +115,10 @@ class StyleGan2(PretrainedGenerator):
         """The same network with w moved towards its mean: psi 1 changes nothing, 0 gives the mean image."""
         return self._with_net(self.net_with_mean_w(), psi)
 
+    def kept_parts(self) -> tuple[str, ...]:
+        """The noise strengths: trained, they pay for variety with texture (docs/method.md)."""
+        return ("noise",)
+
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """Every parameter once: the mapping network, the style affine layers, the noise strengths, and the rest of synthesis."""
         groups: dict[str, list[nn.Parameter]] = {name: [] for name in PARTS}

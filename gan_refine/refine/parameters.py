@@ -8,7 +8,7 @@ from gan_refine.config import parse_parts
 from gan_refine.errors import OptionError
 from gan_refine.interfaces import Generator
 
-EVERYTHING = "all"
+EVERYTHING, AUTO = "all", "auto"
 
 
 class TrainableGroup(NamedTuple):
@@ -18,11 +18,21 @@ class TrainableGroup(NamedTuple):
     multiple: float
 
 
+def resolve_train(generator: Generator, train: str) -> str:
+    """`auto` spelled out: `all`, or the parts that the generator does not keep by default; other texts as they are."""
+    if train != AUTO:
+        return train
+    present = [name for name, parameters in generator.parameter_groups().items() if parameters]
+    learning = [name for name in present if name not in generator.kept_parts()]
+    return EVERYTHING if learning == present else ",".join(learning)
+
+
 def trainable_groups(generator: Generator, train: str) -> list[TrainableGroup]:
     """The groups that `train` names, such as `synthesis,affine:0.1`; `all` is one group. Raises OptionError.
 
     Parts other than `all` need a generator that is divided into parts.
     """
+    train = resolve_train(generator, train)
     parts = parse_parts(train)
     if EVERYTHING in parts:
         if len(parts) > 1:

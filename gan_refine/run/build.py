@@ -31,7 +31,7 @@ from gan_refine.labels import UNIFORM, parse_frequencies
 from gan_refine.metrics import OnProgress, Result, ignore_progress, only_reports
 from gan_refine.objectives import GanFile, build_objective, complete_spec, objective_class
 from gan_refine.precision import resolve_precision
-from gan_refine.refine import trainable_groups
+from gan_refine.refine import resolve_train, trainable_groups
 from gan_refine.run.networks import Gan, open_gan, open_teacher
 from gan_refine.run.options import AUTO, RunOptions, absolute, file_digest
 from gan_refine.run.presets import PRESETS
@@ -205,6 +205,7 @@ def resolve(
     cls = objective_class(objective)
     if "glr" in automatic and "glr" not in PRESETS[options.preset]:
         refine = replace(refine, glr=min(cls.default_lr, generator.max_default_lr))
+    refine = replace(refine, train=resolve_train(generator, refine.train))
     return replace(
         options,
         objective=complete_spec(objective),
