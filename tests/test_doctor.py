@@ -1,6 +1,7 @@
 """`gan-refine doctor` and the plan of --dry-run: what they find, what they count, what they refuse."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -109,10 +110,10 @@ def test_samples_that_are_kept_cost_nothing(pair: list[str], tmp_path: Path, mon
     gan, teacher = (argument.partition("=")[2] for argument in pair)
     objective = "di-gan,samples=64,steps=2,window=8"
     run = build(RunOptions(gan=gan, teacher=teacher, eval_images=20, teacher_steps=2, objective=objective))
-    assert make_plan(run).images("teacher samples") == 40 + 64
+    assert make_plan(run).phases["teacher samples"].images == 40 + 64
     run.open_references(lambda images: None)
     give_learning_samples(run.objective, run.teacher)
-    assert make_plan(run).images("teacher samples") == 0
+    assert "teacher samples" not in make_plan(run).phases
 
 
 @pytest.mark.parametrize(
@@ -140,3 +141,18 @@ def test_a_dry_run_refuses_what_a_run_refuses(
 @pytest.mark.parametrize("seconds, text", [(4.2, "4 s"), (600.0, "10 min"), (7200.0, "2.0 h")])
 def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_calls_are_counted_and_not_assumed(pair: list[str]) -> None:
+    gan, teacher = (argument.partition("=")[2] for argument in pair)
+    refine = RefineOptions(batch=8, batch_gpu=8, total_images=1000, warmup_images=0)
+    given = RunOptions(gan=gan, teacher=teacher, metrics="none", teacher_steps=0, refine=refine)
+    gan_alone = "di-gan,diff_instruct=0,pixels=0,samples=64,steps=2,discriminator=fresh"
+    calls = {
+        objective: make_plan(build(replace(given, objective=objective))).calls
+        for objective in ("diff-instruct", "diff-instruct,joint=true", "sds", gan_alone)
+    }
+    assert calls["diff-instruct"] == {"generator": 2000, "teacher": 1000, "score model": 2000}
+    assert calls["diff-instruct,joint=true"] == {"generator": 1000, "teacher": 1000, "score model": 1000}
+    assert calls["sds"] == {"generator": 1000, "teacher": 1000}
+    assert calls[gan_alone] == {"generator": 2000, "teacher": 128, "discriminator": 3000}

@@ -13,7 +13,7 @@ from gan_refine.generators import AffineGenerator
 from gan_refine.interfaces import ImageSpec
 from gan_refine.objectives import build_objective
 from gan_refine.refine import RefineState, advance
-from gan_refine.refine.fitting import give_stand_ins
+from gan_refine.refine.trial import give_stand_ins
 from gan_refine.teachers import EdmTeacher
 
 WAITING = {

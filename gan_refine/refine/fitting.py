@@ -1,6 +1,5 @@
 """How many images fit into memory at a time: found by trying, before a run begins."""
 
-import copy
 from dataclasses import replace
 
 import torch
@@ -8,9 +7,9 @@ import torch
 from gan_refine.config import RefineOptions
 from gan_refine.errors import OptionError
 from gan_refine.foundation import distributed
-from gan_refine.interfaces import Generator, ImageSpec, Objective
-from gan_refine.refine.gradients import WARMUP_STREAM, auxiliary_gradient, generator_gradient
-from gan_refine.refine.state import RefineState
+from gan_refine.interfaces import Generator, Objective
+from gan_refine.refine.gradients import WARMUP_STREAM, auxiliary_gradient, learning_gradients
+from gan_refine.refine.trial import trial_state
 
 
 def fit_batch(generator: Generator, objective: Objective, options: RefineOptions) -> int:
@@ -35,29 +34,16 @@ def fit_batch(generator: Generator, objective: Objective, options: RefineOptions
 
 
 def _fits(generator: Generator, objective: Objective, options: RefineOptions) -> bool:
+    """Whether the gradients of one step of each kind fit; they add up as within a large batch."""
     try:
-        kept: dict[int, object] = {id(module): module for module in objective.frozen_modules()}
-        state = RefineState(copy.deepcopy(generator), copy.deepcopy(objective, kept), options)
-        give_stand_ins(state.objective, generator.spec)
+        state = trial_state(generator, objective, generator.spec, options)
         # Adam will keep two moments of each weight: one is as large as the copies made here, this is the other.
         moments = [torch.empty_like(parameter) for parameter in state.trained_parameters()]
-        _one_of_each(state)
+        if "auxiliary" in state.optimizers:
+            auxiliary_gradient(state, 0, WARMUP_STREAM)
+        for _ in learning_gradients(state):
+            pass
         del moments
     except torch.cuda.OutOfMemoryError:
         return False
     return True
-
-
-def _one_of_each(state: RefineState) -> None:
-    """The gradient of one step of each kind that the loop will take; gradients add up as within a large batch."""
-    if "auxiliary" in state.optimizers:
-        auxiliary_gradient(state, 0, WARMUP_STREAM)
-    generator_gradient(state, 0, 0)
-
-
-def give_stand_ins(objective: Objective, spec: ImageSpec) -> None:
-    """A copy that is only tried gets noise in place of the teacher's samples."""
-    if objective.wanted_samples is not None:
-        shape = [objective.wanted_samples.number, spec.channels, spec.resolution, spec.resolution]
-        images = torch.randint(256, shape, generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-        objective.give_samples(images, torch.zeros([len(images), spec.num_classes]))

@@ -60,6 +60,19 @@ def joint_gradient(state: RefineState, images: int, stream: int) -> None:
         watch(state, "generator", loss, images, stream)
 
 
+def learning_gradients(state: RefineState) -> Iterator[str]:
+    """One step of the loop: yields `auxiliary` or `generator` when the gradient of that network's next update is complete."""
+    if state.objective.joint:
+        joint_gradient(state, state.images, 0)
+        yield "auxiliary"
+    else:
+        for step in range(state.objective.auxiliary_steps):
+            auxiliary_gradient(state, state.images, 1 + step)
+            yield "auxiliary"
+        generator_gradient(state, state.images, 0)
+    yield "generator"
+
+
 def watch(state: RefineState, network: str, loss: Loss, images: int, stream: int) -> None:
     """Remembers the batch for the diagnosis, should its loss not be finite."""
     state.watched.append(Watched(network, images, stream, loss.sigma.detach(), loss.per_sample.detach()))

@@ -7,13 +7,7 @@ from gan_refine.config import RefineOptions
 from gan_refine.errors import NonFiniteError
 from gan_refine.interfaces import Generator, Objective
 from gan_refine.refine.diagnosis import diagnose
-from gan_refine.refine.gradients import (
-    WARMUP_STREAM,
-    auxiliary_gradient,
-    generator_gradient,
-    joint_gradient,
-    optimizer_step,
-)
+from gan_refine.refine.gradients import WARMUP_STREAM, auxiliary_gradient, learning_gradients, optimizer_step
 from gan_refine.refine.health import Health
 from gan_refine.refine.schedule import generator_rates, rate_factor
 from gan_refine.refine.state import RefineState
@@ -68,15 +62,10 @@ def _learn(state: RefineState) -> None:
     """One step of the generator, after those of the auxiliary networks."""
     options = state.options
     factor = rate_factor(state, state.images + options.batch)
-    if state.objective.joint:
-        joint_gradient(state, state.images, 0)
-        optimizer_step(state, "auxiliary", [rate * factor for rate in state.auxiliary_rates])
-    else:
-        for step in range(state.objective.auxiliary_steps):
-            auxiliary_gradient(state, state.images, 1 + step)
-            optimizer_step(state, "auxiliary", [rate * factor for rate in state.auxiliary_rates])
-        generator_gradient(state, state.images, 0)
-    optimizer_step(state, "generator", generator_rates(state, factor))
+    auxiliary = [rate * factor for rate in state.auxiliary_rates]
+    rates = {"auxiliary": auxiliary, "generator": generator_rates(state, factor)}
+    for network in learning_gradients(state):
+        optimizer_step(state, network, rates[network])
     state.images += options.batch
     state.average.update(state.generator, state.images, options.batch)
 

@@ -1,6 +1,5 @@
 """What a run will do and take, before it starts: calls of each network, seconds and memory from short measured steps."""
 
-import copy
 import math
 import resource
 import time
@@ -15,14 +14,15 @@ from gan_refine.interfaces import Denoiser, Generator
 from gan_refine.metrics import Detector
 from gan_refine.noise import rng_for
 from gan_refine.refine import RefineState, expected_bytes
-from gan_refine.refine.fitting import give_stand_ins
-from gan_refine.refine.gradients import WARMUP_STREAM, auxiliary_gradient, generator_gradient
+from gan_refine.refine.gradients import WARMUP_STREAM, auxiliary_gradient, learning_gradients
 from gan_refine.refine.state import micro_batch_numbers
+from gan_refine.refine.trial import counting, trial_state
 from gan_refine.run.build import Run
 from gan_refine.run.clock import Phase, duration
 from gan_refine.run.ranks import broadcast_from_rank0
 
 MEASURED = 8  # images of a measured step on a CPU at most, fewer if the teacher takes more than a second for them
+REPETITIONS = 2  # of a measured step, the first of which is not timed
 STREAM = 5001
 SAMPLES, WARMUP, LEARNING = "teacher samples", "warm-up", "learning"
 EVALUATION, TABLES = "evaluation", "final tables"
@@ -36,10 +36,7 @@ class Plan:
     snapshots: int
     memory: int  # bytes
     checkpoint: int  # bytes
-    trains_auxiliary: bool
-
-    def images(self, phase: str) -> int:
-        return self.phases[phase].images if phase in self.phases else 0
+    calls: dict[str, int]  # images that pass through each network
 
 
 def make_plan(run: Run) -> Plan:
@@ -52,17 +49,16 @@ def make_plan(run: Run) -> Plan:
     state = _small_state(run)
     snapshots = math.ceil(math.ceil(options.total_images / options.tick_images) / run.options.snap)
     images = {WARMUP: state.warmup_images, LEARNING: options.total_images}
-    seconds, size = _seconds_of_steps(state, run.options.device), state.options.batch_gpu
-    phases = {name: Phase(number, seconds[name]) for name, number in images.items() if number}
+    steps, size = _measured_steps(state, run.options.device), state.options.batch_gpu
+    phases = {name: Phase(number, steps[name][0]) for name, number in images.items() if number}
     if run.sources is not None:
         sets, number, shown = max(run.options.fid_seeds, 1), run.options.eval_images, run.shown(state.generator)
         one, every = (seconds_of_evaluation(shown, d, size) for d in (run.sources.detectors[:1], run.sources.detectors))
         # The tables have the floor too, and the detectors see the samples of the reference.
         phases |= {EVALUATION: Phase((1 + snapshots) * number, one), TABLES: Phase((2 + 2 * sets) * number, every)}
-    samples = sampling_phase(run.teacher, run.sampling, size)
-    return Plan(
-        samples | phases, snapshots, _memory(run, state), expected_bytes(state), "auxiliary" in state.optimizers
-    )
+    phases = sampling_phase(run.teacher, run.sampling, size) | phases
+    per_image = {name: counts for name, (_, counts) in steps.items()}
+    return Plan(phases, snapshots, _memory(run, state), expected_bytes(state), _calls(run, phases, per_image))
 
 
 def sampling_phase(
@@ -107,31 +103,28 @@ def _small_state(run: Run) -> RefineState:
         slow = _seconds_of_image(lambda: _denoise(run.teacher.denoiser, 1), 1, run.options.device)
         size = min(MEASURED, size, max(int(1 / slow), 1))
     size = int(broadcast_from_rank0(lambda: str(size).encode()))
-    kept: dict[int, object] = {id(module): module for module in run.objective.frozen_modules()}
     small = replace(options, batch=size * distributed.get_world_size(), batch_gpu=size)
-    state = RefineState(copy.deepcopy(run.generator), copy.deepcopy(run.objective, kept), small)
-    give_stand_ins(state.objective, run.teacher.denoiser.spec)
-    return state
+    return trial_state(run.generator, run.objective, run.teacher.denoiser.spec, small)
 
 
-def _seconds_of_steps(state: RefineState, device: str) -> dict[str, float]:
-    """For one image of each phase of the loop."""
-    work: dict[str, Callable[[], object]] = {LEARNING: lambda: _alternate(state)}
+def _measured_steps(state: RefineState, device: str) -> dict[str, tuple[float, dict[str, float]]]:
+    """For one image of each phase of the loop: seconds, and the images that pass through each of the objective's networks."""
+    size = state.options.batch_gpu
+    work: dict[str, Callable[[], object]] = {LEARNING: lambda: list(learning_gradients(state))}
     if "auxiliary" in state.optimizers:
         work[WARMUP] = lambda: auxiliary_gradient(state, 0, WARMUP_STREAM)
-    return {name: _seconds_of_image(step, state.options.batch_gpu, device) for name, step in work.items()}
-
-
-def _alternate(state: RefineState) -> None:
-    for step in range(state.objective.auxiliary_steps):
-        auxiliary_gradient(state, 0, 1 + step)
-    generator_gradient(state, 0, 0)
+    found = {}
+    for name, step in work.items():
+        with counting(state.objective) as counts:
+            seconds = _seconds_of_image(step, size, device)
+        found[name] = seconds, {network: count / (REPETITIONS * size) for network, count in counts.items()}
+    return found
 
 
 def _seconds_of_image(work: Callable[[], object], size: int, device: torch.device | str) -> float:
     """Work on `size` images in each process, the second time: the first one builds kernels and fills caches."""
     started = 0.0
-    for _ in range(2):
+    for _ in range(REPETITIONS):
         _wait(device)
         started = time.perf_counter()
         work()
@@ -163,7 +156,7 @@ def plan_lines(run: Run, plan: Plan) -> list[str]:
         f"method    {options.objective.partition(',')[0]}, {refine.warmup_images / 1000:g} kimg warm-up",
         f"rates     generator {refine.glr:g}, score model {refine.score_lr:g}",
         f"measures  {measured}, before and at {plural(plan.snapshots, 'snapshot')}",
-        *_call_lines(run, plan),
+        "calls     " + ", ".join(f"{name} {number / 1000:.1f} kimg" for name, number in plan.calls.items()),
         f"time      about {duration(sum(phase.total for phase in plan.phases.values()))}, from small steps here: {parts}",
         f"memory    at least {plan.memory / 2**20:.0f} MiB; disk {disk:.0f} MiB for checkpoints",
     ]
@@ -174,21 +167,17 @@ def plural(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def _call_lines(run: Run, plan: Plan) -> list[str]:
-    """How often each network is called, in thousands of images."""
-    images = plan.images
-    extra = images(LEARNING) * run.objective.auxiliary_steps
-    tables = 0 if run.sources is None else images(TABLES) - 2 * run.options.eval_images
-    made = images(WARMUP) + images(LEARNING) + images(EVALUATION) + tables + extra
+def _calls(run: Run, phases: dict[str, Phase], per_image: dict[str, dict[str, float]]) -> dict[str, int]:
+    """Images that pass through each network in the whole run, from those for one image of each phase of the loop."""
+    images = {name: phase.images for name, phase in phases.items()}
+    drawn = 1 if run.objective.joint else 1 + run.objective.auxiliary_steps
+    measured = images.get(EVALUATION, 0) + max(images.get(TABLES, 0) - 2 * run.options.eval_images, 0)
     sampled = sum(2 * each.images * each.steps for each in run.sampling if not are_cached(run.teacher, each))
-    calls = {
-        "generator": made,
-        "teacher": images(LEARNING) + sampled,
-        "score model": images(LEARNING) + images(WARMUP) + extra,
-    }
-    if not plan.trains_auxiliary:
-        del calls["score model"]
-    return ["calls     " + ", ".join(f"{name} {number / 1000:.1f} kimg" for name, number in calls.items())]
+    calls = {"generator": images.get(WARMUP, 0) + drawn * images[LEARNING] + measured, "teacher": sampled}
+    for phase, counts in per_image.items():
+        for network, number in counts.items():
+            calls[network] = calls.get(network, 0) + round(number * images.get(phase, 0))
+    return {network: number for network, number in calls.items() if number}
 
 
 def done_images(state: RefineState) -> dict[str, int]:
