@@ -1,6 +1,5 @@
 """What goes wrong in a run, seen from its figures, each with the option that helps."""
 
-from gan_refine.run.model_card import first_curve
 from gan_refine.run.records import RunRecord
 
 RISE = 1.5  # of the data-free estimate, which is noisy
@@ -25,7 +24,7 @@ def _not_finite(record: RunRecord) -> list[str]:
 
 
 def _worse(record: RunRecord) -> list[str]:
-    curve = first_curve(record)
+    curve = record.first_curve
     if len(curve) < 2 or curve[-1].value <= curve[0].value:
         return []
     return [

@@ -6,7 +6,7 @@ from gan_refine import assets
 from gan_refine.interfaces import ImageSpec
 from gan_refine.run.command import command_line
 from gan_refine.run.options import RunOptions
-from gan_refine.run.records import Evaluation, RunRecord
+from gan_refine.run.records import RunRecord, text_of
 from gan_refine.version import VERSION
 
 UNKNOWN = "not known to this program; ask whoever published the file"
@@ -70,31 +70,10 @@ def _figures(record: RunRecord) -> str:
     if not record.curves:
         return "Nothing was measured in this run."
     rows = ["| yardstick | original | best snapshot | last snapshot |", "|---|---|---|---|"]
-    best = best_kimg(record)
     for name, values in record.curves.items():
-        chosen = next((each.value for each in values if each.kimg == best), None)
-        rows.append(f"| {name} | {values[0].value:.4g} | {_text(chosen)} | {values[-1].value:.4g} |")
+        figures = (values[0].value, record.at_best(name), values[-1].value)
+        rows.append(f"| {name} | {' | '.join(text_of(figure) for figure in figures)} |")
     ended = "" if record.summary.get("complete") else " The run has not come to its end."
     return (
         "\n".join(rows) + f"\n\nThe run selected the best snapshot by its first yardstick, on the same latents.{ended}"
     )
-
-
-def best_kimg(record: RunRecord) -> float | None:
-    """The length at which the first metric was lowest; None without a metric."""
-    found = first_curve(record)
-    return min(found, key=lambda each: each.value).kimg if found else None
-
-
-def first_curve(record: RunRecord) -> list[Evaluation]:
-    """The curve of the metric that selects the best snapshot; empty with --metrics=none."""
-    name = record.summary.get("metric")
-    if isinstance(name, str) and name in record.curves:
-        return record.curves[name]
-    named, detector = record.options.metrics.split(",")[0], record.options.detector[0]
-    found = {metric: curve for metric, curve in record.curves.items() if metric.startswith(named)}
-    return next((curve for metric, curve in found.items() if detector in metric), next(iter(found.values()), []))
-
-
-def _text(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4g}"

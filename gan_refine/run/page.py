@@ -8,16 +8,15 @@ from typing import TYPE_CHECKING
 
 from gan_refine import assets
 from gan_refine.config import to_json
-from gan_refine.evaluation import FLOOR
+from gan_refine.evaluation import FLOOR, estimate
 from gan_refine.files import atomic_file
 from gan_refine.refine import SIGMA_BANDS
 from gan_refine.run.advice import warnings_of
 from gan_refine.run.charts import Chart, Series
 from gan_refine.run.command import command_line, evaluate_line
-from gan_refine.run.model_card import first_curve
 from gan_refine.run.networks import open_gan
 from gan_refine.run.pictures import make_pictures
-from gan_refine.run.records import RunRecord, read_run
+from gan_refine.run.records import RunRecord, read_run, text_of
 from gan_refine.run.summary import UNMEASURED
 from gan_refine.version import VERSION
 
@@ -30,8 +29,8 @@ Cells = list[list[str]]
 
 
 @dataclass(frozen=True)
-class Yardsticks:
-    """A table: headings, and rows of as many cells."""
+class Table:
+    """Headings, and rows of as many cells."""
 
     title: str
     headings: list[str]
@@ -106,13 +105,12 @@ def _shown(record: RunRecord) -> Path:
 
 def headline(record: RunRecord) -> str:
     """Whether it worked so far, in one sentence."""
-    curve, ended = first_curve(record), bool(record.summary.get("complete"))
+    curve, best, ended = record.first_curve, record.best, bool(record.summary.get("complete"))
     state = "The run has ended" if ended else "The run goes on or was stopped"
-    if not curve:
+    if best is None:
         return f"{state}. {UNMEASURED}"
     if ended:
         return f"{state}. {record.summary.get('verdict', '')}"
-    best = min(curve, key=lambda each: each.value)
     name = str(record.summary.get("metric") or "the first metric")
     if best.value < curve[0].value:
         change = 1 - best.value / curve[0].value
@@ -123,20 +121,18 @@ def headline(record: RunRecord) -> str:
     return f"{state}. {name} did not improve: {curve[0].value:.3f} before, {curve[-1].value:.3f} now (lower is better)."
 
 
-def tables(record: RunRecord) -> list[Yardsticks]:
+def tables(record: RunRecord) -> list[Table]:
     """The tables of summary.json, if it has any, and one of all figures over the snapshots."""
     found = [_summary_table(table) for table in _dicts(record.summary.get("tables"))]
-    best = min(first_curve(record), key=lambda each: each.value, default=None)
     rows = []
     for name, curve in record.curves.items():
-        at_best = next((each.value for each in curve if best is not None and each.kimg == best.kimg), None)
-        values = (curve[0].value, at_best, curve[-1].value, _teacher_value(record, name))
-        rows.append([name, *(_text(value) for value in values), _better(name)])
+        values = (curve[0].value, record.at_best(name), curve[-1].value, _teacher_value(record, name))
+        rows.append([name, *(text_of(value) for value in values), _better(name)])
     headings = ["figure", "original", "best snapshot", "last snapshot", FLOOR, "better"]
-    return [*found, Yardsticks("At the snapshots", headings, rows)] if rows else found
+    return [*found, Table("At the snapshots", headings, rows)] if rows else found
 
 
-def _summary_table(table: dict) -> Yardsticks:
+def _summary_table(table: dict) -> Table:
     """A table of summary.json as rows of means over sets of latents with their standard error, and of shares."""
     rows = _dicts(table.get("rows"))
     keys = list(dict.fromkeys(key for row in rows for key in row.get("values", {})))
@@ -147,7 +143,7 @@ def _summary_table(table: dict) -> Yardsticks:
         shares = [_share_text(row.get("shares", {}).get(key)) for key in shared]
         cells.append([str(row.get("name", "")), *means, *shares])
     title = f"{table.get('detector', 'yardstick')} ({table.get('role', 'measured at the end')})"
-    return Yardsticks(
+    return Table(
         title, ["", *(key.replace("_", " ") for key in keys), *(f"{key}: share of the way" for key in shared)], cells
     )
 
@@ -161,14 +157,11 @@ def _share_text(share: object) -> str:
 
 
 def _mean_text(values: object) -> str:
-    numbers = [float(value) for value in values] if isinstance(values, list) else []
-    if not numbers:
+    """The mean with its standard error, if there are several."""
+    if not isinstance(values, list) or not values:
         return "-"
-    mean = sum(numbers) / len(numbers)
-    if len(numbers) == 1:
-        return f"{mean:.4g}"
-    error = (sum((value - mean) ** 2 for value in numbers) / (len(numbers) - 1) / len(numbers)) ** 0.5
-    return f"{mean:.4g} ± {error:.2g}"
+    found = estimate([float(value) for value in values])
+    return text_of(found.mean) + ("" if found.standard_error is None else f" ± {found.standard_error:.2g}")
 
 
 def _dicts(value: object) -> list[dict]:
@@ -186,10 +179,6 @@ def _teacher_value(record: RunRecord, name: str) -> float | None:
 
 def _better(name: str) -> str:
     return "higher" if HIGHER.match(name) else "lower"
-
-
-def _text(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4g}"
 
 
 def charts(record: RunRecord) -> list[Chart]:

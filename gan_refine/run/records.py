@@ -33,13 +33,31 @@ class RunRecord:
 
     def number(self, name: str) -> float | None:
         """A number of summary.json; None if it was not measured or is not known yet."""
-        value = self.summary.get(name)
-        return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+        return _number(self.summary.get(name))
 
     def series(self, name: str) -> list[tuple[float, float]]:
         """A figure of stats.jsonl over kimg, without the ticks that have none."""
         pairs = [(_number(line.get("kimg")), _number(line.get(name))) for line in self.stats]
         return [(kimg, value) for kimg, value in pairs if kimg is not None and value is not None]
+
+    @property
+    def first_curve(self) -> list[Evaluation]:
+        """The curve of the metric that selects the best snapshot; empty with --metrics=none."""
+        name = self.summary.get("metric")
+        if isinstance(name, str) and name in self.curves:
+            return self.curves[name]
+        named, detector = self.options.metrics.split(",")[0], self.options.detector[0]
+        found = {metric: curve for metric, curve in self.curves.items() if metric.startswith(named)}
+        return next((curve for metric, curve in found.items() if detector in metric), next(iter(found.values()), []))
+
+    @property
+    def best(self) -> Evaluation | None:
+        """That of the best snapshot by the first metric; None without a metric."""
+        return min(self.first_curve, key=lambda each: each.value, default=None)
+
+    def at_best(self, name: str) -> float | None:
+        """The yardstick's value at the best snapshot."""
+        return next((each.value for each in self.curves[name] if self.best and each.kimg == self.best.kimg), None)
 
     @property
     def best_pickle(self) -> Path:
@@ -81,6 +99,11 @@ def _curves(folder: Path) -> dict[str, list[Evaluation]]:
                 if (number := _number(value)) is not None:
                     found.setdefault(name, []).append(Evaluation(kimg, number, str(line.get("snapshot", ""))))
     return found
+
+
+def text_of(value: float | None) -> str:
+    """A figure as pages show it; a dash for one that was not measured."""
+    return "-" if value is None else f"{value:.4g}"
 
 
 def _number(value: object) -> float | None:
