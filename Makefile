@@ -11,7 +11,7 @@ demo: $(VENV)/.ready-run  ## refines the embedded pair and prints the distance b
 	$(BIN)/python run_refine.py --preset=demo --outdir=training-runs
 
 test: $(VENV)/.ready-test  ## all tests that need no GPU, no network and no patience
-	$(BIN)/python -m pytest -n $(WORKERS) --dist=loadfile
+	$(BIN)/python -m pytest -n $(WORKERS) --dist=worksteal
 
 check: $(VENV)/.ready-dev  ## lint, format, types
 	$(BIN)/ruff check .
@@ -29,15 +29,16 @@ clean:
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-# The stamps make set-up happen once, and again when what is to be installed changes.
+# The stamps make set-up happen once, and again when what is to be installed changes. Of ten thousand modules few are used:
+# Python compiles those that are.
 $(VENV)/.ready-run: $(SETUP) | $(BIN)/python
-	$(BIN)/python -m pip install -q -c constraints.txt -e .
+	$(BIN)/python -m pip install -q --no-compile -c constraints.txt -e .
 	touch $@
 
 $(VENV)/.ready-test: $(SETUP) | $(BIN)/python
-	$(BIN)/python -m pip install -q -c constraints.txt -e ".[test]"
+	$(BIN)/python -m pip install -q --no-compile -c constraints.txt -e ".[test]"
 	touch $@
 
 $(VENV)/.ready-dev: $(SETUP) | $(BIN)/python
-	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev,test]"
+	$(BIN)/python -m pip install -q --no-compile -c constraints.txt -e ".[dev,test]"
 	touch $@ $(VENV)/.ready-test $(VENV)/.ready-run

@@ -368,8 +368,8 @@ def verdict(data: bytes, action: Callable[[Path], None] = use) -> dict[str, obje
         outcome, message = type(error).__name__, str(error)
     seconds = time.process_time() - start
     growth = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    # Only what takes long is worth a comparison, which is made at once: the speed of a shared machine changes.
-    loops = seconds / max(reference_seconds(), 0.1) if seconds > 0.5 else 0.0
+    # Below a second nothing is 10 loops of at least 0.1 s. A comparison is made at once: the speed of a shared machine changes.
+    loops = seconds / max(reference_seconds(), 0.1) if seconds > 1 else 0.0
     return {"outcome": outcome, "message": message, "loops": loops, "kib": growth, "ran": Path("ran").exists()}
 
 

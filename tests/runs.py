@@ -21,8 +21,8 @@ from gan_refine.pickles import write_networks
 
 ROOT = Path(__file__).parent.parent
 
-# 30 steps of the generator after 4 steps of warm-up.
-SMALL = ["--kimg=0.24", "--batch=8", "--batch-gpu=4", "--warmup-kimg=0.032", "--tick=0.016"]
+# 15 steps of the generator after 2 steps of warm-up; a snapshot every 3 steps.
+SMALL = ["--kimg=0.12", "--batch=8", "--batch-gpu=4", "--warmup-kimg=0.016", "--tick=0.008"]
 SMALL += [
     "--no-report",
     "--snap=3",
@@ -99,7 +99,7 @@ class Ended:
 class Commands:
     """Runs `run_refine.py` or a script, one at a time, in one or several processes, each the leader of a group."""
 
-    def __init__(self, folder: Path, preload: str = "torch._dynamo, run_refine") -> None:
+    def __init__(self, folder: Path, preload: str = "torch._dynamo, run_refine, gan_refine.run.launch") -> None:
         """`preload` names modules whose seconds the processes need not spend; they are then in the state of the import."""
         self.folder = folder
         self.server = subprocess.Popen(
@@ -112,11 +112,7 @@ class Commands:
 
     def start(self, *arguments: str, before: str = "", processes: int = 1) -> int:
         """Starts a command and returns the first process's id. `before` is Python that knows its `rank` and runs first."""
-        environment = {}
-        if processes > 1:
-            shared = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-            environment = {**shared, "GLOO_SOCKET_IFNAME": "lo"}
-        return self._start(list(arguments), before, processes, environment)
+        return self._start(list(arguments), before, processes, {})
 
     def start_script(
         self, script: str, environment: dict[str, str], processes: int = 1, unset: tuple[str, ...] = ()
@@ -139,7 +135,7 @@ class Commands:
         unset: tuple[str, ...] = (),
     ) -> int:
         job = {"arguments": arguments, "script": script, "processes": processes}
-        job |= {"environment": environment, "unset": unset}
+        job |= {"environment": {**meeting_place(processes), **environment}, "unset": unset}
         job |= {name: str(self.folder / name) for name in ("stdout", "stderr")}
         self.server.stdin.write(json.dumps(job) + "\n")
         self.server.stdin.flush()
@@ -174,10 +170,15 @@ class Commands:
         self.server.wait()
 
 
-def free_port() -> int:
+def meeting_place(processes: int) -> dict[str, str]:
+    """Variables by which several processes find each other on the loopback device; none for one."""
+    if processes == 1:
+        return {}
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+        port = probe.getsockname()[1]
+    shared = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return {**shared, "GLOO_SOCKET_IFNAME": "lo"}
 
 
 def write_pair(
@@ -193,7 +194,7 @@ def write_pair(
         "G_ema": make(),
     }
     write_networks(folder / "gan.pkl", {**networks, "training_set_kwargs": None, "augment_pipe": None})
-    write_networks(folder / "teacher.pkl", {"ema": small_unet(teacher_resolution, channels)})
+    write_networks(folder / "teacher.pkl", {"ema": small_unet(teacher_resolution, channels, channel_mult=[1])})
     return [f"--gan={folder / 'gan.pkl'}", f"--teacher={folder / 'teacher.pkl'}"]
 
 

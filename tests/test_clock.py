@@ -84,7 +84,7 @@ def test_every_phase_of_a_run_is_told_and_the_plan_stands_first(
 ) -> None:
     monkeypatch.setenv("GAN_REFINE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(module, "EVERY", 0.0)
-    given = ["refine", *pair, *SMALL, "--kimg=0.048", "--teacher-steps=2", f"--outdir={tmp_path}"]
+    given = ["refine", *pair, *SMALL, "--kimg=0.024", "--teacher-steps=2", f"--outdir={tmp_path}"]
     ended = CliRunner().invoke(cli, given, catch_exceptions=False)
     assert ended.exit_code == 0, ended.output
     lines = [line for line in ended.stderr.splitlines() if not line.startswith("trying small steps  (")]
@@ -95,8 +95,8 @@ def test_every_phase_of_a_run_is_told_and_the_plan_stands_first(
     reached = {match[1]: (int(match[2]), int(match[3])) for match in told if match}
     assert reached == {
         "teacher samples": (128, 128),
-        "warm-up": (24, 32),  # told before each step of a phase, and after each batch of an evaluation
-        "learning": (48, 48),
+        "warm-up": (8, 16),  # told before each step of a phase, and after each batch of an evaluation
+        "learning": (24, 24),
         "evaluation": (64, 64),
         "final tables": (64, 128),  # before and after; the detectors see the floor and the reference besides
     }

@@ -18,7 +18,7 @@ from gan_refine.teachers import EdmTeacher, load_edm
 from runs import SMALL, last_checkpoint
 
 PAIR = "fashion16-cond"
-PER_CLASS = 20
+PER_CLASS = 8
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def test_the_teacher_denoises_the_generators_images_best_as_their_own_class(gan,
 
 
 def test_a_run_by_name_is_measured_against_the_reference_that_both_pairs_share(tmp_path):
-    arguments = [f"--gan={PAIR}", f"--teacher={PAIR}", *SMALL, "--kimg=0.032", "--eval-images=100"]
+    arguments = [f"--gan={PAIR}", f"--teacher={PAIR}", *SMALL, "--kimg=0.016", "--eval-images=100"]
     result = CliRunner().invoke(run_refine.cli, [*arguments, f"--outdir={tmp_path}"])
     assert result.exception is None, result.exception
     folder = tmp_path / "00000-tiny"

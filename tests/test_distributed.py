@@ -1,19 +1,13 @@
 """torch_utils.distributed in one process, and in two that talk over the loopback device."""
 
-import os
-import socket
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 import torch
 
+from runs import Commands
 from torch_utils import distributed
-
-ROOT = Path(__file__).parent.parent
 
 WORKER = """
 import torch
@@ -39,19 +33,10 @@ def test_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     assert tensor.tolist() == [1.0, 2.0], "the sum is a copy"
 
 
-def test_two_processes() -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    shared = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
-    shared.update(GLOO_SOCKET_IFNAME="lo", CUDA_VISIBLE_DEVICES="", OMP_NUM_THREADS="1", PYTHONPATH=str(ROOT))
-    workers = [
-        subprocess.Popen(
-            [sys.executable, "-c", WORKER], env={**shared, "RANK": str(rank)}, stdout=subprocess.PIPE, text=True
-        )
-        for rank in range(2)
-    ]
-    printed = [worker.communicate(timeout=120)[0].strip() for worker in workers]
+def test_two_processes(commands: Commands) -> None:
+    ended = commands.script(WORKER, {"CUDA_VISIBLE_DEVICES": ""}, processes=2)
+    assert ended.codes == [0, 0], ended.stderr
+    printed = [commands.said("stdout", rank).strip() for rank in range(2)]
     assert printed == ["0 2 True [1.0, 10.0] [3.0, 30.0]", "1 2 False [2.0, 20.0] [3.0, 30.0]"]
 
 

@@ -89,7 +89,7 @@ POISON = """
 import gan_refine.refine.loop as loop
 learn = loop._learn
 def poisoned(state):
-    if state.images == 120:
+    if state.images == 64:
         network = {"teacher": state.objective.teacher, "score": state.objective.score_model, "generator": state.generator}
         next(network[NAME].parameters()).data.fill_(float("nan"))
     learn(state)
@@ -104,7 +104,7 @@ def test_a_run_whose_generator_breaks_keeps_its_last_good_checkpoint_and_goes_on
     assert "the generator has weights that are not finite" in ended.stderr.splitlines()[-1]
     assert "Traceback" not in ended.stderr
     state = last_checkpoint(folder)["state"]
-    assert state["counters"]["images"] <= 120
+    assert state["counters"]["images"] <= 64
     assert all(bool(tensor.isfinite().all()) for tensor in state["generator"].values())
     assert commands.run(f"--resume={folder}").code == 0
     assert commands.run(*pair, *SMALL, f"--outdir={tmp_path}").code == 0
@@ -113,7 +113,7 @@ def test_a_run_whose_generator_breaks_keeps_its_last_good_checkpoint_and_goes_on
 
 def test_a_run_whose_teacher_breaks_saves_its_weights_as_they_were(pair, commands, tmp_path):
     folder = tmp_path / "00000-tiny"
-    arguments = [*pair, *SMALL, "--kimg=0.4", "--metrics=none", f"--outdir={tmp_path}"]
+    arguments = [*pair, *SMALL, "--kimg=0.2", "--metrics=none", f"--outdir={tmp_path}"]
     ended = commands.run(*arguments, before=POISON.replace("NAME", "'teacher'"))
     assert ended.code == 2
     assert "the teacher has weights that are not finite" in ended.stderr.splitlines()[-1]
@@ -194,6 +194,6 @@ def test_a_run_that_collapses_stops_and_keeps_the_best(pair, commands, tmp_path)
     assert ended.code == 0, ended.stderr
     assert "Stopped: the metric went from" in ended.stderr
     folder = tmp_path / "00000-tiny"
-    assert last_checkpoint(folder)["state"]["counters"]["images"] < 240
+    assert last_checkpoint(folder)["state"]["counters"]["images"] < 120
     original = Path(pair[0].partition("=")[2]).read_bytes()
     assert (folder / "network-refined-best.pkl").read_bytes() == original, "the best, not the last"

@@ -1,11 +1,6 @@
 """Kernel distance, inception score, nearest neighbors, the feature sample, collections of metrics, several processes."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,8 +24,8 @@ from gan_refine.metrics.detectors import ClassifierDetector, Outputs
 from gan_refine.metrics.kernel import KernelDistance, squared_mmd, subset_distances
 from gan_refine.metrics.precision_recall import DensityCoverage, share_in_balls, squared_radii
 from gan_refine.metrics.statistics import ClassStatistics, FeatureSample, hashes
+from runs import Commands
 
-ROOT = Path(__file__).parent.parent
 GOLDEN = Golden("distances")
 ALL = "fd,kd,subsets=5,subset_size=50,is,pr,dc"
 
@@ -345,24 +340,15 @@ if torch.distributed.is_initialized():
 """
 
 
-def metrics_of(world_size: int) -> list[dict[str, float]]:
+def metrics_of(commands: Commands, processes: int) -> list[dict[str, float]]:
     """What each of so many processes prints."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    shared = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(world_size)}
-    shared.update(GLOO_SOCKET_IFNAME="lo", CUDA_VISIBLE_DEVICES="", OMP_NUM_THREADS="1", PYTHONPATH=str(ROOT))
-    workers = [
-        subprocess.Popen(
-            [sys.executable, "-c", WORKER], env={**shared, "RANK": str(rank)}, stdout=subprocess.PIPE, text=True
-        )
-        for rank in range(world_size)
-    ]
-    return [json.loads(worker.communicate(timeout=120)[0]) for worker in workers]
+    ended = commands.script(WORKER, {"CUDA_VISIBLE_DEVICES": ""}, processes)
+    assert ended.codes == [0] * processes, ended.stderr
+    return [json.loads(commands.said("stdout", rank)) for rank in range(processes)]
 
 
-def test_two_processes_give_the_metrics_of_one() -> None:
-    (alone,), both = metrics_of(1), metrics_of(2)
+def test_two_processes_give_the_metrics_of_one(commands: Commands) -> None:
+    (alone,), both = metrics_of(commands, 1), metrics_of(commands, 2)
     assert len(alone) == 10
     for found in both:
         assert found == pytest.approx(alone, rel=1e-10)

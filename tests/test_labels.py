@@ -233,7 +233,7 @@ def write(folder: Path, gan_classes: int, teacher_classes: int) -> list[str]:
     discriminator = Discriminator(gan_classes, 16, 1, architecture="orig", **WIDTHS)
     networks = {"G": stylegan(gan_classes).net, "D": discriminator, "G_ema": stylegan(gan_classes).net}
     write_networks(folder / "gan.pkl", {**networks, "training_set_kwargs": None, "augment_pipe": None})
-    write_networks(folder / "teacher.pkl", {"ema": small_unet(16, classes=teacher_classes)})
+    write_networks(folder / "teacher.pkl", {"ema": small_unet(16, classes=teacher_classes, channel_mult=[1])})
     return [f"--gan={folder / 'gan.pkl'}", f"--teacher={folder / 'teacher.pkl'}"]
 
 

@@ -27,6 +27,7 @@ SHORT = (
     "--batch=8",
     "--warmup-kimg=0.008",
     "--metrics=none",
+    "--no-report",
     "--device=cpu",
     "--objective=diff-instruct",
 )

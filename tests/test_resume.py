@@ -1,6 +1,7 @@
 """A run that was killed, stopped or damaged goes on, and ends in the very bits of one that nothing happened to."""
 
 import contextlib
+import json
 import os
 import random
 import shutil
@@ -10,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from gan_refine.generators import StyleGan2
 from runs import SMALL, Commands, assert_same_run, cpu_seconds, differences, last_checkpoint, wait_for, write_pair
 
-KILLS = 20
+KILLS = 8
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +27,7 @@ def whole(pair, commands, tmp_path_factory) -> tuple[Path, float]:
 
 
 def test_killed_at_random_moments_it_ends_in_the_same_bits(pair, commands, whole, tmp_path):
-    """kill -9, twenty times, wherever that strikes: in reading, evaluating, learning, writing."""
+    """kill -9, eight times, wherever that strikes: in reading, evaluating, learning, writing."""
     moments = random.Random(0)
     folder = tmp_path / "00000-tiny"
     steps = []
@@ -35,7 +37,7 @@ def test_killed_at_random_moments_it_ends_in_the_same_bits(pair, commands, whole
             shutil.rmtree(folder, ignore_errors=True)
         arguments = [f"--resume={folder}"] if begun else [*pair, *SMALL, f"--outdir={tmp_path}"]
         pid = commands.start(*arguments, f"--snap-minutes={moments.uniform(0, 0.01)}")
-        moment = moments.uniform(0, 0.6 * whole[1])
+        moment = moments.uniform(0, 0.8 * whole[1])
         while (now := cpu_seconds(pid)) is not None and now < moment:
             time.sleep(0.01)
         with contextlib.suppress(ProcessLookupError):  # it has come to its end
@@ -58,8 +60,11 @@ def test_a_signal_finishes_the_step_saves_and_tells_how_to_go_on(number, pair, c
     assert ended.code == 0, ended.stderr
     assert ended.stdout == f"python -m gan_refine refine --resume={folder}\n"
     assert f"Stopped by {number.name}" in ended.stderr and "Traceback" not in ended.stderr
-    assert (folder / "summary.json").is_file()
-    assert last_checkpoint(folder)["state"]["counters"]["images"] < 240, "it was stopped before its end"
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["complete"] is False and 0 < summary["kimg"] < 0.12, "it was stopped before its end"
+    assert last_checkpoint(folder)["state"]["counters"]["images"] == round(1000 * summary["kimg"])
+    assert StyleGan2.load(folder / "network-refined-best.pkl").spec.resolution == 16
+    assert not list(folder.glob("*.tmp"))
     assert commands.run("--resume=latest", f"--outdir={tmp_path}").code == 0
     assert_same_run(folder, whole[0])
 
@@ -130,7 +135,7 @@ def test_options_that_change_the_mathematics_may_not_differ_and_others_may(stopp
     before = {path: path.read_bytes() for path in folder.iterdir()}
     for argument, message in [
         ("--glr=0.1", "glr 0.0005 (got 0.1)"),
-        ("--kimg=0.1", "total_images 240 (got 100)"),
+        ("--kimg=0.1", "total_images 120 (got 100)"),
         ("--batch-gpu=8", "batch_gpu 4 (got 8)"),
         ("--seed=1", "seed 0 (got 1)"),
         ("--objective=sds", "objective di-gan,"),
@@ -139,13 +144,13 @@ def test_options_that_change_the_mathematics_may_not_differ_and_others_may(stopp
         assert ended.code == 2
         assert message in ended.stderr and len(ended.stderr.splitlines()) == 1
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
-    same = ["--glr=5e-4", "--snap=1", "--tick=0.048", "--keep=1", "--device=cpu"]
+    same = ["--glr=5e-4", "--snap=1", "--tick=0.024", "--keep=1", "--device=cpu"]
     assert commands.run(f"--resume={folder}", *same).code == 0
     assert len(list(folder.glob("checkpoint-*.pt"))) <= 2
 
 
 def test_the_weights_do_not_depend_on_how_often_they_are_looked_at(pair, commands, whole, tmp_path):
-    other = ["--snap=1", "--tick=0.04", "--snap-minutes=0.0001", "--metrics=none", "--clip-grad=1e9", "--recompute"]
+    other = ["--snap=1", "--tick=0.02", "--snap-minutes=0.0001", "--metrics=none", "--clip-grad=1e9", "--recompute"]
     assert commands.run(*pair, *SMALL, *other, f"--outdir={tmp_path}").code == 0
     one, two = (last_checkpoint(folder)["state"] for folder in (tmp_path / "00000-tiny", whole[0]))
     for part in ("generator", "average", "objective", "optimizers"):

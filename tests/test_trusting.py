@@ -286,11 +286,6 @@ for path, key in zip(sys.argv[1::2], sys.argv[2::2]):
 
 def test_plain_pickle_load_in_a_fresh_process(tmp_path: Path) -> None:
     """Ours open; a stranger's is refused with the safe call to use, and does not run."""
-
-    def opened(*files: tuple[Path, str]) -> subprocess.CompletedProcess:
-        arguments = [sys.executable, "-c", OPEN, *(str(value) for file in files for value in file)]
-        return subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True)
-
     write_networks(tmp_path / "g.pkl", {"G_ema": Generator(4, 0, 4, 8, 3, synthesis_kwargs={"channel_max": 8})})
     write_networks(
         tmp_path / "t.pkl", {"ema": EDMPrecond(8, 3, model_channels=16, channel_mult=[1], attn_resolutions=[])}
@@ -300,9 +295,10 @@ def test_plain_pickle_load_in_a_fresh_process(tmp_path: Path) -> None:
     files += [(path, "G_ema") for path in sorted(embedded.glob("*-gan.pkl"))]
     files += [(path, "ema") for path in sorted(embedded.glob("*-teacher.pkl"))]
     kinds = {"G_ema": "Generator", "ema": "EDMPrecond"}
-    assert opened(*files).stdout.split() == [kinds[key] for _, key in files]
-    foreign = opened((odd_gan(tmp_path), "G_ema"))
-    assert foreign.returncode == 1
-    assert "UntrustedPickleError" in foreign.stderr
-    assert "gan_refine.generators.StyleGan2.load(path)" in foreign.stderr
+    arguments = [str(value) for file in (*files, (odd_gan(tmp_path), "G_ema")) for value in file]
+    ended = subprocess.run([sys.executable, "-c", OPEN, *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert ended.stdout.split() == [kinds[key] for _, key in files], "all but the last"
+    assert ended.returncode == 1
+    assert "UntrustedPickleError" in ended.stderr
+    assert "gan_refine.generators.StyleGan2.load(path)" in ended.stderr
     assert not (tmp_path / "ran").exists()
