@@ -192,18 +192,9 @@ def test_without_the_option_the_mismatch_is_an_error_that_names_it(pair, command
     assert "--bridge=resize" in ended.stderr and len(ended.stderr.splitlines()) == 1
 
 
-@pytest.mark.parametrize("objective", ["", ",discriminator=fresh"])
-def test_a_killed_run_across_the_bridge_ends_in_the_same_bits_and_its_pickle_is_full_size(
-    objective, pair, commands, tmp_path
-):
-    arguments = [
-        *pair,
-        *SMALL,
-        BRIDGE,
-        f"--objective=di-gan,samples=64,steps=2,window=16{objective}",
-        "--l2-images=0.5",
-        "--snap=1",
-    ]
+def test_a_killed_run_across_the_bridge_ends_in_the_same_bits_and_its_pickle_is_full_size(pair, commands, tmp_path):
+    objective = "--objective=di-gan,samples=64,steps=2,window=16,discriminator=fresh"
+    arguments = [*pair, *SMALL, BRIDGE, objective, "--l2-images=0.5"]
     ended = commands.run(*arguments, f"--outdir={tmp_path / 'whole'}")
     assert ended.code == 0, ended.stderr
     whole = tmp_path / "whole" / "00000-tiny"
@@ -215,8 +206,6 @@ def test_a_killed_run_across_the_bridge_ends_in_the_same_bits_and_its_pickle_is_
     assert_same_run(folder, whole)  # both regularizers compare with the file, not with the checkpoint
     refused = commands.run(f"--resume={folder}", "--l2-images=2")
     assert refused.code == 2 and "l2_images 0.5 (got 2.0)" in refused.stderr
-    said = (whole / "log.txt").read_text()
-    assert ("no discriminator for the adversarial loss" in said) == (objective == "")
     refined = StyleGan2.load(whole / "network-refined-last.pkl")
     assert refined.spec == ImageSpec(1, 64)
     original = StyleGan2.load(files(pair)[0])

@@ -113,7 +113,7 @@ def test_a_run_whose_generator_breaks_keeps_its_last_good_checkpoint_and_goes_on
 
 def test_a_run_whose_teacher_breaks_saves_its_weights_as_they_were(pair, commands, tmp_path):
     folder = tmp_path / "00000-tiny"
-    arguments = [*pair, *SMALL, "--kimg=0.2", "--metrics=none", f"--outdir={tmp_path}"]
+    arguments = [*pair, *SMALL, "--kimg=0.2", "--max-skips=5", "--metrics=none", f"--outdir={tmp_path}"]
     ended = commands.run(*arguments, before=POISON.replace("NAME", "'teacher'"))
     assert ended.code == 2
     assert "the teacher has weights that are not finite" in ended.stderr.splitlines()[-1]

@@ -10,9 +10,12 @@ import time
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from gan_refine.cli.refine import refine
+from gan_refine.errors import UserError
 from gan_refine.generators import StyleGan2
-from runs import SMALL, Commands, assert_same_run, cpu_seconds, differences, last_checkpoint, wait_for, write_pair
+from runs import SMALL, assert_same_run, cpu_seconds, differences, last_checkpoint, wait_for, write_pair
 
 KILLS = 8
 
@@ -176,15 +179,11 @@ def test_two_runs_in_one_folder_the_second_refuses(pair, commands, tmp_path):
     folder = tmp_path / "00000-tiny"
     pid = commands.start(*pair, *SMALL, "--kimg=1000", f"--outdir={tmp_path}")
     wait_for(lambda: list(folder.glob("checkpoint-*.pt")), lambda: Path(f"/proc/{pid}").exists())
-    second = Commands(tmp_path)
-    try:
-        ended = second.run(f"--resume={folder}")
-    finally:
-        second.close()
-        os.kill(pid, signal.SIGKILL)
-        commands.end()
-    assert ended.code == 2
-    assert f"another process is at work in {folder}" in ended.stderr
+    second = CliRunner().invoke(refine, [f"--resume={folder}"])
+    os.kill(pid, signal.SIGKILL)
+    commands.end()
+    assert isinstance(second.exception, UserError)
+    assert f"another process is at work in {folder}" in str(second.exception)
 
 
 @pytest.mark.parametrize(

@@ -195,8 +195,8 @@ def test_bad_input_is_one_line_and_exit_code_2_and_writes_nothing(case, files, t
     assert not outdir.exists()
 
 
-def test_dry_run_shows_the_options_and_writes_nothing(tmp_path, monkeypatch, capsys):
-    assert command(monkeypatch, *SMALL, f"--outdir={tmp_path / 'out'}", "--dry-run") == 0
+def test_dry_run_shows_the_options_and_writes_nothing(pair, tmp_path, monkeypatch, capsys):
+    assert command(monkeypatch, *SMALL, *pair, f"--outdir={tmp_path / 'out'}", "--dry-run") == 0
     captured = capsys.readouterr()
     assert '"total_images": 128' in captured.err
     assert captured.out == ""
