@@ -5,7 +5,7 @@ import os
 import shlex
 import socket
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,7 +44,7 @@ def launch(
     require_writable("--outdir", Path(options.outdir))
     run = build(options, automatic)
     introduce(run)
-    with Clock(say, {}).running() as clock:
+    with Clock(say, {}).running() as clock, arithmetic_of(run):
         clock.enter("trying small steps")
         if fit_memory:
             run.options = _fitted(run)
@@ -67,6 +67,11 @@ def launch(
         with locked(folder):
             broadcast_from_rank0(lambda: _write_first_files(folder, run.options))
             return drive(run, folder, None, clock)
+
+
+def arithmetic_of(run: Run) -> AbstractContextManager[None]:
+    """Inside, float32 products are computed as --precision says."""
+    return float32_products(tf32=run.options.precision != "fp32")
 
 
 def _fitted(run: Run) -> RunOptions:
@@ -156,8 +161,7 @@ def drive(run: Run, folder: Path, found: tuple[dict, str] | None, clock: Clock) 
     trackers = open_trackers(run.options, folder, rank0)
     log = RunFolder(folder, rank0, trackers=trackers)
     clock.say = log.say
-    arithmetic = float32_products(tf32=run.options.precision != "fp32")
-    with Signals().installed() as signals, _explained(folder, run.options), arithmetic:
+    with Signals().installed() as signals, _explained(folder, run.options), arithmetic_of(run):
         trainer = Trainer(run, log, signals, clock)
         try:
             if found is None:

@@ -15,7 +15,7 @@ from gan_refine.files import atomic_file, remove_leftovers
 from gan_refine.run.build import build
 from gan_refine.run.checkpoint import Checkpoints, parse
 from gan_refine.run.folder import numbered_folders
-from gan_refine.run.launch import clock_of, drive, introduce, locked
+from gan_refine.run.launch import arithmetic_of, clock_of, drive, introduce, locked
 from gan_refine.run.options import (
     FILES,
     RunOptions,
@@ -49,7 +49,9 @@ def resume(folder: Path, given: RunOptions, named: Iterable[str]) -> str:
         longer = options.refine.total_images > saved.refine.total_images
         broadcast_from_rank0(lambda: _tidy(folder, options if longer else None))
         found = _newest(folder)
-        with clock_of(run, make_plan(run), begins=found is None) as clock:
+        with arithmetic_of(run):
+            plan = make_plan(run)
+        with clock_of(run, plan, begins=found is None) as clock:
             return drive(run, folder, found, clock)
 
 
