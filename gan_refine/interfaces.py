@@ -164,7 +164,8 @@ class Objective(nn.Module, ABC):
     The class attributes are the defaults that a run takes from its objective.
     """
 
-    default_lr: ClassVar[float] = 1e-4  # of the generator
+    default_lr: float = 1e-4  # of the generator
+    phase_starts: tuple[float, ...] = (0.0,)  # shares of the run at which the work of a step changes
     auxiliary_steps: int = 0  # steps of the auxiliary networks before each step of the generator
     wanted_samples: SampleRequest | None = None  # what `give_samples` should give before the first step
     joint: bool = False  # whether `joint_losses` gives both steps from one batch
@@ -184,6 +185,9 @@ class Objective(nn.Module, ABC):
     def auxiliary_groups(self) -> list[ParameterGroup]:
         """Parameters of the auxiliary networks; empty if there are none."""
         return []
+
+    def reach(self, done: float) -> None:
+        """Called before each step of the generator with the share of the run that is done; the warm-up is at 0."""
 
     def auxiliary_stepped(self, images: int) -> None:
         """Called after each optimizer step of the auxiliary networks, which learned from so many images."""

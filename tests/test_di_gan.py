@@ -18,13 +18,17 @@ from gan_refine.refine import RefineState, advance, fingerprints, load_state, re
 from gan_refine.teachers import EdmTeacher, GaussianTeacher
 
 SPEC = ImageSpec(channels=1, resolution=8)
-FEW = {"samples": 64, "steps": 2, "window": 64}
+FEW = {"samples": 64, "steps": 2, "window": 64, "start": 0.0}
 MOMENTS = {"diff_instruct": 0.0, "adversarial": 0.0, "pixels": 1.0}
 
 
 def vectors(n: int, d: int, seed: int) -> torch.Tensor:
     mixing = torch.randn([d, d], generator=rng(seed), dtype=torch.float64)
     return torch.randn([n, d], generator=rng(seed + 1), dtype=torch.float64) @ mixing + seed
+
+
+def fingerprint(module: torch.nn.Module) -> list[float]:
+    return [float(parameter.detach().double().sum()) for parameter in module.parameters()]
 
 
 def test_the_transport_maps_one_covariance_to_the_other():
@@ -83,7 +87,7 @@ def test_alone_diff_instruct_is_diff_instruct():
     assert torch.count_nonzero(first) == 0, "the first step measures"
     objective.generator_stepped(4)
     found, expected = gradient_at(objective, fake)[0], gradient_at(plain, fake)[0]
-    torch.testing.assert_close(found, 0.5 * expected / expected.square().flatten(1).sum(1).mean().sqrt())
+    torch.testing.assert_close(found, expected / expected.square().flatten(1).sum(1).mean().sqrt())
 
 
 def test_every_gradient_gets_the_size_that_its_weight_says():
@@ -96,7 +100,8 @@ def test_every_gradient_gets_the_size_that_its_weight_says():
         fake = torch.randn([64, 1, 8, 8], requires_grad=True)
         objective.generator_loss(fake, no_labels(64), rng())
         objective.generator_stepped(64)
-    sizes = objective._scales() * objective.squared_norms.mean(0).sqrt()
+    norms = torch.cat([objective.score_norms.mean(0), objective.squared_norms.mean(0)])
+    sizes = objective._scales() * norms.sqrt()
     torch.testing.assert_close(sizes, torch.tensor(list(weights.values())))
 
 
@@ -136,11 +141,11 @@ def test_the_generators_step_leaves_no_gradient_on_the_other_networks():
 def test_without_a_discriminator_the_activations_are_matched():
     teacher = EdmTeacher(small_unet(8))
     objective = build_objective("di-gan", teacher)
-    assert objective.weights == [0.5, 0.5, 1.0] and objective.discriminator is None
+    assert objective.weights == [1.0, 0.5, 1.0] and objective.discriminator is None
     assert "activations are matched instead" in objective.notices()[0]
     given = Discriminator(0, 8, 1, "orig", 64, 8)
     objective = build_objective("di-gan", teacher, GanFile(lambda: given))
-    assert objective.weights == [0.5, 1.0, 0.5] and objective.discriminator is given and objective.notices() == []
+    assert objective.weights == [1.0, 1.0, 0.5] and objective.discriminator is given and objective.notices() == []
 
 
 @pytest.mark.parametrize("on_gpu", [False, True])
@@ -168,6 +173,31 @@ def test_a_step_that_is_not_finite_leaves_no_trace(on_gpu, monkeypatch):
     assert bool(objective._scales().isfinite().all())
 
 
+def test_diff_instruct_begins_late_and_its_score_model_a_little_earlier():
+    objective = DiGan(EdmTeacher(small_unet(8)), DiGanOptions(discriminator="fresh", **(FEW | {"start": 0.5})))
+    assert objective.phase_starts == (0, 0.4, 0.5)
+    sizes = {
+        "total_images": 160,
+        "batch": 16,
+        "batch_gpu": 16,
+        "tick_images": 160,
+        "warmup_images": 64,
+        "lr_decay": 0.0,
+    }
+    state = RefineState(small_stylegan2(8, 0, 0.1), objective, RefineOptions(glr=1e-3, **sizes))
+    learned, acted, before = [], [], fingerprint(objective.diff_instruct.score_model)
+    for _ in advance(state):
+        now = fingerprint(objective.diff_instruct.score_model)
+        learned.append(now != before)
+        acted.append(len(objective.score_norms))
+        before = now
+    warmup = 4
+    assert learned == [False] * (warmup + 4) + [True] * 6
+    assert acted == [0] * (warmup + 5) + [1, 2, 3, 4, 5]
+    alone = DiGan(EdmTeacher(small_unet(8)), DiGanOptions(**(FEW | {"start": 0.5})))
+    assert alone.discriminator is None and alone.start == 0 and alone.phase_starts == (0.0,)
+
+
 def test_many_activations_are_projected_in_units_of_their_deviations():
     torch.manual_seed(0)
     loss = ActivationFrechetLoss(EdmTeacher(small_unet(8, model_channels=64)))
@@ -179,7 +209,7 @@ def test_many_activations_are_projected_in_units_of_their_deviations():
 def test_a_run_goes_on_from_its_checkpoint_as_if_it_had_not_stopped():
     def state() -> RefineState:
         torch.manual_seed(0)
-        options = DiGanOptions(discriminator="fresh", activations=1.0, **FEW)
+        options = DiGanOptions(discriminator="fresh", activations=1.0, **(FEW | {"start": 0.5}))
         sizes = {"total_images": 64, "batch": 16, "batch_gpu": 8, "tick_images": 64, "warmup_images": 64}
         objective = DiGan(EdmTeacher(small_unet(8)), options)
         return RefineState(small_stylegan2(8, 0, 0.1), objective, RefineOptions(glr=1e-3, **sizes))
@@ -194,7 +224,7 @@ def test_a_run_goes_on_from_its_checkpoint_as_if_it_had_not_stopped():
     for _ in advance(second):
         pass
     assert fingerprints(second) == fingerprints(whole)
-    assert len(second.objective.squared_norms) > 0
+    assert len(second.objective.squared_norms) > 0 and len(second.objective.score_norms) > 0
 
 
 def test_a_discriminator_learns_to_tell_and_r1_is_the_squared_gradient():

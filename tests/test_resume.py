@@ -137,7 +137,7 @@ def test_options_that_change_the_mathematics_may_not_differ_and_others_may(stopp
     folder = Path(shutil.copytree(stopped, tmp_path / "00000-tiny"))
     before = {path: path.read_bytes() for path in folder.iterdir()}
     for argument, message in [
-        ("--glr=0.1", "glr 0.0005 (got 0.1)"),
+        ("--glr=0.1", "glr 0.001 (got 0.1)"),
         ("--kimg=0.1", "total_images 120 (got 100)"),
         ("--batch-gpu=8", "batch_gpu 4 (got 8)"),
         ("--seed=1", "seed 0 (got 1)"),

@@ -78,7 +78,7 @@ def use_config(context: click.Context, _: click.Parameter, path: str | None) -> 
 @option(TRAINING, "--batch-gpu", metavar="INT|auto", default=None,
         help="Micro-batch size, a divisor of --batch; auto for the largest that fits.  [default: --batch divided by processes]")
 @option(TRAINING, "--glr", metavar="FLOAT", type=float, default=None,
-        help="Learning rate of the generator.  [default: the preset's or the objective's, 0.0005 for di-gan and 0.0001 for the "
+        help="Learning rate of the generator.  [default: the preset's or the objective's, 0.001 for di-gan and 0.0001 for the "
         "others; at most 0.0001 for one-step generators]")
 @option(TRAINING, "--score-lr", metavar="FLOAT", type=float, default=TRAINING_DEFAULTS.score_lr,
         help="Learning rate of the score model.")
@@ -108,7 +108,7 @@ def use_config(context: click.Context, _: click.Parameter, path: str | None) -> 
 @option(OBJECTIVE, "--objective", metavar="NAME,KEY=VALUE,...", default=DEFAULTS.objective,
         help="di-gan (auto), diff-instruct, diff-instruct-dmd, sid, sim or sds, with options as in docs/objectives.md.")
 @option(OBJECTIVE, "--warmup-kimg", metavar="KIMG", type=float, default=TRAINING_DEFAULTS.warmup_images / 1000,
-        help="Train the score model alone for this many kimg at the start.")
+        help="Train the score model (of di-gan: the discriminator) alone for this many kimg at the start.")
 @option(EVALUATION, "--metrics", metavar="LIST|none", default=DEFAULTS.metrics,
         help="auto (fd), none, or a list of fd, kd, is, pr, dc, nn; fid and kid are fd and kd in Inception features. "
         "The first metric of the first detector selects the best snapshot.")

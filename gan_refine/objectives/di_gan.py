@@ -36,6 +36,7 @@ R1_INTERVAL = 16  # lazy regularization: one step in so many carries the penalty
 SAMPLE_STREAM, REFERENCE_STREAM = 2001, 2003
 SAMPLE_BATCH = 250
 CALIBRATION_STEPS = 16  # at the start, over which the sizes of the gradients are compared
+LEAD = 0.1  # share of the run for which the score model learns alone, before Diff-Instruct acts
 SMALLEST_SIZE = 1e-3  # of a gradient at the start, for which it is scaled up
 WIDTH = 64  # channels at most, of a new discriminator
 
@@ -48,10 +49,13 @@ class DiGanOptions:
     `activations` is at least 1.
     """
 
-    diff_instruct: float = 0.5
+    diff_instruct: float = 1.0
     adversarial: float = 1.0
     pixels: float = 0.5  # Frechet distance of pixels
     activations: float = 0.0  # Frechet distance of activations of the teacher's network
+    start: float = (
+        0.7  # share of the run after which Diff-Instruct acts, if there is a discriminator that can act before
+    )
     score_steps: int = 1  # steps of the score model and of the discriminator for each step of the generator
     samples: int = 8192  # of the teacher, made once before the first step
     steps: int = DEFAULT_STEPS  # calls of the teacher for each sample
@@ -64,6 +68,7 @@ class DiGanOptions:
     def __post_init__(self) -> None:
         names = ("diff_instruct", "adversarial", "pixels", "activations")
         require_ranges(self, {name: Range(0, 1e6) for name in (*names, "r1_gamma")})
+        require_ranges(self, {"start": Range(0, 1)})
         counts = {"samples": Range(64, 10**7), "window": Range(2, 10**7), "score_steps": Range(1, 10_000)}
         require_ranges(self, {**counts, "steps": STEPS, "sample_seed": Range(0, 10**6), "discriminator_lr": RATE})
         given = any(getattr(self, name) for name in names)
@@ -81,12 +86,14 @@ class DiGan(Objective):
     """
 
     Options = DiGanOptions
-    default_lr = 5e-4
+    default_lr = 1e-3
     samples: Tensor  # buffers, so that checkpoints hold them
     sample_labels: Tensor
-    squared_norms: Tensor  # [steps, losses]: of the losses' gradients, means over the first steps with full windows
+    # Mean squares of the losses' gradients, [steps, losses]:
+    squared_norms: Tensor  # of the first steps with full windows, of all losses but Diff-Instruct
+    provisional_norms: Tensor  # those of the last step before
+    score_norms: Tensor  # of the first steps in which Diff-Instruct acts
     _weights: Tensor
-    provisional_norms: Tensor  # [1, losses]: those of the last step before
 
     def __init__(self, teacher: Denoiser, options: DiGanOptions | None = None, gan: GanFile | None = None) -> None:
         super().__init__()
@@ -111,8 +118,19 @@ class DiGan(Objective):
             "samples", torch.empty([0, spec.channels, spec.resolution, spec.resolution], dtype=torch.uint8)
         )
         self.register_buffer("_weights", torch.tensor(self.weights), persistent=False)
-        for name in ("squared_norms", "provisional_norms"):
-            self.register_buffer(name, torch.zeros([0, len(self.weights)]))
+        own = int(self.diff_instruct is not None)
+        for name, losses in (
+            ("squared_norms", len(self.weights) - own),
+            ("provisional_norms", len(self.weights) - own),
+        ):
+            self.register_buffer(name, torch.zeros([0, losses]))
+        self.register_buffer("score_norms", torch.zeros([0, own]))
+        self.done = 0.0  # share of the run
+        self.start = 0.0 if self.discriminator is None else self.options.start
+        if self.discriminator is None:
+            self.default_lr = 5e-4  # Frechet distances alone swing at higher rates
+        if self.diff_instruct is not None and self.start:
+            self.phase_starts = tuple(sorted({0.0, max(self.start - LEAD, 0.0), self.start}))
         self._pending: list[list[Tensor]] = []  # features of this step's micro-batches, by Frechet loss
         self._norms: list[Tensor] = []  # sums of the squared norms of their gradients, by loss
 
@@ -142,7 +160,7 @@ class DiGan(Objective):
             with torch.no_grad():
                 self._pending.append([each.features(fake, rng) for each in self._frechet])
         losses = []
-        if self.diff_instruct is not None:
+        if self.diff_instruct is not None and self.done >= self.start - LEAD:
             losses.append(self.diff_instruct.auxiliary_loss(fake, labels, rng))
         if self.discriminator is not None:
             losses.append(self._discriminator_loss(self.discriminator, fake, labels, rng))
@@ -155,7 +173,7 @@ class DiGan(Objective):
         images = fake.detach().requires_grad_()
         losses = self._losses(images, labels, rng)
         gradients = [torch.autograd.grad(loss.per_sample.sum(), images)[0] for loss in losses]
-        if len(self.squared_norms) < CALIBRATION_STEPS:
+        if min(len(self.squared_norms), len(self.score_norms) if self._acts else CALIBRATION_STEPS) < CALIBRATION_STEPS:
             self._norms.append(torch.stack([gradient.square().sum() for gradient in gradients]))
         total = sum(
             (scale * gradient for scale, gradient in zip(self._scales(), gradients, strict=True)),
@@ -164,9 +182,9 @@ class DiGan(Objective):
         return Loss((total * fake).flatten(1).sum(1), losses[0].sigma, losses[0].logs)
 
     def _losses(self, images: Images, labels: Labels, rng: torch.Generator) -> list[Loss]:
-        """Those that are present, in the order of the options."""
+        """Those that act, in the order of the options."""
         found = []
-        if self.diff_instruct is not None:
+        if self.diff_instruct is not None and self._acts:
             found.append(self.diff_instruct.generator_loss(images, labels, rng))
         if self.discriminator is not None:
             with frozen(self.discriminator):
@@ -180,12 +198,20 @@ class DiGan(Objective):
             found.append(_noiseless((features * gradient).sum(dim=1)))
         return found
 
+    @property
+    def _acts(self) -> bool:
+        """Whether Diff-Instruct does."""
+        return self.diff_instruct is not None and self.done >= self.start
+
     def _scales(self) -> Tensor:
-        """The factor of each loss: its weight over the size of its gradient at the start; 0 where that is not known yet."""
+        """The factor of each loss that acts: its weight over its gradient's size at its start; 0 where that is not known yet."""
         known = self.squared_norms if self._windows_are_full else self.provisional_norms
-        if not len(known):
-            return torch.zeros_like(self._weights)
-        return self._weights / known.nanmean(dim=0).sqrt().clamp(min=SMALLEST_SIZE)
+        sizes = [norms.nanmean(dim=0).sqrt() for norms in ([self.score_norms, known] if self._acts else [known])]
+        weights = self._weights[-sum(len(size) for size in sizes) :]
+        return (weights / torch.cat(sizes).clamp(min=SMALLEST_SIZE)).nan_to_num(nan=0.0)
+
+    def reach(self, done: float) -> None:
+        self.done = done
 
     def auxiliary_stepped(self, images: int) -> None:
         if self.diff_instruct is not None:
@@ -197,10 +223,16 @@ class DiGan(Objective):
         if self._norms:
             total = distributed.sum_across(torch.stack(self._norms).sum(dim=0)) / images
             total = total.where(total.isfinite(), torch.nan)  # of a step that is skipped; no mean counts it
+            total = total[None].to(self.squared_norms)
+            own, others = total.split(
+                [self.score_norms.shape[1] if self._acts else 0, self.squared_norms.shape[1]], dim=1
+            )
+            if self._acts:
+                self.score_norms = torch.cat([self.score_norms, own])[:CALIBRATION_STEPS]
             if self._windows_are_full:
-                self.squared_norms = torch.cat([self.squared_norms, total[None].to(self.squared_norms)])
+                self.squared_norms = torch.cat([self.squared_norms, others])[:CALIBRATION_STEPS]
             else:  # the Frechet losses' gradients are still 0
-                self.provisional_norms = total[None].to(self.squared_norms)
+                self.provisional_norms = others
         self._norms = []
         self._push()
 

@@ -9,7 +9,7 @@ from gan_refine.errors import OptionError
 from gan_refine.foundation import distributed
 from gan_refine.interfaces import Generator, Objective
 from gan_refine.refine.gradients import WARMUP_STREAM, auxiliary_gradient, learning_gradients
-from gan_refine.refine.trial import trial_state
+from gan_refine.refine.trial import enter_phase, trial_state
 
 
 def fit_batch(generator: Generator, objective: Objective, options: RefineOptions) -> int:
@@ -41,8 +41,10 @@ def _fits(generator: Generator, objective: Objective, options: RefineOptions) ->
         moments = [torch.empty_like(parameter) for parameter in state.trained_parameters()]
         if "auxiliary" in state.optimizers:
             auxiliary_gradient(state, 0, WARMUP_STREAM)
-        for _ in learning_gradients(state):
-            pass
+        for start in objective.phase_starts:
+            enter_phase(state, start)
+            for _ in learning_gradients(state):
+                pass
         del moments
     except torch.cuda.OutOfMemoryError:
         return False

@@ -62,6 +62,7 @@ def joint_gradient(state: RefineState, images: int, stream: int) -> None:
 
 def learning_gradients(state: RefineState) -> Iterator[str]:
     """One step of the loop: yields `auxiliary` or `generator` when the gradient of that network's next update is complete."""
+    state.objective.reach(state.images / state.options.total_images)
     if state.objective.joint:
         joint_gradient(state, state.images, 0)
         yield "auxiliary"

@@ -1,6 +1,7 @@
 """Steps that are only tried, on copies, to see what they take: nothing given is changed."""
 
 import copy
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -19,6 +20,11 @@ def trial_state(generator: Generator, objective: Objective, spec: ImageSpec, opt
     state = RefineState(copy.deepcopy(generator), copy.deepcopy(objective, kept), options)
     give_stand_ins(state.objective, spec)
     return state
+
+
+def enter_phase(state: RefineState, start: float) -> None:
+    """The next step is the first one after this share of the run."""
+    state.images = math.ceil(start * state.options.total_images)
 
 
 def give_stand_ins(objective: Objective, spec: ImageSpec) -> None:

@@ -29,7 +29,7 @@ from gan_refine.generators import BridgeOptions, PretrainedGenerator, bridge, ca
 from gan_refine.interfaces import Generator, ImageSpec, Objective, SampleRequest
 from gan_refine.labels import UNIFORM, parse_frequencies
 from gan_refine.metrics import OnProgress, Result, ignore_progress, only_reports
-from gan_refine.objectives import GanFile, build_objective, complete_spec, objective_class
+from gan_refine.objectives import GanFile, build_objective, complete_spec
 from gan_refine.precision import resolve_precision
 from gan_refine.refine import resolve_train, trainable_groups
 from gan_refine.run.networks import Gan, open_gan, open_teacher
@@ -159,6 +159,9 @@ def build(options: RunOptions, automatic: Collection[str] = ()) -> Run:
     trainable_groups(generator, options.refine.train)  # raises before anything is written
     trained_with = in_precision(denoiser, options.precision)  # it is sampled, and a detector, in float32
     objective = build_objective(options.objective, trained_with, GanFile(generator.discriminator, frequencies))
+    if "glr" in automatic and "glr" not in PRESETS[options.preset]:
+        glr = min(objective.default_lr, generator.max_default_lr)
+        options = replace(options, refine=replace(options.refine, glr=glr))
     if options.recompute and recompute_activations(objective) == 0:
         raise OptionError("--recompute is for EDM's U-Nets and this teacher has none; leave it out")
     full_size = bridging is not None and bridging.measure == "full"
@@ -202,9 +205,6 @@ def resolve(
     refine, objective = options.refine, options.objective
     if objective == AUTO:
         objective = "di-gan"
-    cls = objective_class(objective)
-    if "glr" in automatic and "glr" not in PRESETS[options.preset]:
-        refine = replace(refine, glr=min(cls.default_lr, generator.max_default_lr))
     refine = replace(refine, train=resolve_train(generator, refine.train))
     return replace(
         options,

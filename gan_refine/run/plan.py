@@ -1,10 +1,12 @@
 """What a run will do and take, before it starts: calls of each network, seconds and memory from short measured steps."""
 
+import itertools
 import math
 import resource
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
@@ -16,7 +18,7 @@ from gan_refine.noise import rng_for
 from gan_refine.refine import RefineState, expected_bytes
 from gan_refine.refine.gradients import WARMUP_STREAM, auxiliary_gradient, learning_gradients
 from gan_refine.refine.state import micro_batch_numbers
-from gan_refine.refine.trial import counting, trial_state
+from gan_refine.refine.trial import counting, enter_phase, trial_state
 from gan_refine.run.build import Run
 from gan_refine.run.clock import Phase, duration
 from gan_refine.run.ranks import broadcast_from_rank0
@@ -26,6 +28,7 @@ REPETITIONS = 2  # of a measured step, the first of which is not timed
 STREAM = 5001
 SAMPLES, WARMUP, LEARNING = "teacher samples", "warm-up", "learning"
 EVALUATION, TABLES = "evaluation", "final tables"
+Measured = tuple[float, dict[str, float]]  # seconds, and images that pass through each of the objective's networks
 
 
 @dataclass(frozen=True)
@@ -102,23 +105,37 @@ def _small_state(run: Run) -> RefineState:
     if torch.device(run.options.device).type != "cuda":
         slow = _seconds_of_image(lambda: _denoise(run.teacher.denoiser, 1), 1, run.options.device)
         size = min(MEASURED, size, max(int(1 / slow), 1))
+        size = 1 << (size.bit_length() - 1)  # a power of two, as discriminators with minibatch statistics want
     size = int(broadcast_from_rank0(lambda: str(size).encode()))
     small = replace(options, batch=size * distributed.get_world_size(), batch_gpu=size)
     return trial_state(run.generator, run.objective, run.teacher.denoiser.spec, small)
 
 
-def _measured_steps(state: RefineState, device: str) -> dict[str, tuple[float, dict[str, float]]]:
-    """For one image of each phase of the loop: seconds, and the images that pass through each of the objective's networks."""
-    size = state.options.batch_gpu
-    work: dict[str, Callable[[], object]] = {LEARNING: lambda: list(learning_gradients(state))}
+def _measured_steps(state: RefineState, device: str) -> dict[str, Measured]:
+    """For one image of each phase of the loop; steps of learning that differ count as often as they come."""
+    found: dict[str, Measured] = {}
     if "auxiliary" in state.optimizers:
-        work[WARMUP] = lambda: auxiliary_gradient(state, 0, WARMUP_STREAM)
-    found = {}
-    for name, step in work.items():
-        with counting(state.objective) as counts:
-            seconds = _seconds_of_image(step, size, device)
-        found[name] = seconds, {network: count / (REPETITIONS * size) for network, count in counts.items()}
-    return found
+        found[WARMUP] = _measured(state, lambda: auxiliary_gradient(state, 0, WARMUP_STREAM), device)
+    seconds, calls = 0.0, dict[str, float]()
+    for start, end in itertools.pairwise([*state.objective.phase_starts, 1.0]):
+        one, counts = _measured(state, partial(_step_at, state, start), device)
+        seconds += (end - start) * one
+        calls |= {network: calls.get(network, 0.0) + (end - start) * number for network, number in counts.items()}
+    return found | {LEARNING: (seconds, calls)}
+
+
+def _measured(state: RefineState, step: Callable[[], object], device: str) -> Measured:
+    size = state.options.batch_gpu
+    with counting(state.objective) as counts:
+        seconds = _seconds_of_image(step, size, device)
+    return seconds, {network: count / (REPETITIONS * size) for network, count in counts.items()}
+
+
+def _step_at(state: RefineState, start: float) -> None:
+    """The gradients of a step when this share of the run is done."""
+    enter_phase(state, start)
+    for _ in learning_gradients(state):
+        pass
 
 
 def _seconds_of_image(work: Callable[[], object], size: int, device: torch.device | str) -> float:
