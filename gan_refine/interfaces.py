@@ -168,6 +168,7 @@ class Objective(nn.Module, ABC):
     phase_starts: tuple[float, ...] = (0.0,)  # shares of the run at which the work of a step changes
     auxiliary_steps: int = 0  # steps of the auxiliary networks before each step of the generator
     wanted_samples: SampleRequest | None = None  # what `give_samples` should give before the first step
+    batch_multiple: int = 1  # images in memory at a time are a multiple of this, or fewer
     joint: bool = False  # whether `joint_losses` gives both steps from one batch
 
     @abstractmethod
@@ -185,6 +186,10 @@ class Objective(nn.Module, ABC):
     def auxiliary_groups(self) -> list[ParameterGroup]:
         """Parameters of the auxiliary networks; empty if there are none."""
         return []
+
+    def accepts_batch(self, images: int) -> bool:
+        """Whether so many images can be in memory at a time."""
+        return images <= self.batch_multiple or images % self.batch_multiple == 0
 
     def reach(self, done: float) -> None:
         """Called before each step of the generator with the share of the run that is done; the warm-up is at 0."""

@@ -7,6 +7,7 @@ import torch
 from toys import gradient_at, no_labels, rng, small_stylegan2, small_unet
 
 from gan_refine.config import RefineOptions
+from gan_refine.errors import OptionError
 from gan_refine.generators import AffineGenerator
 from gan_refine.interfaces import ImageSpec
 from gan_refine.metrics.frechet import frechet_distance
@@ -15,6 +16,8 @@ from gan_refine.objectives import DiffInstruct, DiGan, DiGanOptions, GanFile, bu
 from gan_refine.objectives.di_gan import discriminator_loss
 from gan_refine.objectives.frechet_loss import ActivationFrechetLoss, PixelFrechetLoss, moments, power, transport
 from gan_refine.refine import RefineState, advance, fingerprints, load_state, record_state, refine
+from gan_refine.run.build import build
+from gan_refine.run.options import RunOptions
 from gan_refine.teachers import EdmTeacher, GaussianTeacher
 
 SPEC = ImageSpec(channels=1, resolution=8)
@@ -196,6 +199,14 @@ def test_diff_instruct_begins_late_and_its_score_model_a_little_earlier():
     assert acted == [0] * (warmup + 5) + [1, 2, 3, 4, 5]
     alone = DiGan(EdmTeacher(small_unet(8)), DiGanOptions(**(FEW | {"start": 0.5})))
     assert alone.discriminator is None and alone.start == 0 and alone.phase_starts == (0.0,)
+
+
+def test_a_batch_that_the_discriminator_cannot_divide_is_refused(pair):
+    objective = DiGan(EdmTeacher(small_unet(8)), DiGanOptions(discriminator="fresh", **FEW))
+    assert [objective.accepts_batch(size) for size in (1, 3, 4, 6, 8)] == [True, True, True, False, True]
+    gan, teacher = (argument.partition("=")[2] for argument in pair)
+    with pytest.raises(OptionError, match="--batch-gpu=6 is not a multiple of 4"):
+        build(RunOptions(gan=gan, teacher=teacher, metrics="none", refine=RefineOptions(batch=6, batch_gpu=6)))
 
 
 def test_many_activations_are_projected_in_units_of_their_deviations():

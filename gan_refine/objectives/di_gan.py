@@ -1,5 +1,6 @@
 """Diff-Instruct, an adversarial loss and Frechet distances together; teacher samples take the place of data."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -102,6 +103,7 @@ class DiGan(Objective):
         spec = teacher.spec
         self.diff_instruct = DiffInstruct(teacher, DiffInstructOptions()) if self.options.diff_instruct else None
         self.discriminator = _choose_discriminator(self.options, self.gan, spec) if self.options.adversarial else None
+        self.batch_multiple = _group_size(self.discriminator)
         networks = [(self.options.diff_instruct, self.diff_instruct), (self.options.adversarial, self.discriminator)]
         learning = [weight for weight, network in networks if network is not None]
         self.auxiliary_steps = self.options.score_steps if learning else 0
@@ -302,6 +304,13 @@ def _choose_discriminator(options: DiGanOptions, gan: GanFile, spec: ImageSpec) 
     if options.discriminator == "pickle":
         raise OptionError(f"{problem}; give discriminator=fresh or discriminator=auto to the objective")
     return None
+
+
+def _group_size(discriminator: nn.Module | None) -> int:
+    """Of the minibatch statistics of a discriminator, 1 without any: it divides the images that it sees at a time."""
+    modules = [] if discriminator is None else discriminator.modules()
+    sizes = [getattr(module, "group_size", None) for module in modules]
+    return math.lcm(*(size for size in sizes if isinstance(size, int) and size > 0))
 
 
 def discriminator_loss(

@@ -24,7 +24,7 @@ def fit_batch(generator: Generator, objective: Objective, options: RefineOptions
             f"--batch={options.batch} cannot be divided among {processes} processes; choose a multiple of that"
         )
     share = options.batch // processes
-    for size in (number for number in range(share, 0, -1) if share % number == 0):
+    for size in (n for n in range(share, 0, -1) if share % n == 0 and objective.accepts_batch(n)):
         fits = _fits(generator, objective, replace(options, batch=size * processes, batch_gpu=size))
         if torch.cuda.is_available():
             torch.cuda.empty_cache()  # what a failed trial left

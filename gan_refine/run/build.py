@@ -162,6 +162,11 @@ def build(options: RunOptions, automatic: Collection[str] = ()) -> Run:
     if "glr" in automatic and "glr" not in PRESETS[options.preset]:
         glr = min(objective.default_lr, generator.max_default_lr)
         options = replace(options, refine=replace(options.refine, glr=glr))
+    if not objective.accepts_batch(size := options.refine.batch_gpu):
+        raise OptionError(
+            f"--batch-gpu={size} is not a multiple of {objective.batch_multiple}, the discriminator's group; "
+            f"give a multiple, or at most {objective.batch_multiple}"
+        )
     if options.recompute and recompute_activations(objective) == 0:
         raise OptionError("--recompute is for EDM's U-Nets and this teacher has none; leave it out")
     full_size = bridging is not None and bridging.measure == "full"
