@@ -38,7 +38,7 @@ from gan_refine.run.presets import PRESETS
 from gan_refine.run.trackers import check_trackers
 from gan_refine.teachers import in_precision, recompute_activations
 
-CHECKPOINT_FORMAT = 4
+CHECKPOINT_FORMAT = 5
 LARGE = 10**6  # parameters of a generator for which a preset for GPUs pays
 LEARNING_SEED = 7_000_002  # plus --objective's sample_seed: of the teacher's samples that the objective learns from
 
