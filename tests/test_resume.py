@@ -147,7 +147,7 @@ def test_options_that_change_the_mathematics_may_not_differ_and_others_may(stopp
         assert ended.code == 2
         assert message in ended.stderr and len(ended.stderr.splitlines()) == 1
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
-    same = ["--glr=5e-4", "--snap=1", "--tick=0.024", "--keep=1", "--device=cpu"]
+    same = ["--glr=1e-3", "--snap=1", "--tick=0.024", "--keep=1", "--device=cpu"]
     assert commands.run(f"--resume={folder}", *same).code == 0
     assert len(list(folder.glob("checkpoint-*.pt"))) <= 2
 
