@@ -29,8 +29,7 @@ from gan_refine.networks.edm_precond import EDMPrecond
 from gan_refine.networks.stylegan2 import Generator
 from gan_refine.objectives import build_objective
 from gan_refine.precision import PRECISIONS, float32_products, resolve_precision
-from gan_refine.refine import RefineState, advance
-from gan_refine.refine import loop as parts
+from gan_refine.refine import RefineState, advance, gradients, loop
 from gan_refine.teachers import EdmTeacher, in_precision
 
 
@@ -72,7 +71,10 @@ SIZES = {
     "cifar10": Size(32, 3, {"model_channels": 128, "channel_mult": [2, 2, 2]}, 512, 2, 65536, 512, 4),
     "ffhq64": Size(64, 3, {"model_channels": 128, "channel_mult": [1, 2, 2, 2]}, 512, 8, 32768, 512, 2),
 }
-PARTS = ("auxiliary_gradient", "generator_gradient", "joint_gradient", "optimizer_step")  # of the loop
+# Parts of a step, and the modules that call them.
+PARTS = dict.fromkeys(("auxiliary_gradient", "generator_gradient", "joint_gradient"), gradients) | {
+    "optimizer_step": loop
+}
 
 
 def networks(size: Size) -> tuple[StyleGan2, EDMPrecond]:
@@ -110,7 +112,7 @@ class Ours:
         self.clock = clock_of(device)
         self.tf32 = precision != "fp32"
         timed = PARTS if device == "cpu" else ()  # on a GPU the clock would wait for it
-        self.originals = {name: getattr(parts, name) for name in timed}
+        self.originals = {name: getattr(PARTS[name], name) for name in timed}
 
     def step(self) -> None:
         with float32_products(self.tf32):
@@ -119,12 +121,12 @@ class Ours:
     def _step(self) -> None:
         spent = dict.fromkeys(PARTS, 0.0)
         for name, call in self.originals.items():
-            setattr(parts, name, self._timed(name, call, spent))
+            setattr(PARTS[name], name, self._timed(name, call, spent))
         try:
             next(self.work)
         finally:
             for name, call in self.originals.items():
-                setattr(parts, name, call)
+                setattr(PARTS[name], name, call)
         for name, seconds in spent.items():
             self.seconds.setdefault(name, []).append(seconds)
 

@@ -76,9 +76,7 @@ class RefineOptions:
     batch_gpu: int = 64  # images in memory at a time; gradients accumulate up to `batch`
     warmup_images: int = 3_072  # the auxiliary networks are trained alone for so many images, at the start
     glr: float = 5e-4
-    train: str = (
-        "auto"  # trained parts of the generator, each with a multiple of `glr`: synthesis,affine:0.1; auto, all
-    )
+    train: str = "auto"  # trained parts, each with a multiple of `glr`: synthesis,affine:0.1; or all, or auto
     score_lr: float = 3e-4
     beta1: float = 0.0
     beta2: float = 0.99

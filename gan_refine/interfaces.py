@@ -161,7 +161,7 @@ class Denoiser(nn.Module, ABC):
 class Objective(nn.Module, ABC):
     """Where the generator's gradient comes from. Owns the auxiliary networks that it trains, such as the score model.
 
-    The class attributes are the defaults that a run takes from its objective.
+    The attributes are the defaults that a run takes from its objective.
     """
 
     default_lr: float = 1e-4  # of the generator

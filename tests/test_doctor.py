@@ -152,7 +152,11 @@ def test_calls_are_counted_and_not_assumed(pair: list[str]) -> None:
         objective: make_plan(build(replace(given, objective=objective))).calls
         for objective in ("diff-instruct", "diff-instruct,joint=true", "sds", gan_alone)
     }
+    average = make_plan(build(replace(given, objective="diff-instruct,score_ema=100"))).calls
     assert calls["diff-instruct"] == {"generator": 2000, "teacher": 1000, "score model": 2000}
     assert calls["diff-instruct,joint=true"] == {"generator": 1000, "teacher": 1000, "score model": 1000}
+    assert average == {"generator": 2000, "teacher": 1000, "score model": 2000}, (
+        "the average is called as the score model"
+    )
     assert calls["sds"] == {"generator": 1000, "teacher": 1000}
     assert calls[gan_alone] == {"generator": 2000, "teacher": 128, "discriminator": 3000}

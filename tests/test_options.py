@@ -18,7 +18,7 @@ from gan_refine.config import RefineOptions, build_options, parse_spec, to_json,
 from gan_refine.errors import OptionError
 from gan_refine.objectives import OBJECTIVES, complete_spec
 from gan_refine.pickles import reader
-from gan_refine.run.build import build, choose_preset, use_preset
+from gan_refine.run.build import apply_preset, build, choose_preset
 from gan_refine.run.command import command_line
 from gan_refine.run.options import RunOptions, absolute, merge_options, options_from_json
 from runs import write_pair
@@ -118,7 +118,7 @@ def test_without_a_preset_one_is_chosen_by_generator_and_device(pair, monkeypatc
     assert choose_preset(generator, "cpu")[0] == choose_preset(generator, "cuda:1")[0] == "demo"
     monkeypatch.setattr("gan_refine.run.build.LARGE", 10)
     assert choose_preset(generator, "cuda:1")[0] == "gan" and choose_preset(generator, "cpu")[0] == "demo"
-    chosen = use_preset(RunOptions(), "gan", {"total_images", "batch", "batch_gpu", "warmup_images"})
+    chosen = apply_preset(RunOptions(), "gan", {"total_images", "batch", "batch_gpu", "warmup_images"})
     expected = replace(RefineOptions(), total_images=10**6, batch=256, batch_gpu=256, warmup_images=10**5)
     assert chosen.refine == expected and chosen.preset == "gan"
     assert "--preset=gan" in command_line(chosen) and "--kimg" not in command_line(chosen)

@@ -55,7 +55,7 @@ def doctor(
     check_device(device)
     require_writable("--outdir", Path(outdir))
     refine = RefineOptions() if batch is None else RefineOptions(batch=batch, batch_gpu=batch)
-    automatic = set(vars(refine)) - ({"batch", "batch_gpu"} if batch is not None else set())
+    automatic = {"objective", *vars(refine)} - ({"batch", "batch_gpu"} if batch is not None else set())
     run = None
     if gan is not None and teacher is not None:
         options = RunOptions(gan=gan, teacher=teacher, outdir=outdir, device=device, trust_pickle=trust_pickle)

@@ -54,9 +54,7 @@ class DiGanOptions:
     adversarial: float = 1.0
     pixels: float = 0.5  # Frechet distance of pixels
     activations: float = 0.0  # Frechet distance of activations of the teacher's network
-    start: float = (
-        0.7  # share of the run after which Diff-Instruct acts, if there is a discriminator that can act before
-    )
+    start: float = 0.7  # share of the run after which Diff-Instruct acts; from 0 on if there is no discriminator
     score_steps: int = 1  # steps of the score model and of the discriminator for each step of the generator
     samples: int = 8192  # of the teacher, made once before the first step
     steps: int = DEFAULT_STEPS  # calls of the teacher for each sample
@@ -121,12 +119,9 @@ class DiGan(Objective):
         )
         self.register_buffer("_weights", torch.tensor(self.weights), persistent=False)
         own = int(self.diff_instruct is not None)
-        for name, losses in (
-            ("squared_norms", len(self.weights) - own),
-            ("provisional_norms", len(self.weights) - own),
-        ):
+        others = len(self.weights) - own
+        for name, losses in {"squared_norms": others, "provisional_norms": others, "score_norms": own}.items():
             self.register_buffer(name, torch.zeros([0, losses]))
-        self.register_buffer("score_norms", torch.zeros([0, own]))
         self.done = 0.0  # share of the run
         self.start = 0.0 if self.discriminator is None else self.options.start
         if self.discriminator is None:
@@ -175,7 +170,7 @@ class DiGan(Objective):
         images = fake.detach().requires_grad_()
         losses = self._losses(images, labels, rng)
         gradients = [torch.autograd.grad(loss.per_sample.sum(), images)[0] for loss in losses]
-        if min(len(self.squared_norms), len(self.score_norms) if self._acts else CALIBRATION_STEPS) < CALIBRATION_STEPS:
+        if self._measures:
             self._norms.append(torch.stack([gradient.square().sum() for gradient in gradients]))
         total = sum(
             (scale * gradient for scale, gradient in zip(self._scales(), gradients, strict=True)),
@@ -204,6 +199,12 @@ class DiGan(Objective):
     def _acts(self) -> bool:
         """Whether Diff-Instruct does."""
         return self.diff_instruct is not None and self.done >= self.start
+
+    @property
+    def _measures(self) -> bool:
+        """Whether a loss is in its first steps, in which the size of its gradient is measured."""
+        kept = [self.squared_norms, *([self.score_norms] if self._acts else [])]
+        return any(len(norms) < CALIBRATION_STEPS for norms in kept)
 
     def _scales(self) -> Tensor:
         """The factor of each loss that acts: its weight over its gradient's size at its start; 0 where that is not known yet."""

@@ -8,8 +8,8 @@ from gan_refine.config import RefineOptions
 from gan_refine.errors import OptionError
 from gan_refine.foundation import distributed
 from gan_refine.interfaces import Generator, Objective
-from gan_refine.refine.gradients import WARMUP_STREAM, auxiliary_gradient, learning_gradients
-from gan_refine.refine.trial import enter_phase, trial_state
+from gan_refine.refine.gradients import WARMUP_STREAM, auxiliary_gradient
+from gan_refine.refine.trial import trial_state, try_step
 
 
 def fit_batch(generator: Generator, objective: Objective, options: RefineOptions) -> int:
@@ -42,9 +42,7 @@ def _fits(generator: Generator, objective: Objective, options: RefineOptions) ->
         if "auxiliary" in state.optimizers:
             auxiliary_gradient(state, 0, WARMUP_STREAM)
         for start in objective.phase_starts:
-            enter_phase(state, start)
-            for _ in learning_gradients(state):
-                pass
+            try_step(state, start)
         del moments
     except torch.cuda.OutOfMemoryError:
         return False

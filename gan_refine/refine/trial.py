@@ -2,16 +2,18 @@
 
 import copy
 import math
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
+from torch import nn
 
 from gan_refine.config import RefineOptions
-from gan_refine.interfaces import Generator, ImageSpec, Objective
+from gan_refine.interfaces import Denoiser, Generator, ImageSpec, Objective
+from gan_refine.refine.gradients import learning_gradients
 from gan_refine.refine.state import RefineState
-
-COUNTED = ("teacher", "score_model", "discriminator")  # attributes of objectives
 
 
 def trial_state(generator: Generator, objective: Objective, spec: ImageSpec, options: RefineOptions) -> RefineState:
@@ -22,9 +24,11 @@ def trial_state(generator: Generator, objective: Objective, spec: ImageSpec, opt
     return state
 
 
-def enter_phase(state: RefineState, start: float) -> None:
-    """The next step is the first one after this share of the run."""
+def try_step(state: RefineState, start: float) -> None:
+    """The gradients of the first step after this share of the run; they add up with those that are there."""
     state.images = math.ceil(start * state.options.total_images)
+    for _ in learning_gradients(state):
+        pass
 
 
 def give_stand_ins(objective: Objective, spec: ImageSpec) -> None:
@@ -36,19 +40,22 @@ def give_stand_ins(objective: Objective, spec: ImageSpec) -> None:
 
 
 @contextmanager
-def counting(objective: Objective) -> Iterator[dict[str, int]]:
-    """How many images pass inside through each network of the objective, such as `score model`."""
-    counts: dict[str, int] = {}
-    found = {name.rpartition(".")[2]: module for name, module in objective.named_modules()}
-    handles = []
-    for name in COUNTED:
-        if name in found:
-            spelled = name.replace("_", " ")
+def counting(objective: Objective) -> Iterator[Counter[str]]:
+    """How many images pass inside through the teacher, the score model or its average, and the discriminator."""
+    counts = Counter[str]()
 
-            def count(module: torch.nn.Module, given: tuple, made: torch.Tensor, spelled: str = spelled) -> None:
-                counts[spelled] = counts.get(spelled, 0) + len(made)
+    def count(network: str, module: nn.Module, given: tuple, made: torch.Tensor) -> None:
+        counts[network] += len(made)
 
-            handles.append(found[name].register_forward_hook(count))
+    frozen, handles = objective.frozen_modules(), []
+    for path, module in objective.named_modules():
+        if isinstance(module, Denoiser):
+            network = "teacher" if any(module is other for other in frozen) else "score model"
+        elif path.rpartition(".")[2] == "discriminator":
+            network = "discriminator"
+        else:
+            continue
+        handles.append(module.register_forward_hook(partial(count, network)))
     try:
         yield counts
     finally:

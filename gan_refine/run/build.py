@@ -150,8 +150,8 @@ def build(options: RunOptions, automatic: Collection[str] = ()) -> Run:
     reason = ""
     if options.preset == AUTO:
         preset, reason = choose_preset(generator, options.device)
-        options = use_preset(options, preset, automatic)
-    options = resolve(options, automatic, gan, teacher, generator)
+        options = apply_preset(options, preset, automatic)
+    options = resolve(options, gan, teacher, generator)
     bridging = bridge_options(options.bridge)
     if bridging is not None:
         generator = bridge(generator, denoiser.spec, bridging)
@@ -192,7 +192,7 @@ def choose_preset(generator: Generator, device: str) -> tuple[str, str]:
     return generator.preset, f"the generator has {size / 1e6:.1f} M parameters and the run is on a GPU"
 
 
-def use_preset(options: RunOptions, name: str, automatic: Collection[str]) -> RunOptions:
+def apply_preset(options: RunOptions, name: str, automatic: Collection[str]) -> RunOptions:
     """The options with those fields of the preset that are `automatic`; an automatic micro-batch is this process's whole share."""
     fields = {field: value for field, value in PRESETS[name].items() if field in automatic}
     objective = str(fields.pop("objective", options.objective))
@@ -202,9 +202,7 @@ def use_preset(options: RunOptions, name: str, automatic: Collection[str]) -> Ru
     return replace(options, preset=name, objective=objective, refine=refine)
 
 
-def resolve(
-    options: RunOptions, automatic: Collection[str], gan: Gan, teacher: Teacher, generator: Generator
-) -> RunOptions:
+def resolve(options: RunOptions, gan: Gan, teacher: Teacher, generator: Generator) -> RunOptions:
     """The options without `auto` in the objective and its rates, with absolute paths, and with the digests of both files."""
     assert teacher.path is not None, "the teacher of a run comes from a file"
     refine, objective = options.refine, options.objective

@@ -16,9 +16,9 @@ from gan_refine.interfaces import Denoiser, Generator
 from gan_refine.metrics import Detector
 from gan_refine.noise import rng_for
 from gan_refine.refine import RefineState, expected_bytes
-from gan_refine.refine.gradients import WARMUP_STREAM, auxiliary_gradient, learning_gradients
+from gan_refine.refine.gradients import WARMUP_STREAM, auxiliary_gradient
 from gan_refine.refine.state import micro_batch_numbers
-from gan_refine.refine.trial import counting, enter_phase, trial_state
+from gan_refine.refine.trial import counting, trial_state, try_step
 from gan_refine.run.build import Run
 from gan_refine.run.clock import Phase, duration
 from gan_refine.run.ranks import broadcast_from_rank0
@@ -105,7 +105,7 @@ def _small_state(run: Run) -> RefineState:
     if torch.device(run.options.device).type != "cuda":
         slow = _seconds_of_image(lambda: _denoise(run.teacher.denoiser, 1), 1, run.options.device)
         size = min(MEASURED, size, max(int(1 / slow), 1))
-        size = 1 << (size.bit_length() - 1)  # a power of two, as discriminators with minibatch statistics want
+        size = next(number for number in range(size, 0, -1) if run.objective.accepts_batch(number))
     size = int(broadcast_from_rank0(lambda: str(size).encode()))
     small = replace(options, batch=size * distributed.get_world_size(), batch_gpu=size)
     return trial_state(run.generator, run.objective, run.teacher.denoiser.spec, small)
@@ -118,7 +118,7 @@ def _measured_steps(state: RefineState, device: str) -> dict[str, Measured]:
         found[WARMUP] = _measured(state, lambda: auxiliary_gradient(state, 0, WARMUP_STREAM), device)
     seconds, calls = 0.0, dict[str, float]()
     for start, end in itertools.pairwise([*state.objective.phase_starts, 1.0]):
-        one, counts = _measured(state, partial(_step_at, state, start), device)
+        one, counts = _measured(state, partial(try_step, state, start), device)
         seconds += (end - start) * one
         calls |= {network: calls.get(network, 0.0) + (end - start) * number for network, number in counts.items()}
     return found | {LEARNING: (seconds, calls)}
@@ -129,13 +129,6 @@ def _measured(state: RefineState, step: Callable[[], object], device: str) -> Me
     with counting(state.objective) as counts:
         seconds = _seconds_of_image(step, size, device)
     return seconds, {network: count / (REPETITIONS * size) for network, count in counts.items()}
-
-
-def _step_at(state: RefineState, start: float) -> None:
-    """The gradients of a step when this share of the run is done."""
-    enter_phase(state, start)
-    for _ in learning_gradients(state):
-        pass
 
 
 def _seconds_of_image(work: Callable[[], object], size: int, device: torch.device | str) -> float:
