@@ -11,7 +11,7 @@ demo: $(VENV)/.ready-run  ## refines the embedded pair and prints the distance b
 	$(BIN)/python run_refine.py --preset=demo --outdir=training-runs
 
 test: $(VENV)/.ready-test  ## all tests that need no GPU, no network and no patience
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist=worksteal  # a worker for each core: more threads would wait for each other
+	$(BIN)/python -m pytest -n $(WORKERS) --dist=worksteal
 
 check: $(VENV)/.ready-dev  ## lint, format, types
 	$(BIN)/ruff check .
