@@ -75,7 +75,7 @@ class RefineOptions:
     batch: int = 64
     batch_gpu: int = 64  # images in memory at a time; gradients accumulate up to `batch`
     warmup_images: int = 3_072  # the auxiliary networks are trained alone for so many images, at the start
-    glr: float = 5e-4
+    glr: float | None = None  # None: the objective's default, lower for some generators
     train: str = "auto"  # trained parts, each with a multiple of `glr`: synthesis,affine:0.1; or all, or auto
     score_lr: float = 3e-4
     beta1: float = 0.0
@@ -106,10 +106,10 @@ def require(name: str, value: object, holds: bool, allowed: str) -> None:
 
 
 def require_ranges(options: object, ranges: Mapping[str, Range]) -> None:
-    """Raises OptionError for the first attribute of `options` that is outside its range."""
+    """Raises OptionError for the first attribute of `options` that is outside its range; None is left to others."""
     for name, allowed in ranges.items():
         value = getattr(options, name)
-        require(name, value, allowed.holds(value), str(allowed))
+        require(name, value, value is None or allowed.holds(value), str(allowed))
 
 
 def parse_path_spec(spec: str) -> tuple[str, dict[str, str]]:

@@ -32,12 +32,12 @@ def test_the_users_variables_win(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     assert os.environ["OMP_NUM_THREADS"] == "1"
 
 
-def modules_after(code: str) -> set[str]:
-    """The modules that a process has imported after `code`, which ends in SystemExit with code 0."""
+def modules_after(code: str) -> tuple[set[str], str]:
+    """The modules that a process has imported after `code`, which may end in SystemExit with code 0, and what it printed."""
     whole = f"import sys\ntry:\n    {code}\nexcept SystemExit as end:\n    assert not end.code\nprint(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", whole], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "Usage:" in done.stdout
-    return set(done.stdout.splitlines()[-1].split())
+    *printed, modules = done.stdout.splitlines()
+    return set(modules.split()), "\n".join(printed)
 
 
 @pytest.mark.parametrize(
@@ -48,5 +48,20 @@ def modules_after(code: str) -> set[str]:
     ],
 )
 def test_help_does_not_import_torch(code: str) -> None:
-    modules = modules_after(code)
+    modules, printed = modules_after(code)
+    assert "Usage:" in printed
     assert "click" in modules and modules.isdisjoint({"torch", "numpy", "scipy"})
+
+
+STEP = """import torch, gan_refine.run.launch, gan_refine.run.resume
+    from gan_refine.refine.adam import Adam
+    weight = torch.nn.Parameter(torch.ones(2))
+    weight.grad = torch.ones(2)
+    Adam([[weight]], (0.0, 0.99), fused=False).step([0.5])
+    print(weight.tolist())"""
+
+
+def test_a_step_needs_nothing_that_is_slow_to_import_but_torch() -> None:
+    modules, printed = modules_after(STEP)
+    assert printed == "[0.5, 0.5]"
+    assert modules.isdisjoint({"torch._dynamo", "sympy", "scipy", "requests", "jinja2", "onnx", "matplotlib"})

@@ -168,12 +168,29 @@ def rates(**sizes: float) -> list[float]:
     """The generator's rate in each step, as a multiple of `glr`."""
     generator = affine()
     state = RefineState(generator, Quadratic(), replace(SHORT, lr_rampup=0.0, glr=0.01, **sizes))
-    found, seen = [], 0
+    found, optimizer = [], state.optimizers["generator"]
+    step = optimizer.step
+
+    def recorded(rates: list[float], skip: torch.Tensor | None = None) -> None:
+        found.append(rates[0] / 0.01)
+        step(rates, skip)
+
+    optimizer.step = recorded
     for _ in advance(state):
-        if state.images > seen:
-            seen = state.images
-            found.append(state.optimizers["generator"].param_groups[0]["lr"] / 0.01)
+        pass
     return found
+
+
+def test_without_a_rate_the_objective_gives_it_within_the_generators_limit():
+    class Fast(Quadratic):
+        default_lr = 0.02
+
+    class Careful(AffineGenerator):
+        max_default_lr = 0.005
+
+    assert RefineState(affine(), Fast(), SHORT).glr == 0.02
+    assert RefineState(affine(), Fast(), replace(SHORT, glr=0.3)).glr == 0.3
+    assert RefineState(Careful(0.5, 0.0, ImageSpec(1, 4)), Fast(), SHORT).glr == 0.005
 
 
 def test_the_rate_falls_to_zero_at_the_end_of_a_run():

@@ -72,6 +72,28 @@ def test_a_signal_finishes_the_step_saves_and_tells_how_to_go_on(number, pair, c
     assert_same_run(folder, whole[0])
 
 
+STOP_IN_THE_FIRST_EVALUATION = """
+import os, signal
+from gan_refine.run.build import Run
+measure = Run.measure
+def stopped(self, *arguments, **options):
+    results = measure(self, *arguments, **options)
+    os.kill(os.getpid(), signal.SIGTERM)
+    return results
+Run.measure = stopped
+"""
+
+
+def test_a_run_that_is_stopped_before_the_original_is_measured_measures_it_later(pair, commands, whole, tmp_path):
+    folder = tmp_path / "00000-tiny"
+    ended = commands.run(*pair, *SMALL, f"--outdir={tmp_path}", before=STOP_IN_THE_FIRST_EVALUATION)
+    assert ended.code == 0 and "Stopped by SIGTERM after 1 steps" in ended.stderr, ended.stderr
+    summary = json.loads((folder / "summary.json").read_text())
+    assert (summary["before"], summary["kimg"]) == (None, 0) and not list(folder.glob("metric-*"))
+    assert commands.run(f"--resume={folder}").code == 0
+    assert_same_run(folder, whole[0])
+
+
 def test_a_finished_run_that_is_asked_to_go_on_only_reports(commands, whole):
     before = last_checkpoint(whole[0])
     ended = commands.run(f"--resume={whole[0]}")

@@ -15,14 +15,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-import requests
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from gan_refine.errors import DownloadError
 from gan_refine.files import atomic_file
+
+if TYPE_CHECKING:  # imported when something is fetched: it takes as long as the rest of this package
+    import requests
 
 CACHE_VARIABLE = "GAN_REFINE_CACHE"
 OFFLINE_VARIABLE = "GAN_REFINE_OFFLINE"
@@ -138,6 +141,8 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _download(source: Source, path: Path, patience: Patience) -> None:
+    import requests
+
     part = _beside(path, ".part")
     with requests.Session() as session:
         _receive_all(session, source.url, part, patience)
@@ -151,7 +156,7 @@ def _download(source: Source, path: Path, patience: Patience) -> None:
     _beside(part, ".json").unlink(missing_ok=True)
 
 
-def _receive_all(session: requests.Session, url: str, part: Path, patience: Patience) -> None:
+def _receive_all(session: "requests.Session", url: str, part: Path, patience: Patience) -> None:
     """Attempts until the file is complete. Raises DownloadError after several in a row that received nothing new."""
     most, failures = _size(part), 0
     with tqdm(desc=part.name[13:-5], unit="B", unit_scale=True, unit_divisor=1024, file=sys.stderr) as bar:
@@ -165,8 +170,10 @@ def _receive_all(session: requests.Session, url: str, part: Path, patience: Pati
                 time.sleep(patience.pause_seconds)
 
 
-def _attempt(session: requests.Session, url: str, part: Path, patience: Patience, bar: tqdm) -> None:
+def _attempt(session: "requests.Session", url: str, part: Path, patience: Patience, bar: tqdm) -> None:
     """One request for what is missing. Raises _TransferError if another may help, DownloadError if none will."""
+    import requests
+
     headers, version = {"Accept-Encoding": "identity"}, _read_record(_beside(part, ".json")).get("version")
     if version is not None and _size(part) > 0:
         headers |= {"Range": f"bytes={_size(part)}-", "If-Range": version}
@@ -190,7 +197,7 @@ def _attempt(session: requests.Session, url: str, part: Path, patience: Patience
         raise DownloadError(f"{url} cannot be fetched: {' '.join(str(error).split())[:200]}") from error
 
 
-def _receive(response: requests.Response, part: Path, bar: tqdm) -> None:
+def _receive(response: "requests.Response", part: Path, bar: tqdm) -> None:
     """Appends a partial answer (206) to what is there; a whole one (200) starts anew."""
     start = 0
     if response.status_code == 206:
@@ -214,7 +221,7 @@ def _receive(response: requests.Response, part: Path, bar: tqdm) -> None:
         raise _TransferError(f"the connection ended after {_size(part)} of {bar.total} bytes")
 
 
-def _version(response: requests.Response) -> str | None:
+def _version(response: "requests.Response") -> str | None:
     """What identifies the version of the server's file; None if the server does not say, and then nothing is resumed."""
     tag = response.headers.get("ETag")
     return tag if tag and not tag.startswith("W/") else response.headers.get("Last-Modified")
@@ -222,6 +229,8 @@ def _version(response: requests.Response) -> str | None:
 
 def _reason(error: BaseException, url: str) -> str:
     """The innermost cause in a few words."""
+    import requests
+
     if isinstance(error, requests.Timeout) or "timed out" in str(error):
         return f"{urlsplit(url).hostname} does not answer in time"
     cause, reason = error, ""

@@ -1,5 +1,6 @@
 """`gan-refine refine`, which run_refine.py is too: refine a GAN with a diffusion teacher and no data set."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 import click
@@ -165,7 +166,7 @@ def refine(context: click.Context, dry_run: bool, **given) -> None:
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE and run is not None:
             raise OptionError(f"--{name} is for new runs: a resumed run keeps its options; leave out either it or --resume")
     automatic = {KIMG.get(name, name) for name in given if context.get_parameter_source(name) is ParameterSource.DEFAULT}
-    options = run_options(given)
+    options = run_options(given, automatic)
     check_device(options.device)
     restarted = folder_of_this_launch(Path(options.outdir)) if run is None else None
     if restarted is not None:
@@ -182,15 +183,19 @@ def refine(context: click.Context, dry_run: bool, **given) -> None:
 # fmt: on
 
 
-def run_options(given: dict) -> RunOptions:
-    """The options of the command line as a run knows them, with the default of each option that is left to the objective."""
+def run_options(given: dict, automatic: Collection[str] = ()) -> RunOptions:
+    """The options of the command line as a run knows them; of the fields that are `automatic`, --preset=auto gives the values."""
     from gan_refine.foundation import distributed
 
     share = max(given["batch"] // distributed.get_world_size(), 1)
     batch_gpu = given.pop("batch_gpu")
+    whole_share = batch_gpu in (None, "auto")
     fields: dict = {field: images(given.pop(name), name) for name, field in KIMG.items()}
     fields |= {name: given.pop(name) for name in vars(TRAINING_DEFAULTS) if given.get(name) is not None}
-    fields["batch_gpu"] = share if batch_gpu in (None, "auto") else whole_number(batch_gpu, "batch-gpu")
+    fields["batch_gpu"] = share if whole_share else whole_number(batch_gpu, "batch-gpu")
+    undecided = given["preset"] == DEFAULTS.preset and "batch" in automatic and not whole_share
+    if undecided and RANGES["batch_gpu"].holds(fields["batch_gpu"]):
+        fields["batch"] = fields["batch_gpu"]  # until the preset gives the batch, which is then checked
     rest = {name: value for name, value in given.items() if name in vars(DEFAULTS)}
     refine = RefineOptions(**fields)
     return RunOptions(refine=refine, **{**rest, "labels": spell_out(given["labels"])})

@@ -4,7 +4,6 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import stdtrit  # scipy.stats has the same, but takes seconds to import
 
 CONFIDENCE = 0.95
 
@@ -50,6 +49,8 @@ def interval(values: list[float]) -> Interval:
 
 
 def _margin(standard_error: float | None, count: int) -> float | None:
+    from scipy.special import stdtrit  # here: scipy is slow to import, scipy.stats even more
+
     return None if standard_error is None else float(stdtrit(count - 1, (1 + CONFIDENCE) / 2)) * standard_error
 
 

@@ -144,6 +144,7 @@ class Sources:
     def sampling(self) -> SamplingOptions:
         return SamplingOptions(self.options.num_images, self.options.teacher_steps)
 
+    @cached_property
     def draft(self) -> Yardsticks:
         """The yardsticks before any image is made or read. Raises MismatchError if there will be too few images for a metric."""
         num = self.options.num_images
@@ -193,7 +194,7 @@ def find_sources(
     if not pairs:
         raise OptionError(f"{NOTHING}; {WAY_OUT}")
     sources = Sources(options, chosen, tuple(d for d, _ in pairs), tuple(data for _, data in pairs), sampled)
-    sources.draft()  # before anything that takes time
+    _ = sources.draft  # raises before anything that takes time
     return sources
 
 

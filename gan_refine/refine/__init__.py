@@ -11,7 +11,7 @@ from gan_refine.refine.fitting import fit_batch
 from gan_refine.refine.health import SIGMA_BANDS, Health
 from gan_refine.refine.loop import Progress, advance, refine
 from gan_refine.refine.modules import load_tensors
-from gan_refine.refine.parameters import resolve_train, trainable_groups
+from gan_refine.refine.parameters import resolve_glr, resolve_train, trainable_groups
 from gan_refine.refine.record import StateRecord, expected_bytes, fingerprints, load_state, record_state
 from gan_refine.refine.schedule import lr_factor
 from gan_refine.refine.state import RefineState
@@ -32,6 +32,7 @@ __all__ = [
     "lr_factor",
     "record_state",
     "refine",
+    "resolve_glr",
     "resolve_train",
     "trainable_groups",
 ]

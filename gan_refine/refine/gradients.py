@@ -85,23 +85,18 @@ def optimizer_step(state: RefineState, name: str, rates: list[float]) -> None:
     A gradient that is not finite is counted and not applied; on a GPU the fused optimizer sees to it, and nothing waits.
     """
     optimizer = state.optimizers[name]
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    distributed.sum_gradients(parameters)
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    distributed.sum_gradients(optimizer.parameters)
+    gradients = [parameter.grad for parameter in optimizer.parameters if parameter.grad is not None]
     norm = torch.nn.utils.get_total_norm(gradients)
     is_finite = norm.isfinite()
     state.skips[name] = (state.skips[name] + 1) * ~is_finite
     state.health.norms[name].append(norm)
     if state.options.clip_grad:
         torch._foreach_mul_(gradients, (state.options.clip_grad / norm.double()).clamp(max=1).to(norm.dtype))
-    for group, rate in zip(optimizer.param_groups, rates, strict=True):
-        group["lr"] = rate
-    if state.on_gpu:
-        optimizer.found_inf = (~is_finite).float()  # type: ignore[attr-defined] # 1: the step changes nothing
     if state.on_gpu or bool(is_finite):
-        optimizer.step()
+        optimizer.step(rates, (~is_finite).float() if state.on_gpu else None)
         if name == "auxiliary":
             state.objective.auxiliary_stepped(state.options.batch)
     if name == "generator":
         state.objective.generator_stepped(state.options.batch)
-    optimizer.zero_grad(set_to_none=True)
+    optimizer.zero_grad()

@@ -76,5 +76,5 @@ def _tick(state: RefineState) -> Progress | None:
     if new < state.options.tick_images and not (state.finished and new):
         return None
     health, state.health, state.last_tick = state.health.across_processes(), Health(), state.images
-    rate = state.options.glr * rate_factor(state, state.images)
+    rate = state.glr * rate_factor(state, state.images)
     return Progress(state.images, state.generator, state.average.module, health, rate)

@@ -6,7 +6,7 @@ from torch import nn
 
 from gan_refine.config import parse_parts
 from gan_refine.errors import OptionError
-from gan_refine.interfaces import Generator
+from gan_refine.interfaces import Generator, Objective
 
 EVERYTHING, AUTO = "all", "auto"
 
@@ -25,6 +25,11 @@ def resolve_train(generator: Generator, train: str) -> str:
     present = [name for name, parameters in generator.parameter_groups().items() if parameters]
     learning = [name for name in present if name not in generator.kept_parts()]
     return EVERYTHING if learning == present else ",".join(learning)
+
+
+def resolve_glr(generator: Generator, objective: Objective, glr: float | None) -> float:
+    """The learning rate of the generator: `glr`, or where that is None the objective's default, within the generator's limit."""
+    return min(objective.default_lr, generator.max_default_lr) if glr is None else glr
 
 
 def trainable_groups(generator: Generator, train: str) -> list[TrainableGroup]:

@@ -1,11 +1,12 @@
 """The state of a run as a checkpoint holds it: tensors, numbers and texts alone."""
 
 import hashlib
-from typing import TypedDict, cast
+from typing import TypedDict
 
 import torch
 
 from gan_refine.errors import MismatchError
+from gan_refine.refine.adam import AdamRecord
 from gan_refine.refine.health import Health, HealthRecord
 from gan_refine.refine.modules import Tensors, load_tensors, module_tensors
 from gan_refine.refine.state import COUNTERS, RefineState
@@ -19,7 +20,7 @@ class StateRecord(TypedDict):
     generator: Tensors
     average: Tensors
     objective: Tensors
-    optimizers: dict[str, dict[str, object]]
+    optimizers: dict[str, AdamRecord]
     health: HealthRecord
     rng: torch.Tensor
 
@@ -49,10 +50,7 @@ def load_state(state: RefineState, record: StateRecord) -> None:
         load_tensors(state.average.module, record["average"])
         load_tensors(state.objective, record["objective"], state.objective.frozen_modules())
         for name, optimizer in state.optimizers.items():
-            saved = record["optimizers"][name]
-            fused = {"fused": optimizer.defaults["fused"]}  # this device's, whichever saved it
-            groups = cast(list[dict[str, object]], saved["param_groups"])
-            optimizer.load_state_dict({**saved, "param_groups": [{**group, **fused} for group in groups]})
+            optimizer.load_state_dict(record["optimizers"][name])
     except (ValueError, KeyError) as error:
         raise MismatchError(f"the checkpoint does not fit the networks of this run: {error}") from error
     for name in COUNTERS:
@@ -73,8 +71,7 @@ def fingerprints(state: RefineState) -> dict[str, bytes]:
     """SHA-256 of each group of weights and of the optimizers' moments, all of which are equal on all processes."""
     groups = {name: list(tensors.values()) for name, tensors in _weights(state).items()}
     for name, optimizer in state.optimizers.items():
-        values = [value for moments in optimizer.state.values() for value in moments.values()]
-        groups[f"{name} optimizer"] = [value for value in values if isinstance(value, torch.Tensor)]
+        groups[f"{name} optimizer"] = [value for moments in optimizer.state.values() for value in moments.values()]
     return {name: _digest(tensors) for name, tensors in groups.items()}
 
 

@@ -24,4 +24,4 @@ def rate_factor(state: RefineState, images: int) -> float:
 
 def generator_rates(state: RefineState, factor: float) -> list[float]:
     """The learning rate of each of the generator's parameter groups."""
-    return [state.options.glr * factor * multiple for multiple in state.generator_multiples]
+    return [state.glr * factor * multiple for multiple in state.generator_multiples]

@@ -12,8 +12,9 @@ from gan_refine.ema import WeightAverage
 from gan_refine.errors import OptionError
 from gan_refine.foundation import distributed
 from gan_refine.interfaces import Generator, Objective
+from gan_refine.refine.adam import Adam
 from gan_refine.refine.health import Health
-from gan_refine.refine.parameters import freeze_others, trainable_groups
+from gan_refine.refine.parameters import freeze_others, resolve_glr, trainable_groups
 from gan_refine.refine.regularizers import L2Regularizer
 
 KEPT = 1000  # micro-batches that a diagnosis looks back
@@ -50,6 +51,7 @@ class RefineState:
         )
         trained = trainable_groups(generator, options.train)
         freeze_others(generator, trained)
+        self.glr = resolve_glr(generator, objective, options.glr)
         self.generator_multiples = [group.multiple for group in trained]
         self.optimizers = {"generator": self._adam([group.parameters for group in trained])}
         groups = objective.auxiliary_groups()
@@ -65,9 +67,8 @@ class RefineState:
         self.watched: deque[Watched] = deque(maxlen=KEPT)
         self.micro_batch_numbers = micro_batch_numbers(options)
 
-    def _adam(self, groups: list[list[nn.Parameter]]) -> torch.optim.Optimizer:
-        betas = (self.options.beta1, self.options.beta2)
-        return torch.optim.Adam([{"params": group} for group in groups], betas=betas, fused=self.on_gpu or None)
+    def _adam(self, groups: list[list[nn.Parameter]]) -> Adam:
+        return Adam(groups, (self.options.beta1, self.options.beta2), fused=self.on_gpu)
 
     def reset_skips(self, skips: Mapping[str, int] | None = None) -> None:
         """Sets how many steps of each network in a row had a gradient that was not finite; 0 by default."""
@@ -103,8 +104,7 @@ class RefineState:
 
     def trained_parameters(self) -> list[nn.Parameter]:
         """All parameters that this run trains."""
-        groups = [group for optimizer in self.optimizers.values() for group in optimizer.param_groups]
-        return [parameter for group in groups for parameter in group["params"]]
+        return [parameter for optimizer in self.optimizers.values() for parameter in optimizer.parameters]
 
     def is_finite(self) -> bool:
         """Whether all weights that this run trains are finite."""

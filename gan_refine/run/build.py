@@ -11,7 +11,7 @@ from typing import TypedDict
 import torch
 
 from gan_refine import assets
-from gan_refine.config import build_options, choose, parse_spec
+from gan_refine.config import RefineOptions, build_options, choose, parse_spec
 from gan_refine.errors import MismatchError, OptionError
 from gan_refine.evaluation import (
     RANKING,
@@ -31,7 +31,7 @@ from gan_refine.labels import UNIFORM, parse_frequencies
 from gan_refine.metrics import OnProgress, Result, ignore_progress, only_reports
 from gan_refine.objectives import GanFile, build_objective, complete_spec
 from gan_refine.precision import resolve_precision
-from gan_refine.refine import resolve_train, trainable_groups
+from gan_refine.refine import resolve_glr, resolve_train, trainable_groups
 from gan_refine.run.networks import Gan, open_gan, open_teacher
 from gan_refine.run.options import AUTO, RunOptions, absolute, file_digest
 from gan_refine.run.presets import PRESETS
@@ -139,7 +139,7 @@ def give_learning_samples(objective: Objective, teacher: Teacher, progress: OnPr
 def build(options: RunOptions, automatic: Collection[str] = ()) -> Run:
     """Reads both networks and builds the objective and the draft of the metrics. Writes nothing. Raises UserError.
 
-    `automatic` are the fields of `options` and of `options.refine` that the preset and the objective's class decide.
+    `automatic` are the fields of `options` and of `options.refine` that --preset=auto decides.
     """
     check_trackers(options)
     opened = open_teacher(options.teacher, options.trust_pickle, options.device)
@@ -159,9 +159,8 @@ def build(options: RunOptions, automatic: Collection[str] = ()) -> Run:
     trainable_groups(generator, options.refine.train)  # raises before anything is written
     trained_with = in_precision(denoiser, options.precision)  # it is sampled, and a detector, in float32
     objective = build_objective(options.objective, trained_with, GanFile(generator.discriminator, frequencies))
-    if "glr" in automatic and "glr" not in PRESETS[options.preset]:
-        glr = min(objective.default_lr, generator.max_default_lr)
-        options = replace(options, refine=replace(options.refine, glr=glr))
+    glr = resolve_glr(generator, objective, options.refine.glr)
+    options = replace(options, refine=replace(options.refine, glr=glr))
     if not objective.accepts_batch(size := options.refine.batch_gpu):
         raise OptionError(
             f"--batch-gpu={size} is not a multiple of {objective.batch_multiple}, the discriminator's group; "
@@ -171,7 +170,7 @@ def build(options: RunOptions, automatic: Collection[str] = ()) -> Run:
         raise OptionError("--recompute is for EDM's U-Nets and this teacher has none; leave it out")
     full_size = bridging is not None and bridging.measure == "full"
     sources = None if options.metrics == "none" else choose_sources(options, generator, full_size, teacher)
-    original, draft = (None, None) if sources is None else (copy.deepcopy(generator), sources.draft())
+    original, draft = (None, None) if sources is None else (copy.deepcopy(generator), sources.draft)
     options = resolve_metrics(options, sources)
     return Run(options, gan, generator, reason, original, teacher, objective, sources, draft, full_size)
 
@@ -193,8 +192,12 @@ def choose_preset(generator: Generator, device: str) -> tuple[str, str]:
 
 
 def apply_preset(options: RunOptions, name: str, automatic: Collection[str]) -> RunOptions:
-    """The options with those fields of the preset that are `automatic`; an automatic micro-batch is this process's whole share."""
-    fields = {field: value for field, value in PRESETS[name].items() if field in automatic}
+    """The options with the preset's values of the fields that are `automatic`; such a micro-batch is this process's whole share.
+
+    Raises OptionError for a micro-batch that was given and does not divide the preset's batch.
+    """
+    defaults = vars(RefineOptions()) | PRESETS[name]
+    fields = {field: value for field, value in defaults.items() if field in automatic and field != "batch_gpu"}
     objective = str(fields.pop("objective", options.objective))
     if "batch" in fields and "batch_gpu" in automatic:
         fields["batch_gpu"] = max(int(fields["batch"]) // distributed.get_world_size(), 1)

@@ -28,6 +28,7 @@ def command_line(options: RunOptions, left_out: Collection[str] = ()) -> str:
     values = {name: value for name, value in vars(options).items() if name not in NOT_GIVEN} | vars(options.refine)
     defaults = vars(default) | vars(default.refine) | PRESETS.get(options.preset, {})
     changed = {name: value for name, value in values.items() if name in ALWAYS or value != defaults[name]}
+    changed = {name: value for name, value in changed.items() if value is not None}  # which is left to the objective
     for name in left_out:
         changed.pop(name, None)
     if options.refine.batch_gpu == options.refine.batch:

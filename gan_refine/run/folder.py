@@ -65,6 +65,11 @@ class RunFolder:
             if kept != lines:
                 self.write_text(path.name, "".join(kept))
 
+    def forget_metrics(self) -> None:
+        """Removes the lines of all metrics."""
+        for path in self.path.glob("metric-*.jsonl") if self.writes else ():
+            path.unlink()
+
 
 def _kimg(line: str) -> float:
     try:

@@ -38,7 +38,7 @@ def launch(
 ) -> str | None:
     """A new run. Returns the refined pickle's path or, if it was stopped, the command that resumes it.
 
-    `automatic` are the fields that the preset and the objective decide. With `fit_memory` the micro-batch is the largest
+    `automatic` are the fields that --preset=auto decides. With `fit_memory` the micro-batch is the largest
     that fits. options.json has what was resolved. Raises UserError before anything is written if the options are not right.
     """
     require_writable("--outdir", Path(options.outdir))

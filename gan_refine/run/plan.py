@@ -24,7 +24,7 @@ from gan_refine.run.clock import Phase, duration
 from gan_refine.run.ranks import broadcast_from_rank0
 
 MEASURED = 8  # images of a measured step on a CPU at most, fewer if the teacher takes more than a second for them
-REPETITIONS = 2  # of a measured step, the first of which is not timed
+RUNS = 2  # of what is measured; the first, which builds kernels and fills caches, is not timed
 STREAM = 5001
 SAMPLES, WARMUP, LEARNING = "teacher samples", "warm-up", "learning"
 EVALUATION, TABLES = "evaluation", "final tables"
@@ -114,27 +114,31 @@ def _small_state(run: Run) -> RefineState:
 def _measured_steps(state: RefineState, device: str) -> dict[str, Measured]:
     """For one image of each phase of the loop; steps of learning that differ count as often as they come."""
     found: dict[str, Measured] = {}
+    later = RUNS if torch.device(device).type == "cuda" else 1  # on a CPU the first of them warms up for all
+    runs = RUNS
     if "auxiliary" in state.optimizers:
-        found[WARMUP] = _measured(state, lambda: auxiliary_gradient(state, 0, WARMUP_STREAM), device)
+        found[WARMUP] = _measured(state, lambda: auxiliary_gradient(state, 0, WARMUP_STREAM), device, runs)
+        runs = later
     seconds, calls = 0.0, dict[str, float]()
     for start, end in itertools.pairwise([*state.objective.phase_starts, 1.0]):
-        one, counts = _measured(state, partial(try_step, state, start), device)
+        one, counts = _measured(state, partial(try_step, state, start), device, runs)
+        runs = later
         seconds += (end - start) * one
         calls |= {network: calls.get(network, 0.0) + (end - start) * number for network, number in counts.items()}
     return found | {LEARNING: (seconds, calls)}
 
 
-def _measured(state: RefineState, step: Callable[[], object], device: str) -> Measured:
+def _measured(state: RefineState, step: Callable[[], object], device: str, runs: int) -> Measured:
     size = state.options.batch_gpu
     with counting(state.objective) as counts:
-        seconds = _seconds_of_image(step, size, device)
-    return seconds, {network: count / (REPETITIONS * size) for network, count in counts.items()}
+        seconds = _seconds_of_image(step, size, device, runs)
+    return seconds, {network: count / (runs * size) for network, count in counts.items()}
 
 
-def _seconds_of_image(work: Callable[[], object], size: int, device: torch.device | str) -> float:
-    """Work on `size` images in each process, the second time: the first one builds kernels and fills caches."""
+def _seconds_of_image(work: Callable[[], object], size: int, device: torch.device | str, runs: int = RUNS) -> float:
+    """Work on `size` images in each process, the last of so many times."""
     started = 0.0
-    for _ in range(REPETITIONS):
+    for _ in range(runs):
         _wait(device)
         started = time.perf_counter()
         work()

@@ -57,7 +57,7 @@ class Trainer:
         self.last_path = folder.path / "network-refined-last.pkl"
 
     def start(self) -> None:
-        """Measures the state before refinement, whose pickle is the best so far. Ends with the first checkpoint."""
+        """Writes the original's pickle, which is the best so far, and pictures of it. Ends with the first checkpoint."""
         run = self.run
         if self.folder.writes:
             require_space(self.folder.path, needed_space(run, self.state, run.options.keep + 2), "this run")
@@ -71,10 +71,9 @@ class Trainer:
         if run.bridged and run.yardsticks is not None:
             self.folder.say(f"{run.yardsticks.name} measures {run.measured_spec} images.")
         self.folder.save_grid("fakes_init.png", render(run.generator.full_size(), self.grid))
-        with self.signals.raising(alone=distributed.get_world_size() == 1):
-            self.history.before = self.history.best = self._measure(run.generator, "original")
-            if run.options.teacher_steps and run.options.report:
-                known = None if run.yardsticks is None else run.yardsticks.others
+        if run.options.teacher_steps and run.options.report:
+            known = None if run.yardsticks is None else run.yardsticks.others
+            with self.signals.raising(alone=distributed.get_world_size() == 1):
                 save_teacher_samples(run.teacher, known, self.folder.path, run.options.refine.seed)
         self._save()
 
@@ -82,10 +81,12 @@ class Trainer:
         """Goes back to a checkpoint; lines and pickles of later states are removed. Raises MismatchError."""
         load_state(self.state, content["state"])
         self.history = RunHistory(**content["history"])
-        evaluations = 1 + self.history.ticks // self.run.options.snap
+        evaluations = (self.history.before is not None) + self.history.ticks // self.run.options.snap
         done = {**done_images(self.state), EVALUATION: evaluations * self.run.options.eval_images}
         self.clock.go_on(self.history.seconds, done)
         self.folder.forget_after(self.history.kimg)
+        if self.history.before is None:
+            self.folder.forget_metrics()  # whose first line is that of the original
         self.folder.say(f"Resumed from {name}, {self.state.phase}.")
         if self.folder.writes:
             restore_best(self.run, self.history, self.checkpoints, self.best_path, self.folder.say)
@@ -115,6 +116,8 @@ class Trainer:
     def _after_step(self, progress: Progress | None, bar: tqdm) -> bool:
         """Records, measures and saves what is due; returns whether the run is to end here."""
         due = False
+        if progress is None:
+            self._measure_original()
         self._mark()
         if progress is not None:
             nats = progress.health.remaining_nats()
@@ -134,8 +137,8 @@ class Trainer:
             self._save()
         return self.collapsed or (request.stop and not self.state.finished)
 
-    def _tell(self, text: str) -> None:
-        self.clock.tell(f"{self.history.kimg:8.3f} kimg  {text}")
+    def _tell(self, text: str, kimg: float | None = None) -> None:
+        self.clock.tell(f"{self.history.kimg if kimg is None else kimg:8.3f} kimg  {text}")
 
     def _mark(self) -> None:
         """Tells the clock where the loop is."""
@@ -182,10 +185,18 @@ class Trainer:
             self.checkpoints.save(self.state.steps, content, self.history.best_step)
         self.saved_at = time.monotonic()
 
+    def _measure_original(self) -> None:
+        """Measures the generator before refinement, once: after the first step, so that a run begins at once."""
+        if self.run.original is None or self.history.before is not None:
+            return
+        with self.signals.raising(alone=distributed.get_world_size() == 1):
+            self.history.before = self.history.best = self._measure(self.run.original, "original", kimg=0.0)
+
     def _snapshot(self) -> float | None:
         """Measures the weight average and keeps its pickle if it is the best; returns the first metric."""
         history = self.history
         history.pending = True  # if this is interrupted, the resumed run starts with it
+        self._measure_original()
         check_replicas(self.state)
         if not self.state.is_finite():
             raise NonFiniteError(diagnose(self.state))
@@ -195,7 +206,7 @@ class Trainer:
         if self.folder.writes:
             average.export(self.last_path)
         with self.signals.raising(alone=distributed.get_world_size() == 1):
-            value = self._measure(average, name.removesuffix(".png"))
+            value = self._measure(average, name.removesuffix(".png"), history.kimg)
         self._record_change(average)
         if self.run.yardsticks is None or (value is not None and history.best is not None and value < history.best):
             history.best, history.best_kimg, history.best_step = value, history.kimg, self.state.steps
@@ -236,7 +247,7 @@ class Trainer:
         )
         return True
 
-    def _measure(self, generator: Generator, snapshot: str) -> float | None:
+    def _measure(self, generator: Generator, snapshot: str, kimg: float) -> float | None:
         """Records all metrics of a generator; returns the first, which selects the best snapshot, None with --metrics=none."""
         started, run = time.time(), self.run
         results = run.measure(generator, self.clock.enter(EVALUATION, run.options.eval_images))
@@ -246,10 +257,10 @@ class Trainer:
                 "metric": result.metric,
                 "total_time": round(time.time() - started, 2),
                 "snapshot": snapshot,
-                "kimg": self.history.kimg,
+                "kimg": kimg,
                 "convention": result.convention | ({"images": str(run.measured_spec)} if run.bridged else {}),
             }
             self.folder.append(f"metric-{result.metric}.jsonl", record)
         if results:
-            self._tell("  ".join(f"{name} {value:.3f}" for name, value in results[0].values.items()))
+            self._tell("  ".join(f"{name} {value:.3f}" for name, value in results[0].values.items()), kimg)
         return results[0].value if results else None
