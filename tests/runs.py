@@ -99,7 +99,7 @@ class Ended:
 class Commands:
     """Runs `run_refine.py` or a script, one at a time, in one or several processes, each the leader of a group."""
 
-    def __init__(self, folder: Path, preload: str = "torch._dynamo, run_refine, gan_refine.run.launch") -> None:
+    def __init__(self, folder: Path, preload: str = "scipy.special, run_refine, gan_refine.run.launch") -> None:
         """`preload` names modules whose seconds the processes need not spend; they are then in the state of the import."""
         self.folder = folder
         self.server = subprocess.Popen(
