@@ -59,9 +59,7 @@ class Run:
     gan: Gan
     generator: Generator
     preset_reason: str  # why --preset=auto chose what it chose; empty where it was named
-    original: (
-        Generator | None
-    )  # a copy of the generator before refinement, if --fid-seeds wants to measure it at the end
+    original: Generator | None  # a copy of the generator before refinement, which is measured; None with --metrics=none
     teacher: Teacher
     objective: Objective
     sources: Sources | None  # what it is measured by; None with --metrics=none
