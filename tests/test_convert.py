@@ -11,7 +11,6 @@ from test_tensorflow_pickles import make_generator as make_tf_generator
 from test_tensorflow_pickles import write as write_tensorflow
 
 import run_refine
-from gan_refine import assets
 from gan_refine.cli import cli
 from gan_refine.cli.main import run_command
 from gan_refine.pickles import (
@@ -23,7 +22,7 @@ from gan_refine.pickles import (
     write_networks,
     write_one_step,
 )
-from runs import write_pair
+from runs import SMALL, write_pair
 
 
 def convert(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
@@ -107,11 +106,11 @@ def test_mistakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
 
 
 def test_run_refine_takes_state_dicts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = write_pair(tmp_path)[0].partition("=")[2]  # with all three networks of the GAN
     pair = {kind: tmp_path / f"{kind}.safetensors" for kind in ("gan", "teacher")}
     for kind, path in pair.items():
-        assert convert(monkeypatch, assets.resolve(kind, "fashion16"), path) == 0
-    raw = write_pair(tmp_path)[0].partition("=")[2]  # with all three networks of the GAN
-    arguments = ["run_refine.py", *(f"--{kind}={path}" for kind, path in pair.items()), "--device=cpu", "--dry-run"]
+        assert convert(monkeypatch, tmp_path / f"{kind}.pkl", path) == 0
+    arguments = ["run_refine.py", *(f"--{kind}={path}" for kind, path in pair.items()), *SMALL, "--dry-run"]
     for more, code in (([], 0), (["--which=G"], 2), ([f"--gan={raw}", "--which=G"], 0), (["--which=D"], 2)):
         monkeypatch.setattr(sys, "argv", [*arguments, *more])
         assert run_command(run_refine.cli) == code

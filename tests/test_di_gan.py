@@ -12,7 +12,7 @@ from gan_refine.generators import AffineGenerator
 from gan_refine.interfaces import ImageSpec
 from gan_refine.metrics.frechet import frechet_distance
 from gan_refine.networks.stylegan2 import Discriminator
-from gan_refine.objectives import DiffInstruct, DiGan, DiGanOptions, GanFile, build_objective
+from gan_refine.objectives import DiffInstruct, DiGan, DiGanOptions, GanFile, build_objective, di_gan
 from gan_refine.objectives.di_gan import discriminator_loss
 from gan_refine.objectives.frechet_loss import ActivationFrechetLoss, PixelFrechetLoss, moments, power, transport
 from gan_refine.refine import RefineState, advance, fingerprints, load_state, record_state, refine
@@ -23,6 +23,11 @@ from gan_refine.teachers import EdmTeacher, GaussianTeacher
 SPEC = ImageSpec(channels=1, resolution=8)
 FEW = {"samples": 64, "steps": 2, "window": 64, "start": 0.0}
 MOMENTS = {"diff_instruct": 0.0, "adversarial": 0.0, "pixels": 1.0}
+
+
+@pytest.fixture(autouse=True)
+def narrow_discriminators(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(di_gan, "WIDTH", 16)
 
 
 def vectors(n: int, d: int, seed: int) -> torch.Tensor:

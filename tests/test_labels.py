@@ -119,7 +119,7 @@ class Foreign(nn.Module):
 
 
 def stylegan(classes: int = 3) -> StyleGan2:
-    return small_stylegan2(16, classes, 1.0, **WIDTHS)
+    return small_stylegan2(16, classes, 1.0)
 
 
 def trusted() -> AnyGenerator:

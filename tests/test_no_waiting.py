@@ -58,7 +58,7 @@ def units(state: RefineState) -> Iterator[bool]:
 
 
 def small_state(objective: str, device: str = "cpu") -> RefineState:
-    generator = small_stylegan2(8, 0, 0.1, channel_base=64, channel_max=8).to(device)
+    generator = small_stylegan2(8, 0, 0.1).to(device)
     made = build_objective(objective, EdmTeacher(small_unet(8)).to(device))
     give_stand_ins(made, generator.spec)
     return RefineState(generator, made, OPTIONS)

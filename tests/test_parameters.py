@@ -28,7 +28,7 @@ PARTS = ("mapping", "synthesis", "affine", "noise")
 
 
 def small(architecture: str = "skip", classes: int = 0) -> StyleGan2:
-    return small_stylegan2(8, classes, 0.1, channel_base=64, channel_max=8, architecture=architecture)
+    return small_stylegan2(8, classes, 0.1, architecture=architecture)
 
 
 def objective() -> Sds:

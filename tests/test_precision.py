@@ -19,7 +19,7 @@ from gan_refine.teachers import EdmTeacher, GaussianTeacher, in_precision
 
 UNET = {"model_type": "SongUNet", "model_channels": 8, "channel_mult": [1], "num_blocks": 1, "attn_resolutions": []}
 FAMILIES: dict[str, Callable[[], PretrainedGenerator]] = {
-    "stylegan2": lambda: small_stylegan2(8, 0, 0.1, num_fp16_res=1, channel_base=64, channel_max=8),
+    "stylegan2": lambda: small_stylegan2(8, 0, 0.1, num_fp16_res=1),
     "one-step": lambda: OneStep(EDMPrecond(8, 1, use_fp16=True, **UNET), 2.5),
 }
 GRADIENTS, SAMPLES = (True, True), (False, False)

@@ -70,7 +70,7 @@ def test_a_large_weight_keeps_the_images():
 
 def test_both_images_have_the_same_noise():
     """The loss of a generator that did not move is exactly zero, although it has noise inputs."""
-    generator = small_stylegan2(8, 3, 1.0, channel_base=64, channel_max=8)
+    generator = small_stylegan2(8, 3, 1.0)
     state = RefineState(generator, zero(), replace(OPTIONS, l2_images=1.0))
     latents = generator.draw(4, rng())
     loss = state.regularizer(generator(latents), latents)

@@ -78,8 +78,9 @@ def small_unet(
 
 
 def small_stylegan2(resolution: int, classes: int, noise_strength: float, **synthesis) -> StyleGan2:
-    """A grey StyleGAN2 whose weights are the same each time, with noise of that strength."""
+    """A grey StyleGAN2 of at most 8 channels whose weights are the same each time, with noise of that strength."""
     torch.manual_seed(0)
+    synthesis = {"channel_base": 64, "channel_max": 8, **synthesis}
     net = Generator(8, classes, 8, resolution, 1, mapping_kwargs={"num_layers": 2}, synthesis_kwargs=synthesis)
     for name, parameter in net.named_parameters():
         if name.endswith("noise_strength"):
