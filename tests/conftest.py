@@ -4,13 +4,14 @@ import os
 import pkgutil
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import jaxtyping
 import pytest
 import torch
+from filelock import FileLock
 
 if TYPE_CHECKING:
     from runs import Commands
@@ -78,17 +79,39 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Commands]":
     server.close()
 
 
+Shared = Callable[[str, Callable[[Path], None]], Path]
+
+
 @pytest.fixture(scope="session")
-def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Shared:
+    """`shared(name, fill)` is a folder that one worker fills; the others wait for it. Tests do not change it."""
+    base = tmp_path_factory.getbasetemp()
+    root = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def folder(name: str, fill: Callable[[Path], None]) -> Path:
+        path, filled = root / f"shared-{name}", root / f"shared-{name}.filled"
+        with FileLock(root / f"shared-{name}.lock"):
+            if not filled.exists():
+                path.mkdir()
+                fill(path)
+                filled.touch()
+        return path
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_run(shared: Shared) -> Path:
     """The folder of a finished run of a tiny pair. Tests do not change it."""
     from click.testing import CliRunner
 
     from gan_refine.cli import cli
     from runs import SMALL, write_pair
 
-    folder = tmp_path_factory.mktemp("tiny")
-    wanted = ["--report", "--teacher-steps=2", f"--outdir={folder}"]
-    arguments = ["refine", *write_pair(folder), *SMALL, *wanted]
-    ended = CliRunner().invoke(cli, arguments, catch_exceptions=False)
-    assert ended.exit_code == 0, ended.output
-    return folder / "00000-tiny"
+    def fill(folder: Path) -> None:
+        wanted = ["--report", "--teacher-steps=2", f"--outdir={folder}"]
+        arguments = ["refine", *write_pair(folder), *SMALL, *wanted]
+        ended = CliRunner().invoke(cli, arguments, catch_exceptions=False)
+        assert ended.exit_code == 0, ended.output
+
+    return shared("tiny", fill) / "00000-tiny"

@@ -21,8 +21,8 @@ from gan_refine.pickles import write_networks
 
 ROOT = Path(__file__).parent.parent
 
-# 15 steps of the generator after 2 steps of warm-up; a snapshot every 3 steps.
-SMALL = ["--kimg=0.12", "--batch=8", "--batch-gpu=4", "--warmup-kimg=0.016", "--tick=0.008"]
+# 10 steps of the generator after 2 steps of warm-up; a snapshot every 3 steps.
+SMALL = ["--kimg=0.08", "--batch=8", "--batch-gpu=4", "--warmup-kimg=0.016", "--tick=0.008"]
 SMALL += [
     "--no-report",
     "--snap=3",

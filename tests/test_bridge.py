@@ -30,7 +30,7 @@ ONE = RefineOptions(total_images=8, batch=8, batch_gpu=4, warmup_images=8, tick_
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory) -> list[str]:
-    return write_pair(tmp_path_factory.mktemp("pair"), resolution=64)
+    return write_pair(tmp_path_factory.mktemp("pair"), resolution=32)
 
 
 def files(pair: list[str]) -> list[Path]:
@@ -179,7 +179,7 @@ def test_bad_options_are_one_line(text, message):
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("teacher", [ImageSpec(1, 64), ImageSpec(1, 128), ImageSpec(3, 16), ImageSpec(1, 24)])
+@pytest.mark.parametrize("teacher", [ImageSpec(1, 32), ImageSpec(1, 64), ImageSpec(3, 16), ImageSpec(1, 24)])
 def test_sizes_that_a_bridge_cannot_span(teacher, pair):
     with pytest.raises(MismatchError, match=r"2, 4, 8 ... times as large"):
         bridge(StyleGan2.load(files(pair)[0]), teacher, BridgeOptions())
@@ -188,7 +188,7 @@ def test_sizes_that_a_bridge_cannot_span(teacher, pair):
 def test_without_the_option_the_mismatch_is_an_error_that_names_it(pair, commands, tmp_path):
     ended = commands.run(*pair, *SMALL, f"--outdir={tmp_path}")
     assert ended.code == 2
-    assert "the GAN makes 64x64 grey images but the teacher denoises 16x16 grey" in ended.stderr
+    assert "the GAN makes 32x32 grey images but the teacher denoises 16x16 grey" in ended.stderr
     assert "--bridge=resize" in ended.stderr and len(ended.stderr.splitlines()) == 1
 
 
@@ -200,21 +200,21 @@ def test_a_killed_run_across_the_bridge_ends_in_the_same_bits_and_its_pickle_is_
     whole = tmp_path / "whole" / "00000-tiny"
     folder = tmp_path / "00000-tiny"
     commands.stop(folder, *arguments, f"--outdir={tmp_path}")
-    assert last_checkpoint(folder)["state"]["counters"]["images"] < 120
+    assert last_checkpoint(folder)["state"]["counters"]["images"] < 80
     ended = commands.run(f"--resume={folder}")
     assert ended.code == 0, ended.stderr
     assert_same_run(folder, whole)  # both regularizers compare with the file, not with the checkpoint
     refused = commands.run(f"--resume={folder}", "--l2-images=2")
     assert refused.code == 2 and "l2_images 0.5 (got 2.0)" in refused.stderr
     refined = StyleGan2.load(whole / "network-refined-last.pkl")
-    assert refined.spec == ImageSpec(1, 64)
+    assert refined.spec == ImageSpec(1, 32)
     original = StyleGan2.load(files(pair)[0])
-    assert not torch.equal(refined.net.synthesis.b64.conv1.weight, original.net.synthesis.b64.conv1.weight)
+    assert not torch.equal(refined.net.synthesis.b32.conv1.weight, original.net.synthesis.b32.conv1.weight)
     assert Image.open(whole / "fakes_init.png").size == (512, 512)
     lines = [json.loads(line) for line in (whole / "bridge.jsonl").read_text().splitlines()]
     assert len(lines) > 1 and all(line["seen"] > 0 and line["unseen"] > 0 for line in lines)
     (record,) = {json.loads(line)["convention"]["images"] for line in (whole / "metric-fd32-fashion16.jsonl").open()}
-    assert record == "16x16 grey", "no embedded detector knows 64x64"
+    assert record == "16x16 grey", "no embedded detector knows 32x32 grey"
 
 
 @pytest.mark.parametrize(

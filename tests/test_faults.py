@@ -202,6 +202,6 @@ def test_a_run_that_collapses_stops_and_keeps_the_best(pair, commands, tmp_path)
     assert ended.code == 0, ended.stderr
     assert "Stopped: the metric went from" in ended.stderr
     folder = tmp_path / "00000-tiny"
-    assert last_checkpoint(folder)["state"]["counters"]["images"] < 120
+    assert last_checkpoint(folder)["state"]["counters"]["images"] < 80
     original = Path(pair[0].partition("=")[2]).read_bytes()
     assert (folder / "network-refined-best.pkl").read_bytes() == original, "the best, not the last"

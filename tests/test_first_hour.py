@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 
 def test_pictures_have_a_name_for_each_snapshot_and_can_be_seen(tiny_run: Path) -> None:
     names = sorted(path.name for path in tiny_run.glob("fakes0*.png"))
-    assert names == [f"fakes{images:08d}.png" for images in (24, 48, 72, 96, 120)]
+    assert names == [f"fakes{images:08d}.png" for images in (24, 48, 72, 80)]
     for name in (*names, "fakes_init.png"):
         assert Image.open(tiny_run / name).size == (8 * 64, 8 * 64)  # 8x8 images of 16x16 pixels
 
@@ -33,14 +33,14 @@ def test_a_run_prints_the_line_that_measures_it(tiny_run: Path) -> None:
 
 def test_a_finished_run_can_be_made_longer(tiny_run: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(tiny_run, tmp_path / "run"))
-    arguments = [f"--resume={folder}", "--kimg=0.144", "--no-report", "--device=cpu"]
+    arguments = [f"--resume={folder}", "--kimg=0.104", "--no-report", "--device=cpu"]
     ended = CliRunner().invoke(refine, arguments, catch_exceptions=False)
     assert ended.exit_code == 0, ended.output
-    assert json.loads((folder / "summary.json").read_text())["kimg"] == 0.144
-    assert json.loads((folder / "options.json").read_text())["refine"]["total_images"] == 144
+    assert json.loads((folder / "summary.json").read_text())["kimg"] == 0.104
+    assert json.loads((folder / "options.json").read_text())["refine"]["total_images"] == 104
     lines = [json.loads(line)["kimg"] for line in (folder / "stats.jsonl").read_text().splitlines()]
-    assert lines == sorted(lines) and lines[-1] == 0.144 and lines[0] == 0.008
-    assert (folder / "fakes00000144.png").is_file()
+    assert lines == sorted(lines) and lines[-1] == 0.104 and lines[0] == 0.008
+    assert (folder / "fakes00000104.png").is_file()
 
 
 def fields(page: str, title: str) -> set[str]:

@@ -2,9 +2,11 @@
 
 import contextlib
 import json
+import os
 import pickle
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,14 +21,18 @@ Verdict = dict[str, object]
 
 
 @pytest.fixture(scope="module")
-def verdicts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Verdict]:
+def verdicts(shared: Callable[[str, Callable[[Path], None]], Path]) -> dict[str, Verdict]:
     """What became of every file of the corpus, in a process of its own."""
-    command = [sys.executable, str(ROOT / "tests" / "hostile_pickles.py"), str(tmp_path_factory.mktemp("corpus"))]
-    done = subprocess.run(
-        command, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+
+    def fill(folder: Path) -> None:
+        (folder / "corpus").mkdir()
+        command = [sys.executable, str(ROOT / "tests" / "hostile_pickles.py"), str(folder / "corpus")]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
+        assert done.returncode == 0, done.stderr
+        (folder / "verdicts.json").write_text(done.stdout)
+
+    return json.loads((shared("verdicts", fill) / "verdicts.json").read_text())
 
 
 @pytest.mark.parametrize("name", LIVE)

@@ -11,15 +11,19 @@ from hypothesis import strategies as st
 from torch_utils import custom_ops
 from torch_utils.ops import bias_act, conv2d_resample, upfirdn2d
 
-UNAVAILABLE = custom_ops.why_not("cpu")
-pytestmark = pytest.mark.skipif(UNAVAILABLE is not None, reason=f"CPU kernels: {UNAVAILABLE}")
-
 DTYPES = sorted(custom_ops.SUPPORTED["cpu"], key=str)
 FILTER = upfirdn2d.setup_filter([1, 3, 3, 1])
 OPS = torch.ops.torch_utils
 LRELU = list(bias_act.activation_funcs).index("lrelu")
 
 Layout = st.sampled_from(["contiguous", "channels_last", "every second", "transposed", "expanded"])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def kernels() -> None:
+    """Built in the first test and not when tests are collected, where every worker would wait for it."""
+    if (reason := custom_ops.why_not("cpu")) is not None:
+        pytest.skip(f"CPU kernels: {reason}")
 
 
 def laid_out(shape: tuple[int, int, int, int], layout: str, dtype: torch.dtype, seed: int) -> torch.Tensor:

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from runs import SMALL, figures, last_checkpoint
+from runs import SMALL, Commands, figures, last_checkpoint
 
 # Without a distance in features, whose tiny gradients Adam would scale to steps of full size, rounding errors included.
 PLAIN = [*SMALL, "--batch-gpu=2", "--objective=diff-instruct"]
-WEIGHTS_TOLERANCE = 1e-4  # after 15 steps of Adam, of which each sums in another order
+WEIGHTS_TOLERANCE = 1e-4  # after 10 steps of Adam, of which each sums in another order
 CURVES_TOLERANCE = 1e-3
 METRIC_TOLERANCE = 1e-6  # of one generator
 
@@ -40,13 +40,24 @@ def close(one: object, other: object, tolerance: float) -> bool:
     return one == pytest.approx(other, rel=tolerance, abs=tolerance) if numbers else one == other
 
 
-@pytest.mark.parametrize("processes", [2, 4])
-def test_several_processes_make_the_run_of_one(processes, pair, commands, alone, tmp_path):
-    ended = commands.run(*pair, *PLAIN, f"--outdir={tmp_path}", processes=processes)
+def run_in(processes: int, pair: list[str], commands: Commands, outdir: Path) -> Path:
+    """The folder of a run in several processes, of which the first speaks for all."""
+    ended = commands.run(*pair, *PLAIN, f"--outdir={outdir}", processes=processes)
     assert ended.codes == [0] * processes, ended.stderr
-    folder = tmp_path / "00000-tiny"
-    assert ended.stdout == f"{folder / 'network-refined-best.pkl'}\n"
-    assert all(commands.said("stdout", rank) == "" for rank in range(1, processes)), "the first process speaks for all"
+    assert ended.stdout == f"{outdir / '00000-tiny' / 'network-refined-best.pkl'}\n"
+    assert all(commands.said("stdout", rank) == "" for rank in range(1, processes))
+    return outdir / "00000-tiny"
+
+
+@pytest.fixture(scope="module")
+def two(pair, commands, tmp_path_factory) -> Path:
+    """The folder of a run in two processes."""
+    return run_in(2, pair, commands, tmp_path_factory.mktemp("two"))
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_several_processes_make_the_run_of_one(processes, pair, commands, alone, two, tmp_path):
+    folder = two if processes == 2 else run_in(processes, pair, commands, tmp_path)
     assert float((weights(folder) - weights(alone)).abs().max()) <= WEIGHTS_TOLERANCE
     assert close(figures(folder), figures(alone), CURVES_TOLERANCE), "the curves of loss and distance"
     for path in alone.glob("metric-*.jsonl"):
@@ -59,7 +70,7 @@ def test_a_signal_to_one_of_them_stops_all_and_tells_how_all_go_on(pair, command
     ended = commands.stop(folder, *pair, *PLAIN, f"--outdir={tmp_path}", number=signal.SIGTERM, processes=2)
     assert ended.codes == [0, 0], ended.stderr
     assert ended.stdout == f"torchrun --nproc-per-node=2 -m gan_refine refine --resume={folder}\n"
-    assert last_checkpoint(folder)["state"]["counters"]["images"] < 120, "it was stopped before its end"
+    assert last_checkpoint(folder)["state"]["counters"]["images"] < 80, "it was stopped before its end"
     ended = commands.run(f"--resume={folder}")
     assert ended.code == 0, "a run of two goes on in one: " + ended.stderr
     assert float((weights(folder) - weights(alone)).abs().max()) <= WEIGHTS_TOLERANCE
@@ -128,14 +139,12 @@ elastic_launch(LaunchConfig(1, 1, nproc_per_node=2, max_restarts=1, start_method
 """
 
 
-def test_torchrun_starts_a_killed_run_again_and_it_ends_as_if_nothing_had_been(pair, commands, tmp_path):
-    ended = commands.run(*pair, *PLAIN, f"--outdir={tmp_path / 'whole'}", processes=2)
-    assert ended.codes == [0, 0], ended.stderr
-    arguments = [*pair, *PLAIN, f"--outdir={tmp_path / 'killed'}"]
+def test_torchrun_starts_a_killed_run_again_and_it_ends_as_if_nothing_had_been(pair, commands, two, tmp_path):
+    arguments = [*pair, *PLAIN, f"--outdir={tmp_path}"]
     killed = commands.script(TORCHRUN.replace("ARGUMENTS", repr(arguments)), {"GLOO_SOCKET_IFNAME": "lo"})
     assert killed.code == 0, killed.stderr
-    (folder,) = (tmp_path / "killed").iterdir()
+    (folder,) = tmp_path.iterdir()
     assert re.search(r"Resumed from checkpoint-\d+\.pt", killed.stderr)
     assert killed.stdout.splitlines()[-1] == str(folder / "network-refined-best.pkl")
-    assert torch.equal(weights(folder), weights(tmp_path / "whole" / "00000-tiny"))
-    assert figures(folder) == figures(tmp_path / "whole" / "00000-tiny")
+    assert torch.equal(weights(folder), weights(two))
+    assert figures(folder) == figures(two)

@@ -235,7 +235,7 @@ def test_without_a_metric_the_last_pickle_is_taken(pair, tmp_path, monkeypatch):
 
 def test_a_pair_in_colour_without_any_detector_of_its_own_is_measured_ranked_and_judged(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("GAN_REFINE_CACHE", str(tmp_path / "cache"))
-    pair = write_pair(tmp_path, resolution=32, teacher_resolution=32, channels=3)
+    pair = write_pair(tmp_path, channels=3)
     short = [
         "--kimg=0.064",
         "--batch=32",
