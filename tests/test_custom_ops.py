@@ -48,7 +48,7 @@ def finish(commands: Commands, script: str, environ: dict[str, str], **options: 
 @pytest.fixture(scope="module")
 def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
     """Nothing of the project is imported before a script starts."""
-    server = Commands(tmp_path_factory.mktemp("scripts"), preload="torch._dynamo")
+    server = Commands(tmp_path_factory.mktemp("scripts"), preload="torch")
     yield server
     server.close()
 
