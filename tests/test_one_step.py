@@ -119,7 +119,7 @@ def command(monkeypatch, program, *arguments: str) -> int:
 def test_the_command_distils_a_teacher(teachers, classes, tmp_path, monkeypatch):
     arguments = [f"--gan=one-step:{teachers[classes]},sigma=1.7", f"--teacher={teachers[classes]}", "--metrics=none"]
     arguments += ["--objective=sid", "--kimg=0.032", "--batch=8", "--tick=0.016", "--warmup-kimg=0.008"]
-    arguments += ["--glr=0.01", "--device=cpu", f"--outdir={tmp_path}"]
+    arguments += ["--no-report", "--glr=0.01", "--device=cpu", f"--outdir={tmp_path}"]
     assert command(monkeypatch, run_refine.cli, *arguments) == 0
     folder = tmp_path / f"00000-one-step-teacher{classes}-sid-batch8"
     refined = OneStep.load(folder / "network-refined-best.pkl")
@@ -131,7 +131,7 @@ def test_the_command_distils_a_teacher(teachers, classes, tmp_path, monkeypatch)
 def test_a_u_net_has_a_lower_default_rate_named_or_from_a_file(teachers, tmp_path, monkeypatch):
     distil(teachers[0], OneStepOptions()).export(tmp_path / "one.pkl")
     short = [f"--teacher={teachers[0]}", "--metrics=none", "--kimg=0.016", "--batch=8", "--warmup-kimg=0.008"]
-    short += ["--device=cpu", "--objective=di-gan,samples=64,steps=2,window=8"]
+    short += ["--no-report", "--device=cpu", "--objective=di-gan,samples=64,steps=2,window=8"]
     for number, gan in enumerate((f"one-step:{teachers[0]}", tmp_path / "one.pkl")):
         assert command(monkeypatch, run_refine.cli, *short, f"--gan={gan}", f"--outdir={tmp_path / str(number)}") == 0
         (folder,) = (tmp_path / str(number)).iterdir()

@@ -206,7 +206,7 @@ def test_dry_run_shows_the_options_and_writes_nothing(pair, tmp_path, monkeypatc
 
 
 def test_without_improvement_the_best_pickle_is_the_original(tmp_path, monkeypatch, capsys):
-    arguments = [*SMALL, "--glr=0.3", "--kimg=0.064", f"--outdir={tmp_path}"]
+    arguments = [*SMALL, "--no-report", "--glr=0.3", "--kimg=0.064", f"--outdir={tmp_path}"]
     assert command(monkeypatch, *arguments) == 0
     (folder,) = tmp_path.iterdir()
     summary = json.loads((folder / "summary.json").read_text())
@@ -243,6 +243,7 @@ def test_a_pair_in_colour_without_any_detector_of_its_own_is_measured_ranked_and
         "--warmup-kimg=0.032",
         "--objective=di-gan,samples=64,steps=2,window=32",
         "--eval-images=40",
+        "--no-report",
     ]
     arguments = [*pair, *short, "--teacher-steps=3", "--fid-seeds=2", "--device=cpu", f"--outdir={tmp_path / 'runs'}"]
     assert command(monkeypatch, *arguments) == 0

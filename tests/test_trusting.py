@@ -96,6 +96,7 @@ def short_run(folder: Path) -> list[str]:
     return [
         f"--outdir={folder}",
         "--metrics=none",
+        "--no-report",
         "--objective=diff-instruct",
         "--kimg=0.032",
         "--batch=8",
