@@ -14,6 +14,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from gan_refine.fused_blocks import fuse_blocks
 from gan_refine.networks.edm_precond import EDMPrecond
 from gan_refine.teachers import load_edm
 from recipes import augment, datasets
@@ -116,6 +117,7 @@ def main(
     net = EDMPrecond(**network_kwargs(name)).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     if start is not None:
         start_from(net, start)
+    fuse_blocks(net)
     ema = copy.deepcopy(net).eval().requires_grad_(False)
     optimizer = torch.optim.Adam(net.parameters(), lr=lr, betas=(0.9, 0.99))
     checkpoint = Checkpoint(out)

@@ -24,7 +24,7 @@ import torch
 
 SOURCES = Path(__file__).parent / "ops"
 HEADERS = ("activations.h", "bfloat16.h", "cuda_types.h", "portable.h", "resampling.h")
-CPU_SOURCES = ("bias_act.cpp", "group_norm_silu.cpp", "upfirdn2d.cpp")
+CPU_SOURCES = ("bias_act.cpp", "conv3x3.cpp", "group_norm_silu.cpp", "upfirdn2d.cpp")
 CUDA_SOURCES = ("bias_act.cu", "upfirdn2d.cu")
 CPU_FLAGS = ("-O3", "-std=c++17", "-fPIC", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-Wall", "-Wextra")
 CUDA_FLAGS = ("-O3", "-std=c++17", "-Xcompiler=-fPIC", "-Xcompiler=-Wall")
