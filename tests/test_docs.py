@@ -49,7 +49,7 @@ OTHER_OPTIONS = {
     "torch_utils.custom_ops": {"--build"},
     "recipes/sweep.py": {"--out", "--threads"},
     "recipes/neighbours.py": {"--data"},
-    "benchmarks": {"--fashion", "--reference", "--size", "--subset-size", "--probe", "--resized"},
+    "benchmarks": {"--fashion", "--joint", "--reference", "--steps", "--size", "--subset-size", "--probe", "--resized"},
 }
 
 
