@@ -3,7 +3,7 @@
 import json
 import sys
 import zipfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +33,7 @@ from gan_refine.evaluation import (
 )
 from gan_refine.evaluation.images import teacher_images
 from gan_refine.evaluation.samples import cache_key
+from gan_refine.evaluation.statistics import interval
 from gan_refine.generators import AffineGenerator
 from gan_refine.interfaces import ImageSpec
 from gan_refine.metrics import (
@@ -226,7 +227,12 @@ class TestYardsticks:
         metric = "fd400-pixels-teacher"
         assert table.rows[2].shares[metric].mean == pytest.approx(1, abs=0.1)
         assert table.rows[1].values["nn400-pixels-teacher_recall"] == [0, 0]
-        assert verdict(table, "equal").startswith("Nearer to the teacher: ")
+        assert verdict([table], "equal").startswith("Nearer to the teacher: ")
+        assert "farther away" not in verdict([table, table], "equal")
+        share = interval([-0.5, -0.4, -0.6])
+        farther = replace(table.rows[2], shares={metric: share})
+        other = replace(table, detector="other", rows=[*table.rows[:2], farther])
+        assert verdict([table, other], "equal").endswith(f" It is farther away in other ({share}).")
         text = table.lines()
         assert text[0] == "pixels (may choose settings)" and text[1].split()[:3] == ["fd", "teacher", "share"]
         json.dumps(table.record())

@@ -130,8 +130,27 @@ def _heading(result: Result, key: str) -> str:
     return suffix if result.source == "teacher" else f"{suffix} {result.source}"
 
 
-def verdict(table: Table, name: str) -> str:
-    """One sentence: whether the network `name` is nearer to the teacher than the first one, by the distance that ranks."""
+def verdict(tables: Sequence[Table], name: str) -> str:
+    """Whether the network `name` is nearer to the teacher than the first one by the distance that ranks, in one sentence.
+
+    A second one names the other yardsticks that it is clearly farther in.
+    """
+    return _verdict(tables[0], name) + _farther(tables[1:], name)
+
+
+def _farther(tables: Sequence[Table], name: str) -> str:
+    shares = {table.detector: share for table in tables if (share := _first_share(table, name)) is not None}
+    worse = [
+        f"{detector} ({share})" for detector, share in shares.items() if share.margin is not None and share.sign < 0
+    ]
+    return f" It is farther away in {', '.join(worse)}." if worse else ""
+
+
+def _first_share(table: Table, name: str) -> Interval | None:
+    return next(row for row in table.rows if row.name == name).shares.get(table.columns[0][0])
+
+
+def _verdict(table: Table, name: str) -> str:
     rows = {row.name: row for row in table.rows}
     metric, row = table.columns[0][0], rows[name]
     before = table.rows[1 if FLOOR in rows else 0]

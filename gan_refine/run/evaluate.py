@@ -91,7 +91,7 @@ def evaluate(options: EvaluateOptions) -> None:
         tables = tabulate(yardsticks, runs)
     if distributed.is_rank0():
         write_table(json.dumps({"table": [table.record() for table in tables]}), options)
-        told = [f"{name}: {verdict(tables[0], name)}" for name in list(generators)[1:]]
+        told = [f"{name}: {verdict(tables, name)}" for name in list(generators)[1:]]
         print("\n".join([*(line for table in tables for line in [*table.lines(), ""]), *told]), file=sys.stderr)
 
 

@@ -36,8 +36,8 @@ The weights derive from both files: use and pass them on only as both licences a
 |---|---|
 {files}
 
-The pickle and the ONNX file take latents z ~ N(0, I); images are in [-1, 1]. ONNX has the constant noise of
-the file, and psi as input.
+The pickle and the ONNX file take latents z ~ N(0, I); ONNX has the constant noise of
+the file and psi as input, and clamps images to [-1, 1]; the pickle's G does not.
 
 ## Figures
 
