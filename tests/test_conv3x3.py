@@ -93,6 +93,7 @@ def test_results_do_not_depend_on_the_number_of_threads() -> None:
         (images(64, 8, 8, 8), torch.randn(32, 8, 3, 3)),
         (images(64, 32, 8, 8), torch.randn(8, 32, 3, 3)),
         (images(64, 32, 8, 8), torch.randn(32, 32, 1, 1)),
+        (images(24, 4128, 4, 4), torch.randn(32, 4128, 3, 3)),
         (torch.randn(64, 32, 8, 8), torch.randn(32, 32, 3, 3)),  # channels first
         (images(64, 32, 8, 8).double(), torch.randn(32, 32, 3, 3).double()),
     ],

@@ -54,15 +54,20 @@ Tile tile_at(const Images& s, int64_t index) {
 constexpr float A = 0.5f, B = 1.5f, A2 = A * A, B2 = B * B;
 constexpr float SCALE_A = 1 / (2 * A2 * (A2 - B2)), SCALE_B = 1 / (2 * B2 * (B2 - A2));
 
+// Values at +-A and +-B of polynomials whose even and odd parts are given.
+inline void store_pairs(Vector* to, int step, Vector even_a, Vector odd_a, Vector even_b, Vector odd_b) {
+    to[step] = even_a + odd_a;
+    to[2 * step] = even_a - odd_a;
+    to[3 * step] = even_b + odd_b;
+    to[4 * step] = even_b - odd_b;
+}
+
 // One dimension of each transform, from values `step` apart to values `to_step` apart.
 inline void input_points(const Vector* d, int step, Vector* r, int to_step) {
     const Vector d1 = d[step], d2 = d[2 * step], d3 = d[3 * step], d4 = d[4 * step];
     const Vector even_a = d4 - B2 * d2, odd_a = A * (d3 - B2 * d1), even_b = d4 - A2 * d2, odd_b = B * (d3 - A2 * d1);
     r[0] = d[0] - (1 / A2 + 1 / B2) * d2 + 1 / (A2 * B2) * d4;
-    r[to_step] = even_a + odd_a;
-    r[2 * to_step] = even_a - odd_a;
-    r[3 * to_step] = even_b + odd_b;
-    r[4 * to_step] = even_b - odd_b;
+    store_pairs(r, to_step, even_a, odd_a, even_b, odd_b);
     r[5 * to_step] = d[5 * step] - (A2 + B2) * d3 + A2 * B2 * d1;
 }
 
@@ -79,10 +84,7 @@ inline void gradient_points(const Vector* y, int step, Vector* z, int to_step) {
     const Vector y0 = y[0], y1 = y[step], y2 = y[2 * step], y3 = y[3 * step];
     const Vector even_a = y0 + A2 * y2, odd_a = A * y1 + A2 * A * y3, even_b = y0 + B2 * y2, odd_b = B * y1 + B2 * B * y3;
     z[0] = y0;
-    z[to_step] = even_a + odd_a;
-    z[2 * to_step] = even_a - odd_a;
-    z[3 * to_step] = even_b + odd_b;
-    z[4 * to_step] = even_b - odd_b;
+    store_pairs(z, to_step, even_a, odd_a, even_b, odd_b);
     z[5 * to_step] = y3;
 }
 
@@ -91,10 +93,7 @@ inline void weight_points(const Vector* g, int step, Vector* u, int to_step) {
     const Vector even_a = SCALE_A * (g0 + A2 * g2), odd_a = SCALE_A * A * g1;
     const Vector even_b = SCALE_B * (g0 + B2 * g2), odd_b = SCALE_B * B * g1;
     u[0] = g0;
-    u[to_step] = even_a + odd_a;
-    u[2 * to_step] = even_a - odd_a;
-    u[3 * to_step] = even_b + odd_b;
-    u[4 * to_step] = even_b - odd_b;
+    store_pairs(u, to_step, even_a, odd_a, even_b, odd_b);
     u[5 * to_step] = g2;
 }
 
@@ -301,7 +300,8 @@ void weight_gradient(const Images& s, const float* x, const float* dy, float* dw
 }
 
 bool is_possible(const Images& s, int64_t in, int64_t out) {
-    return s.height % TILE == 0 && s.width % TILE == 0 && in % WIDE == 0 && out % WIDE == 0 && in <= MOST_CHANNELS;
+    return s.height % TILE == 0 && s.width % TILE == 0 && in % WIDE == 0 && out % WIDE == 0 &&
+           std::max(in, out) <= MOST_CHANNELS;
 }
 
 }  // namespace

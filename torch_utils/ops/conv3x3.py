@@ -10,6 +10,7 @@ from .. import custom_ops
 
 MIN_TILES = 24  # of 4x4 pixels: for fewer, transforming the kernels costs more than it saves
 TILE = 4
+MOST_CHANNELS = 4096  # that the kernel has a row of zeros for
 
 _POINTER, _INT64 = ctypes.c_void_p, ctypes.c_int64
 _SHAPE = [_INT64] * 5  # samples, height, width, input channels, output channels
@@ -21,7 +22,7 @@ def is_fast(x: torch.Tensor, weight: torch.Tensor) -> bool:
     """Whether the kernel takes x [N, C, H, W] and weight [K, C, 3, 3], and saves time.
 
     It takes float32 on a CPU with channels last, sides that are multiples of 4, and C and K that are multiples of 16 (of 32
-    with AVX-512).
+    with AVX-512) up to 4,096.
     """
     n, _, height, width = x.shape
     return n * height * width >= MIN_TILES * TILE**2 and not torch.compiler.is_compiling() and _fits(x, weight, "auto")
@@ -51,7 +52,7 @@ def _fits(x: torch.Tensor, weight: torch.Tensor, impl: str) -> bool:
     if not fits or not custom_ops.use_kernel(impl, x, 0):
         return False
     multiple = _multiple()
-    return channels % multiple == 0 and weight.shape[0] % multiple == 0
+    return all(count % multiple == 0 and count <= MOST_CHANNELS for count in (channels, weight.shape[0]))
 
 
 @functools.cache
