@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from gan_refine.errors import OptionError
+from gan_refine.errors import OptionError, ValueNotAllowedError
 
 D = TypeVar("D")
 
@@ -102,7 +102,7 @@ class RefineOptions:
 def require(name: str, value: object, holds: bool, allowed: str) -> None:
     """Raises OptionError unless the condition holds."""
     if not holds:
-        raise OptionError(f"--{name.replace('_', '-')}={shortened(str(value))} is not allowed; give {allowed}")
+        raise ValueNotAllowedError(name, shortened(str(value)), allowed)
 
 
 def require_ranges(options: object, ranges: Mapping[str, Range]) -> None:
@@ -189,14 +189,21 @@ def choose(kind: str, name: str, table: Mapping[str, D]) -> D:
 
 
 def build_options(cls: type[D], options: dict[str, str], context: str) -> D:
-    """The dataclass `cls` from texts, each converted to its field's type. Unknown keys and bad values raise OptionError."""
+    """The dataclass `cls` from texts, each converted to its field's type; they were typed after `context`: --objective=sid.
+
+    Unknown keys and bad values raise OptionError.
+    """
     hints = typing.get_type_hints(cls)
     known = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for key in options:
         if key not in known:
             allowed = ", ".join(sorted(known)) or "none"
             raise OptionError(f"unknown option {shortened(key)!r} of {context}; its options are: {allowed}")
-    return cls(**{key: _convert(text, hints[key], f"{key} of {context}") for key, text in options.items()})
+    try:
+        return cls(**{key: _convert(text, hints[key], f"{key} of {context}") for key, text in options.items()})
+    except ValueNotAllowedError as error:
+        given = shortened(options.get(error.name, str(error.value)))
+        raise OptionError(f"{context},{error.name}={given} is not allowed; give {error.allowed}") from error
 
 
 def _convert(text: str, hint: object, what: str) -> object:

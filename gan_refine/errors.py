@@ -9,6 +9,14 @@ class OptionError(UserError):
     """An option that is unknown, malformed or out of range."""
 
 
+class ValueNotAllowedError(OptionError):
+    """A value of the option `name` that is out of range; `allowed` says what is."""
+
+    def __init__(self, name: str, value: object, allowed: str) -> None:
+        super().__init__(f"--{name.replace('_', '-')}={value} is not allowed; give {allowed}")
+        self.name, self.value, self.allowed = name, value, allowed
+
+
 class FileFormatError(UserError):
     """A file that is missing, damaged, of another format or not safe to open."""
 

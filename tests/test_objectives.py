@@ -48,17 +48,17 @@ def test_diff_instruct_and_sds_draw_edms_sigma_by_default():
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("sid,sigma_from=0.8,sigma_to=0.5", "--sigma-to=0.5"),
-        ("sid,sigma_from=-0.1", "--sigma-from=-0.1"),
-        ("sid,alpha=nan", "'nan' for alpha of objective sid"),
-        ("sim,huber=0", "--huber=0.0"),
-        ("sds,sigma_std=0", "--sigma-std=0.0"),
-        ("sds,score_ema=1", "unknown option 'score_ema' of objective sds"),
-        ("diff-instruct-dmd,score_steps=0", "--score-steps=0"),
-        ("diff-instruct,score_ema=-1", "--score-ema=-1"),
-        ("di-gan,samples=0", "--samples=0 is not allowed"),
+        ("sid,sigma_from=0.8,sigma_to=0.5", "--objective=sid,sigma_to=0.5 is not allowed"),
+        ("sid,sigma_from=-0.1", "--objective=sid,sigma_from=-0.1"),
+        ("sid,alpha=nan", "'nan' for alpha of --objective=sid"),
+        ("sim,huber=0", "--objective=sim,huber=0 is"),
+        ("sds,sigma_std=0", "--objective=sds,sigma_std=0 is"),
+        ("sds,score_ema=1", "unknown option 'score_ema' of --objective=sds"),
+        ("diff-instruct-dmd,score_steps=0", "--objective=diff-instruct-dmd,score_steps=0"),
+        ("diff-instruct,score_ema=-1", "--objective=diff-instruct,score_ema=-1"),
+        ("di-gan,start=0,samples=32", "^--objective=di-gan,samples=32 is not allowed; give a number from 64 to 10000000$"),
         ("di-gan,diff_instruct=0,adversarial=0,pixels=0", "one of the four weights above 0"),
-        ("sid,weighting=dmd", "unknown option 'weighting' of objective sid"),
+        ("sid,weighting=dmd", "unknown option 'weighting' of --objective=sid"),
         ("diff-instruct,weighting=one", "choose one of sigma2, dmd, score"),
         ("carried", "unknown objective 'carried'; choose one of di-gan, diff-instruct"),
     ],
@@ -115,9 +115,9 @@ def test_an_objective_is_added_by_one_class_and_one_line_of_the_table(monkeypatc
     monkeypatch.setattr(objectives, "OBJECTIVES", {**objectives.OBJECTIVES, "follow": Follow})
     cls = objective_class("follow,level=0.5")
     assert cls.default_lr == 0.02
-    with pytest.raises(OptionError, match="unknown option 'speed' of objective follow; its options are: level"):
+    with pytest.raises(OptionError, match="unknown option 'speed' of --objective=follow; its options are: level"):
         build_objective("follow,speed=1", TEACHER)
-    with pytest.raises(OptionError, match=r"--level=3\.0 is not allowed; give at most 2"):
+    with pytest.raises(OptionError, match=r"--objective=follow,level=3 is not allowed; give at most 2"):
         build_objective("follow,level=3", TEACHER)
     gan = GanFile()
     objective = build_objective("follow,level=0.5", TEACHER, gan)

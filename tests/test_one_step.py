@@ -155,7 +155,7 @@ def test_evaluate_measures_one_step_generators(tmp_path, monkeypatch, capsys):
     [
         ("one-step:", "names no teacher"),
         ("one-step", "names no teacher"),
-        ("one-step:fashion16,sigma=0", "--sigma=0.0 is not allowed"),
+        ("one-step:fashion16,sigma=0", "--gan=one-step:fashion16,sigma=0 is not allowed"),
         ("one-step:fashion16,sigma=100", "between 0.002 and 80"),
         ("one-step:fashion16,steps=2", "unknown option 'steps'"),
         ("one-step:nowhere.pkl", "nowhere.pkl is not a file"),

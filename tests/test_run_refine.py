@@ -167,7 +167,7 @@ BAD = {
     "unknown objective": (["--objective=wgan"], "choose one of di-gan, diff-instruct"),
     "unknown key": (
         ["--objective=diff-instruct,wait=1"],
-        "unknown option 'wait' of objective diff-instruct; its options are",
+        "unknown option 'wait' of --objective=diff-instruct; its options are",
     ),
     "bad value": (["--objective=diff-instruct,weighting=one"], "choose one of sigma2, dmd, score"),
     "bad number": (["--objective=diff-instruct,score_steps=two"], "whole number"),

@@ -26,7 +26,7 @@ class BridgeOptions:
     measure: Literal["teacher", "full"] = "teacher"  # full: against data, as the teacher has no samples of this size
 
     def __post_init__(self) -> None:
-        require("bridge", f"resize,anchor={self.anchor:g}", 0 <= self.anchor <= 1e12, "an anchor from 0 to 1e12")
+        require("anchor", self.anchor, 0 <= self.anchor <= 1e12, "an anchor from 0 to 1e12")
 
 
 class Bridged(Generator):

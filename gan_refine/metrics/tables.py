@@ -40,15 +40,15 @@ ALIASES = {"fid": "fd", "kid": "kd"}  # for --metrics; a result is called fid or
 
 
 def _inception(options: dict[str, str], device: Device) -> Detector:
-    return open_inception(build_options(InceptionOptions, options, "detector inception"), device)
+    return open_inception(build_options(InceptionOptions, options, "--detector=inception"), device)
 
 
 def _torchscript(options: dict[str, str], device: Device) -> Detector:
-    return open_torchscript(build_options(ModuleOptions, options, "detector torchscript"), device)
+    return open_torchscript(build_options(ModuleOptions, options, "--detector=torchscript"), device)
 
 
 def _efficientnet(options: dict[str, str], device: Device) -> Detector:
-    return open_efficientnet(build_options(EfficientNetOptions, options, f"detector {EFFICIENTNET}"), device)
+    return open_efficientnet(build_options(EfficientNetOptions, options, f"--detector={EFFICIENTNET}"), device)
 
 
 DETECTORS: dict[str, Opener] = {
@@ -136,7 +136,7 @@ def parse_metrics(text: str) -> list[Metric]:
     for spec in specs:
         name, options = parse_spec(spec)
         cls = choose("metric", name, METRICS | {alias: METRICS[kind] for alias, kind in ALIASES.items()})
-        metrics.append(build_options(cls, options, f"metric {name}"))
+        metrics.append(build_options(cls, options, f"--metrics={name}"))
     kinds = [metric.kind for metric in metrics]
     if len(set(kinds)) < len(kinds):
         raise OptionError(f"--metrics={shortened(text)} names a metric twice; give each once")

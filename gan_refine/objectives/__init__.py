@@ -45,7 +45,7 @@ def build_objective(spec: str, teacher: Denoiser, gan: GanFile | None = None) ->
 
 def _options(spec: str) -> object:
     name, texts = parse_spec(spec)
-    return build_options(objective_class(spec).Options, texts, f"objective {name}")  # type: ignore[attr-defined]
+    return build_options(objective_class(spec).Options, texts, f"--objective={name}")  # type: ignore[attr-defined]
 
 
 __all__ = [

@@ -10,7 +10,7 @@ import torch
 from tqdm import tqdm
 
 from gan_refine import assets
-from gan_refine.config import build_options, parse_path_spec
+from gan_refine.config import build_options, parse_path_spec, shortened
 from gan_refine.errors import OptionError
 from gan_refine.evaluation import Teacher
 from gan_refine.generators import OneStepOptions, PretrainedGenerator, load_pretrained, one_step_of
@@ -54,7 +54,7 @@ def _one_step(text: str, which: str, teacher: Teacher | None) -> Gan:
     if not given:
         raise OptionError(f"--gan={text} names no teacher; write one-step:FILE,sigma=2.5")
     path = assets.resolve("teacher", given)
-    chosen = build_options(OneStepOptions, options, "--gan=one-step")
+    chosen = build_options(OneStepOptions, options, f"--gan={ONE_STEP}:{shortened(given)}")
 
     def load() -> PretrainedGenerator:
         return one_step_of(build_teacher(read_networks(path)), path.name, chosen)
