@@ -106,10 +106,11 @@ def require(name: str, value: object, holds: bool, allowed: str) -> None:
 
 
 def require_ranges(options: object, ranges: Mapping[str, Range]) -> None:
-    """Raises OptionError for the first attribute of `options` that is outside its range; None is left to others."""
+    """Raises OptionError for the first field of the dataclass that is outside its range; None is in it where it is the default."""
+    defaults = {field.name: field.default for field in dataclasses.fields(options)}  # type: ignore[arg-type]
     for name, allowed in ranges.items():
         value = getattr(options, name)
-        require(name, value, value is None or allowed.holds(value), str(allowed))
+        require(name, value, defaults[name] is None if value is None else allowed.holds(value), str(allowed))
 
 
 def parse_path_spec(spec: str) -> tuple[str, dict[str, str]]:

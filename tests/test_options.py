@@ -4,7 +4,7 @@ import functools
 import json
 import re
 import shlex
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from unittest import mock
 
 import pytest
@@ -14,7 +14,7 @@ from gan_refine import assets, load_generator
 from gan_refine.assets import download
 from gan_refine.cli import cli, run_command
 from gan_refine.cli.refine import EXAMPLES, KIMG, PRESETS, refine
-from gan_refine.config import RefineOptions, build_options, parse_spec, to_json, write_spec
+from gan_refine.config import Range, RefineOptions, build_options, parse_spec, require_ranges, to_json, write_spec
 from gan_refine.errors import OptionError
 from gan_refine.objectives import OBJECTIVES, complete_spec
 from gan_refine.pickles import reader
@@ -188,6 +188,23 @@ def test_a_complete_spec_names_every_option_and_means_the_same(name):
     assert set(parse_spec(complete)[1]) == {field.name for field in fields(cls)}
     assert build_options(cls, parse_spec(complete)[1], name) == cls()
     assert complete_spec(complete) == complete == write_spec(name, cls())
+
+
+@dataclass
+class Counted:
+    """Options as a file may give them, with null for a number."""
+
+    rate: float | None = None
+    count: int | None = 3
+
+
+def test_null_is_allowed_only_where_it_is_the_default():
+    ranges = {"rate": Range(0, 1), "count": Range(1, 9)}
+    require_ranges(Counted(), ranges)
+    with pytest.raises(OptionError, match="^--count=None is not allowed; give a number from 1 to 9$"):
+        require_ranges(Counted(count=None), ranges)
+    with pytest.raises(OptionError, match="^--rate=2.0 is not allowed"):
+        require_ranges(Counted(rate=2.0), ranges)
 
 
 def test_a_resumed_run_takes_only_what_it_may_and_auto_asks_for_nothing(tmp_path):
