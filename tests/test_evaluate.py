@@ -34,6 +34,7 @@ from gan_refine.evaluation import (
 from gan_refine.evaluation.images import teacher_images
 from gan_refine.evaluation.samples import cache_key
 from gan_refine.evaluation.statistics import interval
+from gan_refine.evaluation.table import Row, Table
 from gan_refine.generators import AffineGenerator
 from gan_refine.interfaces import ImageSpec
 from gan_refine.metrics import (
@@ -227,15 +228,43 @@ class TestYardsticks:
         metric = "fd400-pixels-teacher"
         assert table.rows[2].shares[metric].mean == pytest.approx(1, abs=0.1)
         assert table.rows[1].values["nn400-pixels-teacher_recall"] == [0, 0]
-        assert verdict([table], "equal").startswith("Nearer to the teacher: ")
-        assert "farther away" not in verdict([table, table], "equal")
+        told = verdict([table], "equal", "It")
+        assert told.startswith(
+            f"It is nearer to the teacher, {table.rows[2].shares[metric]} of the way (95 % confidence "
+        )
+        assert f" interval over 2 sets of latents; {metric} " in told
+        assert "farther away" not in verdict([table, table], "equal", "It")
         share = interval([-0.5, -0.4, -0.6])
         farther = replace(table.rows[2], shares={metric: share})
         other = replace(table, detector="other", rows=[*table.rows[:2], farther])
-        assert verdict([table, other], "equal").endswith(f" It is farther away in other ({share}).")
+        assert verdict([table, other], "equal", "It").endswith(f" It is farther away in other ({share}).")
         text = table.lines()
         assert text[0] == "pixels (may choose settings)" and text[1].split()[:3] == ["fd", "teacher", "share"]
+        assert [" - " in line for line in text[2:5]] == [True, True, False], "floor and first network have no share"
+        assert table.notes() == [] and table.record()["notes"] == []
+        assert table.better[metric] == "lower" and table.better["nn400-pixels-teacher_recall"] == "higher"
+        assert "nn400-pixels-teacher_distance" not in table.better
         json.dumps(table.record())
+
+    def test_a_missing_share_is_a_dash_with_its_reason(self) -> None:
+        rows = [
+            Row(FLOOR, {"fd": [2.0]}, {}),
+            Row("a", {"fd": [3.0, 1.5]}, {}),
+            Row("b", {"fd": [1.0, 1.0]}, {"fd": None}),
+        ]
+        table = Table("x", "y", [("fd", "fd teacher")], rows, {"fd": "lower"})
+        lines = table.lines()
+        assert [line.split()[-1] for line in lines[1:5]] == ["share", "-", "-", "-"]
+        reason = "with 1 of 2 sets of latents a is as near as the floor, so there is no way to go."
+        assert lines[5:] == [f"  No share of fd teacher: {reason}"]
+        assert verdict([table], "b", "It").startswith("It had no way to go, as the original is as near to the teacher")
+        without = replace(table, rows=rows[1:])
+        assert without.notes() == [
+            "No share of fd teacher without a floor, for which --teacher and --teacher-steps are needed."
+        ]
+        assert verdict([without], "b", "It").startswith("It changes fd by -1.250, which is not significant (95 %")
+        score = replace(table, rows=[rows[0], rows[1], replace(rows[2], shares={})], better={"fd": "higher"})
+        assert score.notes() == [] and verdict([score], "b", "It").startswith("It changes fd by -1.250")
 
     def test_large_images_go_through_the_generator_few_at_a_time(self, monkeypatch: pytest.MonkeyPatch) -> None:
         generator = AffineGenerator(0.3, 0.1, SPEC)
@@ -334,7 +363,7 @@ class TestCommand:
         assert lines[0]["convention"] == {"ddof": 1, "reference_ddof": 1}
         assert lines[0]["results"] == lines[2]["results"], "the same latents for both"
         assert lines[0]["results"] != lines[10]["results"], "other latents with another seed"
-        assert f"{copy}: fd40-fashion16: no significant change: +0.000" in captured.err
+        assert f"\n{copy} changes fd40-fashion16 by +0.000, which is not significant (95 %" in captured.err
         assert [row["name"] for row in table["table"][0]["rows"]] == ["fashion16", str(copy), *names[2:]]
         assert json.loads((tmp_path / "out" / "table.json").read_text()) == table
         files = {path.name: path.read_text().splitlines() for path in (tmp_path / "out").glob("*.jsonl")}

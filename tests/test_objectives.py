@@ -56,7 +56,10 @@ def test_diff_instruct_and_sds_draw_edms_sigma_by_default():
         ("sds,score_ema=1", "unknown option 'score_ema' of --objective=sds"),
         ("diff-instruct-dmd,score_steps=0", "--objective=diff-instruct-dmd,score_steps=0"),
         ("diff-instruct,score_ema=-1", "--objective=diff-instruct,score_ema=-1"),
-        ("di-gan,start=0,samples=32", "^--objective=di-gan,samples=32 is not allowed; give a number from 64 to 10000000$"),
+        (
+            "di-gan,start=0,samples=32",
+            "^--objective=di-gan,samples=32 is not allowed; give a number from 64 to 10000000$",
+        ),
         ("di-gan,diff_instruct=0,adversarial=0,pixels=0", "one of the four weights above 0"),
         ("sid,weighting=dmd", "unknown option 'weighting' of --objective=sid"),
         ("diff-instruct,weighting=one", "choose one of sigma2, dmd, score"),

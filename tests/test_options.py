@@ -201,9 +201,9 @@ class Counted:
 def test_null_is_allowed_only_where_it_is_the_default():
     ranges = {"rate": Range(0, 1), "count": Range(1, 9)}
     require_ranges(Counted(), ranges)
-    with pytest.raises(OptionError, match="^--count=None is not allowed; give a number from 1 to 9$"):
+    with pytest.raises(OptionError, match=r"^--count=None is not allowed; give a number from 1 to 9$"):
         require_ranges(Counted(count=None), ranges)
-    with pytest.raises(OptionError, match="^--rate=2.0 is not allowed"):
+    with pytest.raises(OptionError, match=r"^--rate=2\.0 is not allowed"):
         require_ranges(Counted(rate=2.0), ranges)
 
 

@@ -19,7 +19,7 @@ from gan_refine.run.advice import warnings_of
 from gan_refine.run.charts import Chart, Series
 from gan_refine.run.command import command_line
 from gan_refine.run.options import RunOptions
-from gan_refine.run.page import headline, tables, write_report
+from gan_refine.run.page import charts, headline, tables, write_report
 from gan_refine.run.records import Evaluation, RunRecord, read_lines, read_run
 
 SECTIONS = ["The same latents before and after", "Figures", "Curves", "What changed", "Truncation"]
@@ -149,6 +149,34 @@ def test_a_run_that_goes_well_has_no_warnings() -> None:
     # Worse by the plain mean over bands, better on 99 of 100 samples.
     good = {"score_loss": [0.1, 1.5], "teacher_loss": [0.2, 1.2], "band_samples": [99, 1], "remaining_nats": 1.0}
     assert warnings_of(record([8.0, 6.0], [tick(1.0, **good), tick(2.0, **good)], metrics="fd")) == {}
+
+
+def test_the_metric_says_which_direction_is_better(tiny_run: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_run, tmp_path / "run")
+    assert set(read_run(folder).better.values()) == {"lower"}
+    name = "nn32-teacher-teacher"
+    line = {
+        "results": {f"{name}_recall": 0.5, f"{name}_distance": 3.0},
+        "better": {f"{name}_recall": "higher"},
+        "kimg": 0,
+    }
+    (folder / f"metric-{name}.jsonl").write_text(json.dumps(line) + "\n")
+    found = read_run(folder)
+    cells = {row[0]: row[-1] for row in tables(found)[-1].rows}
+    assert (cells[f"{name}_recall"], cells[f"{name}_distance"]) == ("higher", "-")
+    notes = {chart.title: chart.note for chart in charts(found)}
+    assert notes[f"{name}_recall"] == "higher is better"
+    assert notes[f"{name}_distance"] == "neither higher nor lower is better"
+
+
+def test_a_share_that_is_missing_is_explained() -> None:
+    rows = [
+        {"name": "before", "values": {"fd": [8.0]}},
+        {"name": "after", "values": {"fd": [5.0]}, "shares": {"fd": None}},
+    ]
+    given = {"detector": "x", "role": "y", "rows": rows, "notes": ["No share of fd."]}
+    (table,) = tables(RunRecord(Path("run"), RunOptions(), summary={"tables": [given]}))
+    assert [row[-1] for row in table.rows] == ["-", "-"] and table.notes == ["No share of fd."]
 
 
 def test_tables_of_the_summary_appear_whatever_their_figures() -> None:

@@ -15,8 +15,10 @@ class TestUncertainty:
     def test_pairing_sees_what_the_spread_hides(self) -> None:
         before = [8.0, 9.0, 7.0, 8.5]
         paired = PairedComparison(before, [value - 0.2 + 0.01 * k for k, value in enumerate(before)])
-        assert paired.significant and paired.describe().startswith("significantly better: -0.185, 95 % confidence")
-        assert "significantly worse" in paired.describe(higher_is_better=True)
+        told = paired.describe("fd")
+        assert paired.significant
+        assert told.startswith("changes fd by -0.185, which is significantly better (95 % confidence interval +-")
+        assert "significantly worse" in paired.describe("is", higher_is_better=True)
 
     def test_gap_closed(self) -> None:
         assert gap_closed(8.0, 5.0, 4.0) == 0.75
@@ -32,11 +34,13 @@ class TestUncertainty:
 
     def test_noise_is_called_noise(self) -> None:
         paired = PairedComparison([8.0, 8.1, 7.9], [7.9, 8.2, 7.8])
-        assert paired.significant is False and paired.describe().startswith("no significant change: -0.033")
+        assert paired.significant is False and paired.describe("fd").startswith(
+            "changes fd by -0.033, which is not significant"
+        )
 
     def test_one_set_of_latents_tells_nothing_of_noise(self) -> None:
         paired = PairedComparison([8.0], [7.0])
-        assert paired.significant is None and "gives no confidence interval" in paired.describe()
+        assert paired.significant is None and "gives no confidence interval" in paired.describe("fd")
 
     @pytest.mark.parametrize("sets", [2, 3, 11, 40])
     def test_interval_and_decision_are_those_of_the_paired_t_test(self, sets: int) -> None:

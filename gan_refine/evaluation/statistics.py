@@ -80,15 +80,16 @@ class PairedComparison:
         margin = self.margin
         return None if margin is None else abs(self.difference.mean) > margin
 
-    def describe(self, higher_is_better: bool = False) -> str:
-        """The change with its confidence interval, and whether it is significant, in words."""
-        change, margin = self.difference.mean, self.margin
+    def describe(self, metric: str, higher_is_better: bool = False) -> str:
+        """The change of the metric with its confidence interval, and whether it is significant: a sentence without subject."""
+        change, margin = f"changes {metric} by {self.difference.mean:+.3f}", self.margin
         if margin is None:
-            return f"changed by {change:+.3f}; one set of latents gives no confidence interval (use --fid-seeds=5)"
-        interval = f"{change:+.3f}, 95 % confidence interval +-{margin:.3f} over {len(self.before)} sets of latents"
+            return f"{change}, which one set of latents gives no confidence interval of (use --fid-seeds=5)"
+        interval = f"(95 % confidence interval +-{margin:.3f} over {len(self.before)} sets of latents)"
         if not self.significant:
-            return f"no significant change: {interval}"
-        return f"significantly {'better' if (change > 0) == higher_is_better else 'worse'}: {interval}"
+            return f"{change}, which is not significant {interval}"
+        told = "better" if (self.difference.mean > 0) == higher_is_better else "worse"
+        return f"{change}, which is significantly {told} {interval}"
 
 
 def gap_closed(before: float, after: float, floor: float) -> float | None:

@@ -1,7 +1,7 @@
 """The table of results: for every yardstick the floor, each network, and its share of the way from the first to the floor."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from gan_refine.evaluation.statistics import Interval, PairedComparison, estimate, gap_closed, interval
 from gan_refine.evaluation.yardsticks import Yardsticks
@@ -23,43 +23,80 @@ class Measured:
 
 @dataclass(frozen=True)
 class Row:
-    """One network: its figures, and by the name of each distance its share of the way, (before - after) / (before - floor)."""
+    """One network: its figures, and by the name of each distance its share of the way, (before - after) / (before - floor).
+
+    A share is None where it cannot be known; floor and first network have none.
+    """
 
     name: str
     values: Values
-    shares: dict[str, Interval]
+    shares: dict[str, Interval | None]
 
     def cell(self, key: str) -> str:
-        """The mean over the sets of latents with its standard error; empty if it was not measured."""
-        return str(estimate(self.values[key])) if key in self.values else ""
+        """The mean over the sets of latents with its standard error; a dash if it was not measured."""
+        return str(estimate(self.values[key])) if key in self.values else "-"
 
     def record(self) -> dict[str, object]:
         """The row as JSON values."""
-        return {"name": self.name, "values": self.values, "shares": {key: vars(i) for key, i in self.shares.items()}}
+        shares = {key: None if share is None else vars(share) for key, share in self.shares.items()}
+        return {"name": self.name, "values": self.values, "shares": shares}
 
 
 @dataclass(frozen=True)
 class Table:
-    """All rows of one yardstick. `columns` are (full name of a figure, its heading); `role` is what may be chosen by it."""
+    """All rows of one yardstick. `columns` are (full name of a figure, its heading); `role` is what may be chosen by it.
+
+    `better` is higher or lower by full name.
+    """
 
     detector: str
     role: str
     columns: list[tuple[str, str]]
     rows: list[Row]
+    better: dict[str, str] = field(default_factory=dict)
 
     def record(self) -> dict[str, object]:
         """The table as JSON values."""
-        return {"detector": self.detector, "role": self.role, "rows": [row.record() for row in self.rows]}
+        rows = [row.record() for row in self.rows]
+        return {
+            "detector": self.detector,
+            "role": self.role,
+            "better": self.better,
+            "rows": rows,
+            "notes": self.notes(),
+        }
 
     def lines(self) -> list[str]:
-        """The table as text: a title, the headings, a line for each row."""
+        """The table as text: a title, the headings, a line for each row, and why a share is missing."""
         grid = [["", *self._headings()], *([row.name, *self._cells(row)] for row in self.rows)]
         widths = [max(len(line[column]) for line in grid) for column in range(len(grid[0]))]
         lines = []
         for name, *cells in grid:
             padded = [f"{cell:>{width}}" for cell, width in zip(cells, widths[1:], strict=True)]
             lines.append(f"  {name:<{widths[0]}}  {'  '.join(padded)}".rstrip())
-        return [f"{self.detector} ({self.role})", *lines]
+        return [f"{self.detector} ({self.role})", *lines, *(f"  {note}" for note in self.notes())]
+
+    def notes(self) -> list[str]:
+        """Why a share is missing: a sentence for each distance of which the share is not known."""
+        rows = {row.name: row for row in self.rows}
+        floor, first = rows.get(FLOOR), self.rows[1 if FLOOR in rows else 0]
+        found = []
+        for key, heading in self.columns:
+            if all(row.shares.get(key, True) is not None for row in self.rows):
+                continue
+            if floor is None or key not in floor.values:
+                found.append(
+                    f"No share of {heading} without a floor, for which --teacher and --teacher-steps are needed."
+                )
+                continue
+            near = sum(value <= floor.values[key][0] for value in first.values[key])
+            sets = (
+                f"{near} of {len(first.values[key])} sets of latents" if len(first.values[key]) > 1 else "these latents"
+            )
+            found.append(
+                f"No share of {heading}: with {sets} {first.name} is as near as the floor, so there is no way to go."
+            )
+        return found
 
     def _headings(self) -> list[str]:
         found = []
@@ -72,7 +109,8 @@ class Table:
         for name, _ in self.columns:
             found.append(row.cell(name))
             if self._has_share(name):
-                found.append(str(row.shares[name]) if name in row.shares else "")
+                share = row.shares.get(name)
+                found.append("-" if share is None else str(share))
         return found
 
     def _has_share(self, name: str) -> bool:
@@ -88,14 +126,15 @@ def tabulate(yardsticks: Yardsticks, runs: Sequence[Measured], selected: bool = 
         marks = role(yardstick.detector.name) + ("; selected the snapshot" if selected and number == 0 else "")
         first = [result for result in runs[0].results if result.metric in own]
         columns = [(key, _heading(result, key)) for result in first for key in result.values]
-        tables.append(Table(yardstick.detector.name, marks, columns, _rows(yardsticks.floor, runs, first)))
+        better: dict[str, str] = {key: direction for result in first for key, direction in result.better.items()}
+        tables.append(Table(yardstick.detector.name, marks, columns, _rows(yardsticks.floor, runs, first), better))
     return tables
 
 
 def _rows(floor: Sequence[Result], runs: Sequence[Measured], first: Sequence[Result]) -> list[Row]:
     """The floor, if there is one, and each network, with the figures that `first` has."""
     keys = {key for result in first for key in result.values}
-    distances = [result.metric for result in first if not result.higher_is_better and result.metric in result.values]
+    distances = [result.metric for result in first if result.better.get(result.metric) == "lower"]
     lowest = {key: [value] for result in floor for key, value in result.values.items() if key in keys}
     networks: dict[str, Values] = {}
     for run in runs:
@@ -105,10 +144,8 @@ def _rows(floor: Sequence[Result], runs: Sequence[Measured], first: Sequence[Res
             networks.setdefault(run.name, {}).setdefault(key, []).append(value)
     before, rows = networks[runs[0].name], [Row(FLOOR, lowest, {})] if lowest else []
     for name, values in networks.items():
-        shares = (
-            {} if values is before else {key: _share(before[key], values[key], lowest.get(key)) for key in distances}
-        )
-        rows.append(Row(name, values, {key: share for key, share in shares.items() if share is not None}))
+        compared = [] if values is before else distances
+        rows.append(Row(name, values, {key: _share(before[key], values[key], lowest.get(key)) for key in compared}))
     return rows
 
 
@@ -130,12 +167,12 @@ def _heading(result: Result, key: str) -> str:
     return suffix if result.source == "teacher" else f"{suffix} {result.source}"
 
 
-def verdict(tables: Sequence[Table], name: str) -> str:
+def verdict(tables: Sequence[Table], name: str, subject: str) -> str:
     """Whether the network `name` is nearer to the teacher than the first one by the distance that ranks, in one sentence.
 
-    A second one names the other yardsticks that it is clearly farther in.
+    It is about the `subject`. A second sentence names the other yardsticks that the network is clearly farther in.
     """
-    return _verdict(tables[0], name) + _farther(tables[1:], name)
+    return f"{subject} {_verdict(tables[0], name)}.{_farther(tables[1:], name)}"
 
 
 def _farther(tables: Sequence[Table], name: str) -> str:
@@ -154,13 +191,17 @@ def _verdict(table: Table, name: str) -> str:
     rows = {row.name: row for row in table.rows}
     metric, row = table.columns[0][0], rows[name]
     before = table.rows[1 if FLOOR in rows else 0]
-    if FLOOR not in rows:
-        return f"{metric}: {PairedComparison(before.values[metric], row.values[metric]).describe()}."
+    if FLOOR not in rows or metric not in row.shares:  # the latter is no distance
+        compared = PairedComparison(before.values[metric], row.values[metric])
+        return compared.describe(metric, table.better.get(metric) == "higher")
     change = f"{metric} {before.cell(metric)} -> {row.cell(metric)}, floor {rows[FLOOR].cell(metric)}"
     share = row.shares.get(metric)
     if share is None:
-        return f"There was no way to go: the original is as near to the teacher as its own samples are ({change})."
+        return (
+            f"had no way to go, as the original is as near to the teacher as the teacher's own samples are ({change})"
+        )
     if share.margin is None:
-        return f"{share} of the way to the teacher, by one set of latents ({change})."
-    told = {1: "Nearer to the teacher", 0: "No clear change", -1: "Farther from the teacher"}[share.sign]
-    return f"{told}: {share} of the way, 95 % confidence interval over {share.count} sets of latents ({change})."
+        return f"went {share} of the way to the teacher by one set of latents ({change})"
+    told = {1: "is nearer to the teacher", 0: "is not clearly nearer to the teacher", -1: "is farther from the teacher"}
+    sets = f"95 % confidence interval over {share.count} sets of latents"
+    return f"{told[share.sign]}, {share} of the way ({sets}; {change})"

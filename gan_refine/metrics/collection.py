@@ -89,7 +89,8 @@ class MetricCollection:
         for label, value in named.items():
             if not math.isfinite(value):
                 raise NonFiniteError(f"{label} is {value}, which is no figure; check the images and the reference")
-        return Result(name, metric.kind, self.source, named, convention, metric.higher_is_better)
+        better = {name + suffix: direction for suffix, direction in metric.better.items() if suffix in values}
+        return Result(name, metric.kind, self.source, named, convention, better)
 
 
 def metric_name(detector_name: str, num_images: int, kind: str = "fd", source: str = "data") -> str:

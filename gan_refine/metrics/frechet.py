@@ -27,7 +27,7 @@ class FrechetDistance(Metric):
     infinity: bool = False
 
     kind = "fd"
-    higher_is_better = False
+    better = {"": "lower", "_infinity": "lower"}
 
     def __post_init__(self) -> None:
         require("ddof", self.ddof, self.ddof in (None, 0, 1), "0 or 1")

@@ -13,7 +13,7 @@ class InceptionScore(Metric):
     """Mean and standard deviation (over N) of the scores of 10 consecutive splits. Ignores the reference."""
 
     kind = "is"
-    higher_is_better = True
+    better = {"": "higher"}
 
     @property
     def requirements(self) -> Requirements:

@@ -29,7 +29,7 @@ class KernelDistance(Metric):
     seed: int = 2020
 
     kind = "kd"
-    higher_is_better = False
+    better = {"": "lower"}
 
     def __post_init__(self) -> None:
         require_ranges(self, {"subsets": Range(1, 10**6), "subset_size": Range(2, 10**6), "seed": SEED})

@@ -1,11 +1,14 @@
 """The contract of a metric, and the record of what it gives."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from gan_refine.metrics.references import Reference
 from gan_refine.metrics.statistics import FeatureStatistics, Requirements
+
+Direction = Literal["higher", "lower"]
 
 
 class Metric(ABC):
@@ -15,7 +18,12 @@ class Metric(ABC):
     """
 
     kind: ClassVar[str]  # the start of its name: fd, kd, is, pr, dc
-    higher_is_better: ClassVar[bool]
+    better: ClassVar[Mapping[str, Direction]]  # of each value by its suffix; a value without a direction is left out
+
+    @property
+    def is_distance(self) -> bool:
+        """Whether it has a main value of which lower is better, so that snapshots can be ranked by it."""
+        return self.better.get("") == "lower"
 
     @property
     @abstractmethod
@@ -40,7 +48,7 @@ class Result:
     """The values of one metric by their full names, and the conventions that they follow.
 
     A full name is `metric`, followed by a suffix for a value beside the main one. `kind` is the metric's, `source` the reference's:
-    "data" or "teacher".
+    "data" or "teacher". `better` has the direction of each value that has one.
     """
 
     metric: str
@@ -48,7 +56,7 @@ class Result:
     source: str
     values: dict[str, float]
     convention: dict[str, object]
-    higher_is_better: bool
+    better: dict[str, Direction]
 
     @property
     def value(self) -> float:

@@ -24,8 +24,6 @@ class NearestNeighborMetric(Metric):
 
     k: int
 
-    higher_is_better = True
-
     def __post_init__(self) -> None:
         require_ranges(self, {"k": Range(1, 10**6)})
 
@@ -56,6 +54,7 @@ class PrecisionRecall(NearestNeighborMetric):
     k: int = 3
 
     kind = "pr"
+    better = {"_precision": "higher", "_recall": "higher"}
 
     def __call__(self, fake: FeatureStatistics, reference: Reference) -> dict[str, float]:
         made, real = self.samples(fake, reference)
@@ -69,6 +68,7 @@ class DensityCoverage(NearestNeighborMetric):
     k: int = 5
 
     kind = "dc"
+    better = {"_density": "higher", "_coverage": "higher"}
 
     def __call__(self, fake: FeatureStatistics, reference: Reference) -> dict[str, float]:
         made, real = self.samples(fake, reference)
@@ -88,6 +88,7 @@ class Neighbors(NearestNeighborMetric):
     k: int = 3
 
     kind = "nn"
+    better = {"_recall": "higher", "_precision": "higher", "_coverage": "higher"}
 
     def __call__(self, fake: FeatureStatistics, reference: Reference) -> dict[str, float]:
         made, real = self.samples(fake, reference)

@@ -283,7 +283,7 @@ def choose_sources(options: RunOptions, generator: Generator, full_size: bool, t
         options.metrics, options.detector, options.fid_ref, options.eval_images, options.teacher_steps
     )
     sources = find_sources(chosen, spec, sampled, options.device)
-    if (metric := sources.metrics[0]).higher_is_better:
+    if not (metric := sources.metrics[0]).is_distance:
         raise OptionError(
             f"--metrics starts with {metric.kind}, but the first metric selects the best snapshot; give fd or kd first"
         )

@@ -91,7 +91,7 @@ def evaluate(options: EvaluateOptions) -> None:
         tables = tabulate(yardsticks, runs)
     if distributed.is_rank0():
         write_table(json.dumps({"table": [table.record() for table in tables]}), options)
-        told = [f"{name}: {verdict(tables, name)}" for name in list(generators)[1:]]
+        told = [verdict(tables, name, name) for name in list(generators)[1:]]
         print("\n".join([*(line for table in tables for line in [*table.lines(), ""]), *told]), file=sys.stderr)
 
 
@@ -152,6 +152,7 @@ def write_results(run: Measured, options: EvaluateOptions) -> None:
         record = {
             "results": result.values,
             "metric": result.metric,
+            "better": result.better,
             "total_time": round(run.seconds, 3),
             "total_time_str": f"{minutes}m {seconds:02d}s",
             "num_gpus": distributed.get_world_size(),

@@ -1,8 +1,7 @@
 """report.html of a run, and the page that compares several: one file each, without anything from elsewhere."""
 
 import itertools
-import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,17 +23,17 @@ if TYPE_CHECKING:
     from jinja2 import Template
 
 REPORT = "report.html"
-HIGHER = re.compile(r"(is\d|precision|recall|density|coverage)")  # figures of which higher is better
 Cells = list[list[str]]
 
 
 @dataclass(frozen=True)
 class Table:
-    """Headings, and rows of as many cells."""
+    """Headings, rows of as many cells, and sentences below."""
 
     title: str
     headings: list[str]
     rows: Cells
+    notes: list[str] = field(default_factory=list)
 
 
 def write_report(folder: Path, trust: bool = False, device: str = "cpu") -> Path:
@@ -68,7 +67,12 @@ def write_comparison(folders: list[Path], path: Path) -> Path:
     """Writes one page with the figures, the curves and the last grid of several runs. Raises UserError."""
     records = [read_run(folder) for folder in folders]
     names = {name for record in records for name in record.curves}
-    shared = [Chart(name, _better(name), _lines(records, name)) for name in sorted(names)]
+    shared = [
+        Chart(
+            name, _direction(next(record for record in records if name in record.curves), name), _lines(records, name)
+        )
+        for name in sorted(names)
+    ]
     text = _template("compare.html").render(
         records=records,
         headlines=[headline(record) for record in records],
@@ -127,7 +131,7 @@ def tables(record: RunRecord) -> list[Table]:
     rows = []
     for name, curve in record.curves.items():
         values = (curve[0].value, record.at_best(name), curve[-1].value, _teacher_value(record, name))
-        rows.append([name, *(text_of(value) for value in values), _better(name)])
+        rows.append([name, *(text_of(value) for value in values), record.better.get(name, "-")])
     headings = ["figure", "original", "best snapshot", "last snapshot", FLOOR, "better"]
     return [*found, Table("At the snapshots", headings, rows)] if rows else found
 
@@ -143,9 +147,9 @@ def _summary_table(table: dict) -> Table:
         shares = [_share_text(row.get("shares", {}).get(key)) for key in shared]
         cells.append([str(row.get("name", "")), *means, *shares])
     title = f"{table.get('detector', 'yardstick')} ({table.get('role', 'measured at the end')})"
-    return Table(
-        title, ["", *(key.replace("_", " ") for key in keys), *(f"{key}: share of the way" for key in shared)], cells
-    )
+    headings = ["", *(key.replace("_", " ") for key in keys), *(f"{key}: share of the way" for key in shared)]
+    notes = table.get("notes")
+    return Table(title, headings, cells, [str(note) for note in notes] if isinstance(notes, list) else [])
 
 
 def _share_text(share: object) -> str:
@@ -177,8 +181,8 @@ def _teacher_value(record: RunRecord, name: str) -> float | None:
     return None
 
 
-def _better(name: str) -> str:
-    return "higher" if HIGHER.match(name) else "lower"
+def _direction(record: RunRecord, name: str) -> str:
+    return f"{record.better[name]} is better" if name in record.better else "neither higher nor lower is better"
 
 
 def charts(record: RunRecord) -> list[Chart]:
@@ -188,7 +192,7 @@ def charts(record: RunRecord) -> list[Chart]:
         value = _teacher_value(record, name)
         levels = [] if value is None else [(FLOOR, value)]
         points = [(each.kimg, each.value) for each in curve]
-        found.append(Chart(name, f"{_better(name)} is better", [Series(name, points)], levels))
+        found.append(Chart(name, _direction(record, name), [Series(name, points)], levels))
     note = (
         "Estimate of KL(generator || teacher) by the score model, in nats an image. It rises where the score model has learned "
         "to see more of the difference, so compare ticks of equal training."

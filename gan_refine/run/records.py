@@ -30,6 +30,7 @@ class RunRecord:
     curves: dict[str, list[Evaluation]] = field(default_factory=dict)  # by the yardstick's name
     summary: Json = field(default_factory=dict)
     log: str = ""
+    better: dict[str, str] = field(default_factory=dict)  # higher or lower, by the figure's name, if either is
 
     def number(self, name: str) -> float | None:
         """A number of summary.json; None if it was not measured or is not known yet."""
@@ -77,6 +78,7 @@ def read_run(folder: Path) -> RunRecord:
         _curves(folder),
         json.loads(summary.read_text()) if summary.is_file() else {},
         log.read_text() if log.is_file() else "",
+        _better(folder),
     )
 
 
@@ -98,6 +100,16 @@ def _curves(folder: Path) -> dict[str, list[Evaluation]]:
             for name, value in results.items():
                 if (number := _number(value)) is not None:
                     found.setdefault(name, []).append(Evaluation(kimg, number, str(line.get("snapshot", ""))))
+    return found
+
+
+def _better(folder: Path) -> dict[str, str]:
+    """As the metrics say it in their files."""
+    found: dict[str, str] = {}
+    for path in sorted(folder.glob(METRIC_FILE)):
+        for line in read_lines(path)[:1]:
+            directions = line.get("better")
+            found |= {name: str(each) for name, each in directions.items()} if isinstance(directions, dict) else {}
     return found
 
 

@@ -37,11 +37,11 @@ def _verdict(run: Run, history: RunHistory, tables: list[Table], complete: bool)
     if not complete:
         return "Stopped before the end."
     if history.best_kimg == 0:
-        return f"Nothing improved: the best pickle is the original. The last snapshot: {verdict(tables, LAST)}"
+        return f"Nothing improved, so the best pickle is the original; {verdict(tables, LAST, 'the last snapshot')}"
     biased = (
         "" if run.options.fid_seeds else " These latents selected the snapshot, which biases the change towards better."
     )
-    return verdict(tables, AFTER) + biased
+    return verdict(tables, AFTER, "The generator") + biased
 
 
 def compare(run: Run, history: RunHistory, best_path: Path, progress: OnProgress) -> list[Table]:

@@ -255,6 +255,7 @@ class Trainer:
             record = {
                 "results": result.values,
                 "metric": result.metric,
+                "better": result.better,
                 "total_time": round(time.time() - started, 2),
                 "snapshot": snapshot,
                 "kimg": kimg,
