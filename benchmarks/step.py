@@ -23,6 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from gan_refine.cli.process import keep_memory
 from gan_refine.config import RefineOptions
 from gan_refine.foundation import custom_ops
 from gan_refine.fused_blocks import unfuse_blocks
@@ -264,6 +265,7 @@ def main(
     profile: bool,
 ) -> None:
     precision = resolve_precision(precision, device)
+    keep_memory()
     torch.set_num_threads(threads)
     batch = batch or SIZES[size].batch
     ours = Ours(SIZES[size], batch, device, joint, precision)

@@ -24,10 +24,14 @@ class FusedUNetBlock(UNetBlock):
         if self.adaptive_scale:
             scale, shift = shift.chunk(2, dim=1)
         hidden = self.conv1(F.dropout(_normalize(self.norm1, hidden, scale, shift), self.dropout, self.training))
-        x = (hidden + (x if self.skip is None else self.skip(x))) * self.skip_scale
+        x = self._add(hidden, x if self.skip is None else self.skip(x))
         if self.num_heads:
-            x = (self._attend(x) + x) * self.skip_scale
+            x = self._add(self._attend(_normalize(self.norm2, x, None, None, silu=False)), x)
         return x
+
+    def _add(self, hidden: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        total = hidden + x
+        return total if self.skip_scale == 1 else total.mul_(self.skip_scale)
 
 
 @persistence.persistent_class
@@ -45,11 +49,11 @@ class FastConv2d(Conv2d):
 
 
 def _normalize(
-    norm: GroupNorm, x: torch.Tensor, scale: torch.Tensor | None, shift: torch.Tensor | None
+    norm: GroupNorm, x: torch.Tensor, scale: torch.Tensor | None, shift: torch.Tensor | None, silu: bool = True
 ) -> torch.Tensor:
-    """SiLU(norm(x) (1 + scale) + shift), or SiLU(norm(x + shift)) without a scale."""
+    """SiLU(norm(x) (1 + scale) + shift), or SiLU(norm(x + shift)) without a scale; without SiLU if told so."""
     if scale is None:
-        return group_norm_silu.group_norm_silu(x, norm.num_groups, norm.weight, norm.bias, shift, norm.eps)
+        return group_norm_silu.group_norm_silu(x, norm.num_groups, norm.weight, norm.bias, shift, norm.eps, silu)
     assert shift is not None, "a scale comes with a shift"
     gamma = norm.weight * (scale + 1)
     beta = torch.addcmul(shift, norm.bias, scale + 1)

@@ -24,7 +24,7 @@ from gan_refine.metrics.frechet import frechet_distance
 from gan_refine.metrics.moments import Moments
 from gan_refine.metrics.references import Reference, save_reference
 from recipes import fashion
-from recipes.training import Checkpoint
+from recipes.training import Checkpoint, prepare
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def write_all(name: str, out: Path, network: Classifier, folder: Path, origin: d
 @click.option("--lr", type=float, default=2e-3, show_default=True)
 @click.option("--threads", type=int, default=1, show_default=True)
 def main(name: str, data: Path, state_file: Path, out: Path, epochs: int, batch: int, lr: float, threads: int) -> None:
-    torch.set_num_threads(threads)
+    prepare(threads)
     design = DESIGNS[name]
     torch.manual_seed(design.seed)
     dataset = fashion.load(data, design.images)

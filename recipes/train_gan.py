@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from gan_refine.networks.stylegan2 import Discriminator, Generator
 from recipes import augment, datasets
 from recipes.images import Images
-from recipes.training import Checkpoint
+from recipes.training import Checkpoint, prepare
 
 R1_INTERVAL = 16  # steps between two penalties, each weighted by the interval (lazy regularisation)
 NOISE_STRENGTH = 0.1  # at the start, where StyleGAN2 has 0: too little of it is learned at 16 pixels to matter
@@ -168,7 +168,7 @@ def main(
     threads: int,
     device: str,
 ) -> None:
-    torch.set_num_threads(threads)
+    prepare(threads)
     torch.manual_seed(0)
     trainer = Trainer(name, datasets.load(name, data, device=device), batch, lr, r1_gamma, ema_images)
     checkpoint = Checkpoint(out)

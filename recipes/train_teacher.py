@@ -19,7 +19,7 @@ from gan_refine.networks.edm_precond import EDMPrecond
 from gan_refine.teachers import load_edm
 from recipes import augment, datasets
 from recipes.images import Images
-from recipes.training import Checkpoint
+from recipes.training import Checkpoint, prepare
 
 ARCHITECTURES = {
     "fashion16": {"model_channels": 32, "channel_mult": [1, 2, 2]},
@@ -111,7 +111,7 @@ def main(
     threads: int,
     device: str,
 ) -> None:
-    torch.set_num_threads(threads)
+    prepare(threads)
     torch.manual_seed(0)
     dataset, held_out = (datasets.load(name, data, split, device) for split in ("train", "test"))
     net = EDMPrecond(**network_kwargs(name)).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]

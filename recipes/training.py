@@ -9,7 +9,14 @@ from pathlib import Path
 
 import torch
 
+from gan_refine.cli.process import keep_memory
 from gan_refine.files import atomic_file
+
+
+def prepare(threads: int) -> None:
+    """What a training sets first: so many threads, and memory that is kept."""
+    keep_memory()
+    torch.set_num_threads(threads)
 
 
 def hardware() -> str:

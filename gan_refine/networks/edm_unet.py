@@ -200,13 +200,13 @@ class UNetBlock(torch.nn.Module):
         hidden = self.conv1(F.dropout(hidden, self.dropout, self.training))
         x = (hidden + (x if self.skip is None else self.skip(x))) * self.skip_scale
         if self.num_heads:
-            x = (self._attend(x) + x) * self.skip_scale
+            x = (self._attend(self.norm2(x)) + x) * self.skip_scale
         return x
 
-    def _attend(self, x: torch.Tensor) -> torch.Tensor:
-        n, c, h, w = x.shape
+    def _attend(self, normalized: torch.Tensor) -> torch.Tensor:
+        n, c, h, w = normalized.shape
         # Published channel order: head, channel within the head, then (q, k, v) innermost.
-        qkv = self.qkv(self.norm2(x)).reshape(n, self.num_heads, c // self.num_heads, 3, h * w)
+        qkv = self.qkv(normalized).reshape(n, self.num_heads, c // self.num_heads, 3, h * w)
         q, k, v = (part.transpose(2, 3) for part in qkv.unbind(3))  # each [N, heads, pixels, channels]
         mixed = F.scaled_dot_product_attention(q, k, v)
         return self.proj(mixed.transpose(2, 3).reshape(n, c, h, w))

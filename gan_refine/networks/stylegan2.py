@@ -56,6 +56,11 @@ def modulated_conv2d(
         per_sample = weight[None] * styles.reshape(n, 1, -1, 1, 1)
         if scale is not None:
             per_sample = per_sample * scale.reshape(n, -1, 1, 1, 1)
+        if kernel == up == 1 and not padding:
+            rows = x.permute(0, 2, 3, 1)  # a product of matrices in either layout, without copies
+            product = rows.reshape(n, -1, in_channels) @ per_sample.reshape(n, out_channels, -1).mT.to(x.dtype)
+            x = product.reshape(*rows.shape[:3], out_channels).permute(0, 3, 1, 2)
+            return x if noise is None else x + noise.to(x.dtype)
         merged = x.reshape(1, -1, *x.shape[2:])
         grouped = per_sample.reshape(-1, in_channels, kernel, kernel).to(x.dtype)
         merged = conv2d_resample.conv2d_resample(x=merged, w=grouped, groups=n, **conv)
@@ -325,6 +330,13 @@ class ToRGBLayer(torch.nn.Module):
         return _activate(x, self.bias, "linear", 1, self.conv_clamp)
 
 
+def _layout_of_features(channels_last: bool, dtype: torch.dtype, device: torch.device) -> torch.memory_format:
+    """On a CPU the layout stays what the convolutions make of it."""
+    if channels_last and dtype == torch.float16:
+        return torch.channels_last
+    return torch.preserve_format if device.type == "cpu" else torch.contiguous_format
+
+
 @persistence.persistent_class
 class SynthesisBlock(torch.nn.Module):
     """One resolution: features and image of half the size in, of this size out."""
@@ -382,9 +394,8 @@ class SynthesisBlock(torch.nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         misc.assert_shape(ws, [None, self.num_conv + self.num_torgb, self.w_dim])
         styles = iter(ws.unbind(dim=1))
-        on_gpu = ws.device.type == "cuda"
-        dtype = torch.float16 if self.use_fp16 and not force_fp32 and on_gpu else torch.float32
-        layout = torch.channels_last if self.channels_last and dtype == torch.float16 else torch.contiguous_format
+        dtype = torch.float16 if self.use_fp16 and not force_fp32 and ws.device.type == "cuda" else torch.float32
+        layout = _layout_of_features(self.channels_last, dtype, ws.device)
         layer = {"fused_modconv": fused_modconv, **layer_kwargs}
         if self.in_channels == 0:
             x = self.const.to(dtype, memory_format=torch.contiguous_format)[None].repeat(ws.shape[0], 1, 1, 1)
@@ -551,7 +562,7 @@ class DiscriminatorBlock(torch.nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         device = (img if x is None else x).device
         dtype = torch.float16 if self.use_fp16 and not force_fp32 and device.type == "cuda" else torch.float32
-        layout = torch.channels_last if self.channels_last and dtype == torch.float16 else torch.contiguous_format
+        layout = _layout_of_features(self.channels_last, dtype, device)
         if x is not None:
             x = x.to(dtype, memory_format=layout)
         if self.in_channels == 0 or self.architecture == "skip":
@@ -613,7 +624,7 @@ class DiscriminatorEpilogue(torch.nn.Module):
         self.out = FullyConnectedLayer(in_channels, cmap_dim or 1)
 
     def forward(self, x: torch.Tensor, img: torch.Tensor | None, cmap: torch.Tensor | None) -> torch.Tensor:
-        x = x.to(torch.float32, memory_format=torch.contiguous_format)
+        x = x.to(torch.float32, memory_format=_layout_of_features(False, torch.float32, x.device))
         if self.architecture == "skip":
             x = x + self.fromrgb(img.to(torch.float32))
         if self.mbstd is not None:
