@@ -36,8 +36,8 @@ def modulated_conv2d(
 ) -> torch.Tensor:
     """x [N, I, H, W] convolved with weight [O, I, k, k] scaled for each sample by styles [N, I] (eq. 1 and 3 of arXiv:1912.04958).
 
-    `demodulate` brings the expected variance of each output channel back to one. `fused` scales the weights (one grouped
-    convolution) instead of the activations, with the same result up to rounding; None chooses by kernel size and device.
+    `demodulate` brings the expected variance of each output channel back to one. `fused` scales the weights (a grouped
+    convolution, or a product of matrices) instead of the activations, with the same result up to rounding; None chooses.
     """
     n = x.shape[0]
     out_channels, in_channels, kernel, _ = weight.shape
