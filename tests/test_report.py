@@ -18,8 +18,9 @@ from gan_refine.errors import UserError
 from gan_refine.run.advice import warnings_of
 from gan_refine.run.charts import Chart, Series
 from gan_refine.run.command import command_line
+from gan_refine.run.figures import snapshot_table, summary_tables
 from gan_refine.run.options import RunOptions
-from gan_refine.run.page import charts, headline, tables, write_report
+from gan_refine.run.page import charts, headline, write_report
 from gan_refine.run.records import Evaluation, RunRecord, read_lines, read_run
 
 SECTIONS = ["The same latents before and after", "Figures", "Curves", "What changed", "Truncation"]
@@ -162,7 +163,9 @@ def test_the_metric_says_which_direction_is_better(tiny_run: Path, tmp_path: Pat
     }
     (folder / f"metric-{name}.jsonl").write_text(json.dumps(line) + "\n")
     found = read_run(folder)
-    cells = {row[0]: row[-1] for row in tables(found)[-1].rows}
+    shown = snapshot_table(found)
+    assert shown is not None
+    cells = {row[0]: row[-1] for row in shown.rows}
     assert (cells[f"{name}_recall"], cells[f"{name}_distance"]) == ("higher", "-")
     notes = {chart.title: chart.note for chart in charts(found)}
     assert notes[f"{name}_recall"] == "higher is better"
@@ -174,8 +177,9 @@ def test_a_share_that_is_missing_is_explained() -> None:
         {"name": "before", "values": {"fd": [8.0]}},
         {"name": "after", "values": {"fd": [5.0]}, "shares": {"fd": None}},
     ]
-    given = {"detector": "x", "role": "y", "rows": rows, "notes": ["No share of fd."]}
-    (table,) = tables(RunRecord(Path("run"), RunOptions(), summary={"tables": [given]}))
+    given = {"detector": "x", "role": "y", "rows": rows, "notes": ["No share of fd."], "better": {"fd": "lower"}}
+    (table,) = summary_tables(RunRecord(Path("run"), RunOptions(), summary={"tables": [given]}))
+    assert table.headings == ["", "fd ↓", "share"]
     assert [row[-1] for row in table.rows] == ["-", "-"] and table.notes == ["No share of fd."]
 
 
@@ -185,7 +189,7 @@ def test_tables_of_the_summary_appear_whatever_their_figures() -> None:
         {"name": "refined", "values": {"fd": [5.0], "kd": [1.0]}},
     ]
     given = RunRecord(Path("run"), RunOptions(), summary={"tables": [{"detector": "x", "role": "y", "rows": rows}]})
-    (table,) = tables(given)
+    (table,) = summary_tables(given)
     assert table.headings == ["", "fd", "kd"]
     assert table.rows == [["original", "8.5 ± 0.5", "-"], ["refined", "5", "1"]]
 

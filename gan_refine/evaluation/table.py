@@ -61,6 +61,7 @@ class Table:
         return {
             "detector": self.detector,
             "role": self.role,
+            "headings": dict(self.columns),
             "better": self.better,
             "rows": rows,
             "notes": self.notes(),

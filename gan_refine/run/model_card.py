@@ -5,11 +5,17 @@ from dataclasses import replace
 from gan_refine import assets
 from gan_refine.interfaces import ImageSpec
 from gan_refine.run.command import command_line
+from gan_refine.run.figures import LEGEND, TextTable, snapshot_table, summary_tables
 from gan_refine.run.options import RunOptions
-from gan_refine.run.records import RunRecord, text_of
+from gan_refine.run.records import RunRecord
 from gan_refine.version import VERSION
 
 UNKNOWN = "not known to this program; ask whoever published the file"
+CHOSEN = (
+    "In brackets: what was chosen by the yardstick. One that chose the default settings or selected the snapshot is no independent "
+    "judge; one that only reports is."
+)
+SELECTED = "The run selected the best snapshot by the first figure, on the same latents, which makes it look better than it is."
 
 
 def model_card(record: RunRecord, spec: ImageSpec, written: dict[str, str]) -> str:
@@ -67,13 +73,17 @@ def licence(text: str, digest: str) -> str:
 
 
 def _figures(record: RunRecord) -> str:
-    if not record.curves:
+    snapshots = snapshot_table(record)
+    if snapshots is None:
         return "Nothing was measured in this run."
-    rows = ["| yardstick | original | best snapshot | last snapshot |", "|---|---|---|---|"]
-    for name, values in record.curves.items():
-        figures = (values[0].value, record.at_best(name), values[-1].value)
-        rows.append(f"| {name} | {' | '.join(text_of(figure) for figure in figures)} |")
-    ended = "" if record.summary.get("complete") else " The run has not come to its end."
-    return (
-        "\n".join(rows) + f"\n\nThe run selected the best snapshot by its first yardstick, on the same latents.{ended}"
-    )
+    found = summary_tables(record)
+    ended = "" if record.summary.get("complete") else "The run has not come to its end."
+    parts = [LEGEND, CHOSEN] if found else [ended]
+    parts += [_markdown(table) for table in (*found, snapshots)]
+    return "\n\n".join(part for part in (*parts, SELECTED) if part)
+
+
+def _markdown(table: TextTable) -> str:
+    lines = [table.headings, ["---"] * len(table.headings), *table.rows]
+    rows = "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)
+    return "\n\n".join([f"### {table.title}", rows, *table.notes])

@@ -1,21 +1,21 @@
 """report.html of a run, and the page that compares several: one file each, without anything from elsewhere."""
 
 import itertools
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gan_refine import assets
 from gan_refine.config import to_json
-from gan_refine.evaluation import FLOOR, estimate
+from gan_refine.evaluation import FLOOR
 from gan_refine.files import atomic_file
 from gan_refine.refine import SIGMA_BANDS
 from gan_refine.run.advice import warnings_of
 from gan_refine.run.charts import Chart, Series
 from gan_refine.run.command import command_line, evaluate_line
+from gan_refine.run.figures import LEGEND, floor_of, snapshot_table, summary_tables
 from gan_refine.run.networks import open_gan
 from gan_refine.run.pictures import make_pictures
-from gan_refine.run.records import RunRecord, read_run, text_of
+from gan_refine.run.records import RunRecord, read_run
 from gan_refine.run.summary import UNMEASURED
 from gan_refine.version import VERSION
 
@@ -23,17 +23,6 @@ if TYPE_CHECKING:
     from jinja2 import Template
 
 REPORT = "report.html"
-Cells = list[list[str]]
-
-
-@dataclass(frozen=True)
-class Table:
-    """Headings, rows of as many cells, and sentences below."""
-
-    title: str
-    headings: list[str]
-    rows: Cells
-    notes: list[str] = field(default_factory=list)
 
 
 def write_report(folder: Path, trust: bool = False, device: str = "cpu") -> Path:
@@ -49,7 +38,9 @@ def write_report(folder: Path, trust: bool = False, device: str = "cpu") -> Path
         headline=headline(record),
         pictures=pictures,
         shown=_shown(record).name,
-        tables=tables(record),
+        tables=summary_tables(record),
+        legend=LEGEND,
+        snapshots=snapshot_table(record),
         charts=charts(record),
         warnings=warnings_of(record).values(),
         options=to_json(record.options),
@@ -92,7 +83,7 @@ def _lines(records: list[RunRecord], name: str) -> list[Series]:
     ]
 
 
-def _differing(records: list[RunRecord]) -> Cells:
+def _differing(records: list[RunRecord]) -> list[list[str]]:
     """The options that are not the same in all runs: name, then one value a run."""
     flat = [{**vars(record.options), **vars(record.options.refine)} for record in records]
     skipped = {"refine", "outdir", "desc", "gan_sha256", "teacher_sha256"}
@@ -125,62 +116,6 @@ def headline(record: RunRecord) -> str:
     return f"{state}. {name} did not improve: {curve[0].value:.3f} before, {curve[-1].value:.3f} now (lower is better)."
 
 
-def tables(record: RunRecord) -> list[Table]:
-    """The tables of summary.json, if it has any, and one of all figures over the snapshots."""
-    found = [_summary_table(table) for table in _dicts(record.summary.get("tables"))]
-    rows = []
-    for name, curve in record.curves.items():
-        values = (curve[0].value, record.at_best(name), curve[-1].value, _teacher_value(record, name))
-        rows.append([name, *(text_of(value) for value in values), record.better.get(name, "-")])
-    headings = ["figure", "original", "best snapshot", "last snapshot", FLOOR, "better"]
-    return [*found, Table("At the snapshots", headings, rows)] if rows else found
-
-
-def _summary_table(table: dict) -> Table:
-    """A table of summary.json as rows of means over sets of latents with their standard error, and of shares."""
-    rows = _dicts(table.get("rows"))
-    keys = list(dict.fromkeys(key for row in rows for key in row.get("values", {})))
-    shared = list(dict.fromkeys(key for row in rows for key in row.get("shares", {})))
-    cells = []
-    for row in rows:
-        means = [_mean_text(row.get("values", {}).get(key)) for key in keys]
-        shares = [_share_text(row.get("shares", {}).get(key)) for key in shared]
-        cells.append([str(row.get("name", "")), *means, *shares])
-    title = f"{table.get('detector', 'yardstick')} ({table.get('role', 'measured at the end')})"
-    headings = ["", *(key.replace("_", " ") for key in keys), *(f"{key}: share of the way" for key in shared)]
-    notes = table.get("notes")
-    return Table(title, headings, cells, [str(note) for note in notes] if isinstance(notes, list) else [])
-
-
-def _share_text(share: object) -> str:
-    """A share of the way to the floor, with half the width of its 95 % confidence interval if it has one."""
-    if not isinstance(share, dict):
-        return "-"
-    margin = share.get("margin")
-    return f"{share['mean']:.1%}" + ("" if margin is None else f" ± {margin:.1%}")
-
-
-def _mean_text(values: object) -> str:
-    """The mean with its standard error, if there are several."""
-    if not isinstance(values, list) or not values:
-        return "-"
-    found = estimate([float(value) for value in values])
-    return text_of(found.mean) + ("" if found.standard_error is None else f" ± {found.standard_error:.2g}")
-
-
-def _dicts(value: object) -> list[dict]:
-    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
-
-
-def _teacher_value(record: RunRecord, name: str) -> float | None:
-    """Of other samples of the teacher, the floor of a distance: the mean over the tables' rows of that name."""
-    for table in _dicts(record.summary.get("tables")):
-        for row in _dicts(table.get("rows")):
-            if row.get("name") == FLOOR and row.get("values", {}).get(name):
-                return sum(row["values"][name]) / len(row["values"][name])
-    return None
-
-
 def _direction(record: RunRecord, name: str) -> str:
     return f"{record.better[name]} is better" if name in record.better else "neither higher nor lower is better"
 
@@ -189,7 +124,7 @@ def charts(record: RunRecord) -> list[Chart]:
     """Every yardstick, the data-free estimate in all and by band of sigma, gradient norms, learning rate, speed."""
     found = []
     for name, curve in record.curves.items():
-        value = _teacher_value(record, name)
+        value = floor_of(record, name)
         levels = [] if value is None else [(FLOOR, value)]
         points = [(each.kimg, each.value) for each in curve]
         found.append(Chart(name, _direction(record, name), [Series(name, points)], levels))
