@@ -86,7 +86,27 @@ def test_the_card_has_digests_licences_figures_and_the_command(tiny_run: Path, t
     summary = json.loads((folder / "summary.json").read_text())
     assert f"{summary['before']:.4g}" in card and f"{summary['after']:.4g}" in card
     assert "gan-refine refine --gan=fashion16" in card
+    for table in summary["tables"]:
+        assert f"### {table['detector']} ({table['role']})\n" in card
+    assert card.count("; selected the snapshot)") == 1 and card.count("| other teacher samples |") >= len(
+        summary["tables"]
+    )
+    assert "| after |" in card or "| last snapshot |" in card
+    assert "recall ↑" in card and "share" in card
     assert str(tmp_path) not in card.replace(options["teacher"], "")
+
+
+def test_a_second_export_leaves_only_what_its_card_lists_and_what_others_wrote(tiny_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "refined.onnx").write_bytes(b"of someone else")
+    assert export(tiny_run, f"--outdir={tmp_path}", "--formats=pkl,safetensors").exit_code == 0
+    (tmp_path / "refined.json").write_text("changed")
+    ended = export(tiny_run, f"--outdir={tmp_path}", "--formats=pkl")
+    assert ended.exit_code == 0, ended.output
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["MODEL_CARD.md", "refined.json", "refined.onnx", "refined.pkl"]
+    assert f"{tmp_path / 'refined.safetensors'}, which a former export wrote, was removed" in ended.stderr
+    assert f"{tmp_path / 'refined.json'} is not of this export and was changed since" in ended.stderr
+    assert (tmp_path / "refined.onnx").read_bytes() == b"of someone else"
 
 
 @pytest.mark.parametrize(

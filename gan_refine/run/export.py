@@ -1,5 +1,6 @@
 """What `gan-refine export` writes: the refined generator of a run in the formats of other tools, with its model card."""
 
+import re
 from pathlib import Path
 
 import click
@@ -14,6 +15,9 @@ from gan_refine.run.networks import open_gan
 from gan_refine.run.records import RunRecord
 
 CARD = "MODEL_CARD.md"
+LISTED = re.compile(
+    r"^\| `(refined\.(?:pkl|json|safetensors|onnx))` \| `([0-9a-f]{64})` \|$", re.MULTILINE
+)  # in a card
 
 
 def export_run(record: RunRecord, folder: Path, formats: list[str], trust: bool = False) -> list[Path]:
@@ -35,6 +39,21 @@ def export_run(record: RunRecord, folder: Path, formats: list[str], trust: bool 
         written.append(path)
     digests = {path.name: assets.sha256(path) for path in sorted(written)}
     card = folder / CARD
+    _remove_former(card, set(digests))
     with atomic_file(card) as stream:
         stream.write(model_card(record, generator.spec, digests).encode())
     return [*sorted(written), card]
+
+
+def _remove_former(card: Path, written: set[str]) -> None:
+    """Removes what the former export, whose card this is, wrote and this one did not; a file that was changed since stays."""
+    listed = dict(LISTED.findall(card.read_text(errors="replace"))) if card.is_file() else {}
+    for name, digest in listed.items():
+        path = card.with_name(name)
+        if name in written or not path.is_file():
+            continue
+        if assets.sha256(path) == digest:
+            path.unlink()
+            click.echo(f"{path}, which a former export wrote, was removed: it is not of this one.", err=True)
+        else:
+            click.echo(f"{path} is not of this export and was changed since a former one: it stays.", err=True)
