@@ -24,9 +24,12 @@ from gan_refine.evaluation import (
     Teacher,
     YardstickOptions,
     Yardsticks,
+    are_cached,
+    cached_images,
     evaluate,
     images,
     open_yardsticks,
+    samples,
     tabulate,
     teacher_samples,
     verdict,
@@ -147,6 +150,20 @@ class TestSamples:
         assert teacher.path is not None
         teacher.path.write_bytes(b"other weights")
         assert len(keys | {cache_key(teacher, SMALL)}) == 5
+
+    def test_the_first_of_more_samples_are_those_of_fewer(
+        self, teacher: Teacher, cache: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        fewer = replace(SMALL, images=25)
+        fresh = teacher_samples(replace(teacher, path=None), fewer)
+        monkeypatch.setattr(samples, "USUAL", (SMALL.images,))
+        assert not are_cached(teacher, fewer) and cached_images(teacher, fewer) == 0
+        teacher_samples(teacher, SMALL)
+        assert are_cached(teacher, fewer) and cached_images(teacher, fewer) == SMALL.images
+        found = teacher_samples(teacher, fewer)
+        assert torch.equal(found.reference, fresh.reference) and torch.equal(found.others, fresh.others)
+        assert len(list((cache / "samples").iterdir())) == 1, "and are not made"
+        assert not are_cached(teacher, replace(SMALL, images=61))
 
     @pytest.mark.parametrize("content", [b"damaged", b"images of another size"])
     def test_a_damaged_file_is_said_not_mended(self, content: bytes, teacher: Teacher, cache: Path) -> None:

@@ -2,13 +2,14 @@
 
 from gan_refine.evaluation.baselines import baselines
 from gan_refine.evaluation.evaluate import evaluate
-from gan_refine.evaluation.images import generator_images, grid_latents, render
+from gan_refine.evaluation.images import CHUNK, generator_images, grid_latents, render
 from gan_refine.evaluation.sampled_teacher import SampledTeacher
 from gan_refine.evaluation.samples import (
     SamplingOptions,
     Teacher,
     TeacherSamples,
     are_cached,
+    cached_images,
     labels_of,
     teacher_samples,
 )
@@ -26,6 +27,7 @@ from gan_refine.evaluation.yardsticks import (
 )
 
 __all__ = [
+    "CHUNK",
     "FLOOR",
     "NUM_IMAGES",
     "RANKING",
@@ -44,6 +46,7 @@ __all__ = [
     "Yardsticks",
     "are_cached",
     "baselines",
+    "cached_images",
     "estimate",
     "evaluate",
     "find_sources",

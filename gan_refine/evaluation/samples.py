@@ -3,14 +3,14 @@
 import hashlib
 import json
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from gan_refine import assets
-from gan_refine.config import SEED, STEPS, require, require_ranges
+from gan_refine.config import LEARNING_SAMPLES, NUM_IMAGES, SEED, STEPS, require, require_ranges
 from gan_refine.errors import FileFormatError, UserError, UserNotice, first_line
 from gan_refine.evaluation.images import TEACHER_STREAM, teacher_images
 from gan_refine.files import atomic_file, why_not_writable
@@ -23,6 +23,7 @@ from gan_refine.noise import rng_for
 from gan_refine.precision import float32_products
 
 VERSION = 2  # of the cached files; to be raised with a change of the sampler
+USUAL = (NUM_IMAGES, LEARNING_SAMPLES // 2)  # images of each set by default: to measure against, and to learn from
 SAMPLER = "unipc"  # with one call of the teacher for each step
 
 
@@ -62,12 +63,12 @@ class TeacherSamples:
 def teacher_samples(
     teacher: Teacher, options: SamplingOptions, progress: OnProgress = ignore_progress
 ) -> TeacherSamples:
-    """Both sets, read from the cache if they were made before. Every process must call it, and each gets the whole.
+    """Both sets, read from the cache if they, or more of the same, were made before. Every process must call it and gets the whole.
 
     Raises FileFormatError if the file in the cache is damaged; warns before the first sample if the cache cannot be written.
     """
-    path = None if teacher.path is None else _path(cache_key(teacher, options))
-    found = None if path is None else _read(path, teacher, options)
+    path, held = (None, options) if teacher.path is None else _file(teacher, options)
+    found = None if path is None else _read(path, teacher, held)
     if found is None:
         reason = None if path is None or not distributed.is_rank0() else why_not_writable(path.parent)
         if path is not None and reason is not None:
@@ -76,7 +77,7 @@ def teacher_samples(
         found = _sample(teacher, options, progress)
         if path is not None and distributed.is_rank0():
             _keep(path, found)
-    return TeacherSamples(found[: options.images], found[options.images :])
+    return TeacherSamples(found[: options.images], found[options.images : 2 * options.images])
 
 
 def labels_of(teacher: Teacher, options: SamplingOptions) -> Labels:
@@ -87,7 +88,12 @@ def labels_of(teacher: Teacher, options: SamplingOptions) -> Labels:
 
 def are_cached(teacher: Teacher, options: SamplingOptions) -> bool:
     """Whether `teacher_samples` will find both sets."""
-    return teacher.path is not None and _path(cache_key(teacher, options)).is_file()
+    return teacher.path is not None and _file(teacher, options)[0].is_file()
+
+
+def cached_images(teacher: Teacher, options: SamplingOptions) -> int:
+    """The largest usual number of images in each set that is there with these steps and this seed; 0 if none is."""
+    return max((n for n in USUAL if are_cached(teacher, replace(options, images=n))), default=0)
 
 
 def cache_key(teacher: Teacher, options: SamplingOptions) -> str:
@@ -111,6 +117,19 @@ def _sample(teacher: Teacher, options: SamplingOptions, progress: OnProgress) ->
     indices = [torch.arange(first, first + len(part)) for first, part in mine]
     order = distributed.gather_across(torch.cat([torch.zeros(0, dtype=torch.int64), *indices]))
     return images[order.argsort()]
+
+
+def _file(teacher: Teacher, options: SamplingOptions) -> tuple[Path, SamplingOptions]:
+    """The file of these samples and what is in it: of an unconditional teacher, one that has more of the same stream serves too.
+
+    The classes of a conditional one are drawn first, so that its stream depends on their number.
+    """
+    longer = () if teacher.denoiser.spec.num_classes else tuple(n for n in USUAL if n > options.images)
+    for held in (options, *(replace(options, images=n) for n in longer)):
+        path = _path(cache_key(teacher, held))
+        if path.is_file():
+            return path, held
+    return _path(cache_key(teacher, options)), options
 
 
 def _path(key: str) -> Path:

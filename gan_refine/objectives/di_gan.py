@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gan_refine.config import RATE, STEPS, Range, require, require_ranges
+from gan_refine.config import LEARNING_SAMPLES, RATE, STEPS, Range, require, require_ranges
 from gan_refine.errors import OptionError
 from gan_refine.features import activation_layers
 from gan_refine.foundation import distributed
@@ -56,7 +56,7 @@ class DiGanOptions:
     activations: float = 0.0  # Frechet distance of activations of the teacher's network
     start: float = 0.7  # share of the run after which Diff-Instruct acts; from 0 on if there is no discriminator
     score_steps: int = 1  # steps of the score model and of the discriminator for each step of the generator
-    samples: int = 8192  # of the teacher, made once before the first step
+    samples: int = LEARNING_SAMPLES  # of the teacher, made once before the first step
     steps: int = DEFAULT_STEPS  # calls of the teacher for each sample
     sample_seed: int = 0
     window: int = 2048  # the newest images of the generator, whose moments are compared
