@@ -91,10 +91,14 @@ def test_every_phase_of_a_run_is_told_and_the_plan_stands_first(
     assert [line.split()[0] for line in lines[:9]] == [
         *("GAN:", "Preset:", "length", "method", "rates", "measures", "calls", "time", "memory")
     ]
+    assert lines[9].startswith("hint      --eval-images=32 is few for fd in the 128 features of fashion16, fd in the ")
+    (folder,) = tmp_path.glob("00000-*")
+    assert (folder / "log.txt").read_text().splitlines()[:8] == lines[2:10], "the log has the plan and its hints"
     told = [re.match(r"([a-z -]+): (\d+) of (\d+) images  \(\d+ s, about \d+ s left\)$", line) for line in lines]
     reached = {match[1]: (int(match[2]), int(match[3])) for match in told if match}
     assert reached == {
-        "teacher samples": (128, 128),
+        "teacher samples to measure against": (64, 64),
+        "teacher samples to learn from": (64, 64),
         "warm-up": (8, 16),  # told before each step of a phase, and after each batch of an evaluation
         "learning": (24, 24),
         "evaluation": (64, 64),
@@ -109,5 +113,5 @@ def test_an_evaluation_is_told_too(pair: list[str], tmp_path: Path, monkeypatch:
     ended = CliRunner().invoke(cli, given, catch_exceptions=False)
     assert ended.exit_code == 0, ended.output
     lines = ended.stderr.splitlines()
-    assert any(line.startswith("teacher samples: 40 of 40 images  (") for line in lines)
+    assert any(line.startswith("teacher samples to measure against: 40 of 40 images  (") for line in lines)
     assert any(line.startswith("evaluation: 40 of 40 images  (") for line in lines)

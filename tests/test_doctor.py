@@ -1,6 +1,7 @@
 """`gan-refine doctor` and the plan of --dry-run: what they find, what they count, what they refuse."""
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,11 +12,13 @@ from click.testing import CliRunner, Result
 from gan_refine.cli import cli
 from gan_refine.config import RefineOptions
 from gan_refine.errors import UserError
+from gan_refine.evaluation import samples
 from gan_refine.run.build import build, give_learning_samples
 from gan_refine.run.clock import duration
 from gan_refine.run.environment import environment_rows
 from gan_refine.run.options import RunOptions
 from gan_refine.run.plan import Plan, make_plan, plan_lines
+from gan_refine.run.timing import cost
 from runs import write_pair
 
 
@@ -41,7 +44,9 @@ def test_a_pair_gets_its_plan_and_its_command(pair: list[str], tmp_path: Path) -
     ended = doctor(*pair, "--batch=8", f"--outdir={tmp_path / 'runs'}")
     assert ended.exit_code == 0, ended.output
     assert "They fit." in ended.stdout
-    assert re.search(r"^time +about [\d.]+ (s|min|h), .*: teacher samples .* final tables", ended.stdout, re.MULTILINE)
+    assert re.search(
+        r"^time +about [\d.]+ (s|min|h), .*: teacher samples to measure .* final tables", ended.stdout, re.MULTILINE
+    )
     options = re.findall(r"(--[a-z-]+)=", ended.stdout.splitlines()[-1])
     assert options == ["--gan", "--teacher", "--outdir", "--batch"]  # the run itself decides the rest
     assert list(tmp_path.iterdir()) == []
@@ -76,7 +81,7 @@ def test_calls_are_those_of_the_phases(pair: list[str]) -> None:
     lines, plan = planned(pair, total_images=480, warmup_images=32, tick_images=160)
     images = {name: phase.images for name, phase in plan.phases.items()}
     assert images == {
-        "teacher samples": 200,  # the reference, and as many for the floor
+        "teacher samples to measure against": 200,  # the reference, and as many for the floor
         "warm-up": 32,
         "learning": 480,
         "evaluation": 400,  # of the original and of three snapshots
@@ -110,10 +115,12 @@ def test_samples_that_are_kept_cost_nothing(pair: list[str], tmp_path: Path, mon
     gan, teacher = (argument.partition("=")[2] for argument in pair)
     objective = "di-gan,samples=64,steps=2,window=8"
     run = build(RunOptions(gan=gan, teacher=teacher, eval_images=20, teacher_steps=2, objective=objective))
-    assert make_plan(run).phases["teacher samples"].images == 40 + 64
+    phases = make_plan(run).phases
+    assert phases["teacher samples to measure against"].images == 40
+    assert phases["teacher samples to learn from"].images == 64
     run.open_references(lambda images: None)
     give_learning_samples(run.objective, run.teacher)
-    assert "teacher samples" not in make_plan(run).phases
+    assert not [name for name in make_plan(run).phases if name.startswith("teacher samples")]
 
 
 @pytest.mark.parametrize(
@@ -160,3 +167,51 @@ def test_calls_are_counted_and_not_assumed(pair: list[str]) -> None:
     )
     assert calls["sds"] == {"generator": 1000, "teacher": 1000}
     assert calls[gan_alone] == {"generator": 2000, "teacher": 128, "discriminator": 3000}
+
+
+def test_the_cost_of_a_batch_is_told_from_that_of_its_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    def found(seconds: Callable[[int], float], sizes: tuple[int, int] = (2, 8)) -> tuple[float, list[int]]:
+        done: list[int] = []
+        monkeypatch.setattr("gan_refine.run.timing.time.perf_counter", lambda: sum(map(seconds, done)))
+        return cost(done.append, sizes, "cpu").each(64), done
+
+    each, done = found(lambda size: 0.3 + 0.02 * size)
+    assert each == pytest.approx(0.02 + 0.3 / 64) and done == [2, 2, 8], "the first run is not timed"
+    assert found(lambda size: 0.02 * size)[0] == pytest.approx(0.02)
+    assert found(lambda size: 0.1)[0] == pytest.approx((0.1 * 0.25 / 8 * 8 * 7 + 0.1) / 64), (
+        "noise takes no image's time"
+    )
+    assert found(lambda size: 0.01 * size**2)[0] == pytest.approx(0.08), "and no batch less than nothing"
+    assert found(lambda size: 0.3 + 0.02 * size, (4, 4)) == (pytest.approx(0.38 / 4), [4, 4])
+
+
+def hinted(pair: list[str], objective: str = "di-gan,samples=64,steps=2,window=8", **options: object) -> list[str]:
+    gan, teacher = (argument.partition("=")[2] for argument in pair)
+    given = {"eval_images": 600, "teacher_steps": 2, **options}
+    run = build(RunOptions(gan=gan, teacher=teacher, objective=objective, **given))  # type: ignore[arg-type]
+    return [line for line in plan_lines(run, make_plan(run)) if line.startswith("hint")]
+
+
+def test_a_plan_says_what_is_unwise(pair: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GAN_REFINE_CACHE", str(tmp_path))
+    monkeypatch.setattr(samples, "USUAL", (30, 40))
+    assert hinted(pair) == []
+    long = replace(RefineOptions(batch=8, batch_gpu=8), total_images=64, warmup_images=65)
+    (text,) = hinted(pair, refine=long)
+    assert "warm-up (--warmup-kimg=0.065)" in text and "longer than the rest of the run (--kimg=0.064)" in text
+    assert hinted(pair, objective="sds", refine=long) == [], "without a score model there is no warm-up"
+    (text,) = hinted(pair, eval_images=300)
+    assert re.search(
+        r"--eval-images=300 is few for fd in the 256 features of pixels: .*; give --eval-images=512$", text
+    )
+    gan, teacher = (argument.partition("=")[2] for argument in pair)
+    kept = build(RunOptions(gan=gan, teacher=teacher, eval_images=30, teacher_steps=2, objective="sds"))
+    kept.open_references(lambda images: None)
+    (text,) = hinted(pair, eval_images=601)
+    assert re.search(
+        r"1202 teacher samples to measure against are made first, about \d+ s; --eval-images=30 or fewer would take",
+        text,
+    )
+    assert not any("made first" in line for line in hinted(pair, eval_images=20)), (
+        "the first of those that are there serve"
+    )

@@ -144,6 +144,16 @@ class Sources:
     def sampling(self) -> SamplingOptions:
         return SamplingOptions(self.options.num_images, self.options.teacher_steps)
 
+    @property
+    def too_few(self) -> list[tuple[str, str, int]]:
+        """Each metric and detector, with its number of features, for which the images are too few to mean much."""
+        return [
+            (metric.kind, detector.name, detector.num_features)
+            for detector in self.detectors
+            for metric in self.metrics
+            if self.options.num_images < metric.least_images(detector.num_features)
+        ]
+
     @cached_property
     def draft(self) -> Yardsticks:
         """The yardsticks before any image is made or read. Raises MismatchError if there will be too few images for a metric."""

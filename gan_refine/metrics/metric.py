@@ -25,6 +25,10 @@ class Metric(ABC):
         """Whether it has a main value of which lower is better, so that snapshots can be ranked by it."""
         return self.better.get("") == "lower"
 
+    def least_images(self, num_features: int) -> int:
+        """Below so many images the value tells more of their number than of the images; unlike `check`, it is computed."""
+        return 0
+
     @property
     @abstractmethod
     def requirements(self) -> Requirements:

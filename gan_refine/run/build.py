@@ -39,6 +39,7 @@ from gan_refine.run.trackers import check_trackers
 from gan_refine.teachers import in_precision, recompute_activations
 
 CHECKPOINT_FORMAT = 5
+TO_MEASURE, TO_LEARN = "teacher samples to measure against", "teacher samples to learn from"
 LARGE = 10**6  # parameters of a generator for which a preset for GPUs pays
 LEARNING_SEED = 7_000_002  # plus --objective's sample_seed: of the teacher's samples that the objective learns from
 
@@ -86,11 +87,12 @@ class Run:
         return prepare(type(self.gan.generator).load(path, self.options.which), self.options)
 
     @property
-    def sampling(self) -> list[SamplingOptions]:
-        """The samples of the teacher that the run needs: to measure against, and for the objective to learn from."""
-        found = [] if self.sources is None or self.sources.teacher is None else [self.sources.sampling]
+    def sampling(self) -> dict[str, SamplingOptions]:
+        """The samples of the teacher that the run needs, by what they are for."""
+        measured = None if self.sources is None or self.sources.teacher is None else self.sources.sampling
         wanted = self.objective.wanted_samples
-        return found if wanted is None else [*found, learning_samples(wanted)]
+        both = {TO_MEASURE: measured, TO_LEARN: None if wanted is None else learning_samples(wanted)}
+        return {name: options for name, options in both.items() if options is not None}
 
     def open_references(self, progress: OnProgress) -> None:
         """Makes what generators are measured against. Every process must call it, once, before `measure`."""

@@ -26,9 +26,12 @@ from gan_refine.foundation import distributed
 from gan_refine.interfaces import Generator
 from gan_refine.labels import parse_frequencies
 from gan_refine.metrics import OnProgress
+from gan_refine.run.build import TO_MEASURE
 from gan_refine.run.clock import Clock, Phase, say
+from gan_refine.run.hints import few_images
 from gan_refine.run.networks import open_gan, open_teacher
-from gan_refine.run.plan import EVALUATION, SAMPLES, sampling_phase, seconds_of_evaluation
+from gan_refine.run.plan import EVALUATION, sampling_phases
+from gan_refine.run.timing import seconds_of_evaluation
 
 RANGES = {"images": IMAGES, "seed": SEED, "fid_seeds": SETS, "teacher_steps": replace(STEPS, or_0=True)}
 
@@ -75,11 +78,13 @@ def evaluate(options: EvaluateOptions) -> None:
     check_comparable(generators)
     first = next(iter(generators.values()))
     sources = find_sources(options.yardsticks, first.spec, teacher_to_sample(options, first), options.device)
+    for text in few_images(sources, "--images"):
+        say(f"NOTE: {text}.")
     if options.baselines:
         generators |= {f"{options.gans[0]}, {name}": baseline for name, baseline in baselines(first).items()}
     runs = []
     with clock_of(options, generators, sources).running() as clock:
-        found = sources.open(clock.enter(SAMPLES if SAMPLES in clock.phases else "references"))
+        found = sources.open(clock.enter(TO_MEASURE if TO_MEASURE in clock.phases else "references"))
         yardsticks = found.for_table() if options.metrics == "auto" else found
         if options.outdir is not None:
             with _writing(options.folder):
@@ -131,7 +136,9 @@ def clock_of(options: EvaluateOptions, generators: dict[str, Generator], sources
     """A clock that expects all images to take as long as a few of them take now."""
     seconds = seconds_of_evaluation(next(iter(generators.values())), sources.detectors)
     images = options.fid_seeds * len(generators) * options.images
-    return Clock(say, sampling_phase(sources.teacher, [sources.sampling]) | {EVALUATION: Phase(images, seconds)})
+    return Clock(
+        say, sampling_phases(sources.teacher, {TO_MEASURE: sources.sampling}) | {EVALUATION: Phase(images, seconds)}
+    )
 
 
 def measure_all(

@@ -18,13 +18,13 @@ from gan_refine.files import atomic_file, require_writable
 from gan_refine.foundation import distributed
 from gan_refine.precision import float32_products
 from gan_refine.refine import fit_batch
-from gan_refine.run.build import Run, build, give_learning_samples
+from gan_refine.run.build import TO_LEARN, TO_MEASURE, Run, build, give_learning_samples
 from gan_refine.run.clock import Clock, say
 from gan_refine.run.command import command_line
 from gan_refine.run.folder import RunFolder, new_folder, numbered_folders
 from gan_refine.run.history import check_header
 from gan_refine.run.options import RunOptions, description
-from gan_refine.run.plan import SAMPLES, Plan, make_plan, plan_lines
+from gan_refine.run.plan import Plan, make_plan, plan_lines
 from gan_refine.run.ranks import PATHS, broadcast_from_rank0
 from gan_refine.run.signals import Signals, StopRequested
 from gan_refine.run.trackers import open_trackers
@@ -65,7 +65,7 @@ def launch(
         made = broadcast_from_rank0(lambda: str(new_folder(Path(options.outdir), name)).encode(errors=PATHS))
         folder = Path(made.decode(errors=PATHS))
         with locked(folder):
-            broadcast_from_rank0(lambda: _write_first_files(folder, run.options))
+            broadcast_from_rank0(lambda: _write_first_files(folder, run.options, "\n".join(lines) + "\n"))
             return drive(run, folder, None, clock)
 
 
@@ -94,19 +94,22 @@ def introduce(run: Run) -> None:
 @contextmanager
 def clock_of(run: Run, plan: Plan, begins: bool = True) -> Iterator[Clock]:
     """A clock that runs inside, with the references made under it, and for a run that begins its samples. Raises UserError."""
-    with Clock(say, plan.phases).running() as clock:
-        count = clock.enter(SAMPLES if SAMPLES in plan.phases else "references")
-        run.open_references(count)
-        if begins:  # else the checkpoint has them
-            give_learning_samples(run.objective, run.teacher, count)
+    phases = {
+        name: phase for name, phase in plan.phases.items() if begins or name != TO_LEARN
+    }  # the checkpoint has those
+    with Clock(say, phases).running() as clock:
+        run.open_references(clock.enter(TO_MEASURE if TO_MEASURE in phases else "references"))
+        if begins:
+            give_learning_samples(run.objective, run.teacher, clock.enter(TO_LEARN))
         measured = () if run.yardsticks is None else run.yardsticks.all
         for read in {reference.images_read for each in measured for reference in each.given} - {None}:
             say(f"Reference: {run.options.fid_ref}, {read}.")
         yield clock
 
 
-def _write_first_files(folder: Path, options: RunOptions) -> bytes:
-    for name, text in ((LAUNCH_FILE, json.dumps(_this_launch())), ("options.json", to_json(options))):
+def _write_first_files(folder: Path, options: RunOptions, plan: str) -> bytes:
+    files = {LAUNCH_FILE: json.dumps(_this_launch()), "log.txt": plan, "options.json": to_json(options)}
+    for name, text in files.items():
         with atomic_file(folder / name) as stream:
             stream.write(text.encode())
     return b""

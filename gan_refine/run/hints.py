@@ -1,0 +1,52 @@
+"""What to know of a run before it starts: new samples that need not be made, a warm-up that is too long, too few images."""
+
+from collections.abc import Mapping
+
+from gan_refine.evaluation import Sources, cached_images
+from gan_refine.run.build import TO_LEARN, TO_MEASURE, Run
+from gan_refine.run.clock import Phase, duration
+
+
+def hints(run: Run, phases: Mapping[str, Phase]) -> list[str]:
+    """A line for each, with the option that helps. `phases` holds the samples that are to be made."""
+    few = [] if run.sources is None else few_images(run.sources, "--eval-images")
+    return [*_new_samples(run, phases), *_long_warmup(run), *few]
+
+
+def _new_samples(run: Run, phases: Mapping[str, Phase]) -> list[str]:
+    """Samples that are made although others are there."""
+    found = []
+    for name, option, factor in ((TO_MEASURE, "--eval-images=", 1), (TO_LEARN, "samples=", 2)):
+        if name not in phases:
+            continue
+        there = factor * cached_images(run.teacher, run.sampling[name])
+        if there:
+            fewer = "" if run.teacher.denoiser.spec.num_classes else " or fewer"
+            found.append(
+                f"{phases[name].images} {name} are made first, about {duration(phases[name].total)}; {option}{there}{fewer} would "
+                "take those that are there"
+            )
+    return found
+
+
+def _long_warmup(run: Run) -> list[str]:
+    options = run.options.refine
+    if options.warmup_images <= options.total_images or not run.objective.auxiliary_groups():
+        return []
+    warmup, total = options.warmup_images / 1000, options.total_images / 1000
+    return [
+        f"the warm-up (--warmup-kimg={warmup:g}), in which the generator does not learn, is longer than the rest of the run "
+        f"(--kimg={total:g}): lower the one or raise the other"
+    ]
+
+
+def few_images(sources: Sources, option: str) -> list[str]:
+    """Which figures have so few images that they tell more of their number than of the generator; `option` gives that number."""
+    given, few = sources.options.num_images, sources.too_few
+    if not few:
+        return []
+    named = ", ".join(f"{metric} in the {features} features of {detector}" for (metric, detector, features) in few)
+    return [
+        f"{option}={given} is few for {named}: with fewer images than twice the features a distance tells more of their number "
+        f"than of the generator; give {option}={2 * max(features for _, _, features in few)}"
+    ]
