@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from gan_refine.fused_blocks import FastConv2d, fuse_blocks, unfuse_blocks
 from gan_refine.networks.edm_unet import Conv2d
+from gan_refine.networks.stylegan2 import Discriminator, SynthesisLayer, modulated_conv2d
 from torch_utils import custom_ops
 from torch_utils.ops import conv3x3 as op
 
@@ -122,3 +123,36 @@ def test_a_fast_convolution_agrees_with_the_plain_one(arguments: dict[str, bool]
     assert error(fast(x), plain.double()(x.double())) < 3e-6
     unfuse_blocks(fast)
     assert type(fast) is Conv2d
+
+
+@pytest.mark.parametrize("up", [1, 2])
+def test_styled_layers_take_the_kernel_and_keep_its_layout(up: int) -> None:
+    torch.manual_seed(0)
+    layer = SynthesisLayer(32, 32, w_dim=16, resolution=8, up=up)
+    torch.nn.init.constant_(layer.noise_strength, 0.1)
+    x, w = torch.randn(24, 32, 8 // up, 8 // up), torch.randn(24, 16)
+    exact = copy.deepcopy(layer).double()(x.double(), w.double(), noise_mode="const")
+    found = layer(x, w, noise_mode="const")
+    assert error(found, exact) < 3e-6
+    if up == 1:
+        assert found.is_contiguous(memory_format=torch.channels_last)
+    assert error(layer(images(*x.shape).copy_(x), w, noise_mode="const"), exact) < 3e-6
+
+
+def test_penalties_of_a_discriminator_agree_with_float64() -> None:
+    torch.manual_seed(0)
+    net = Discriminator(c_dim=0, img_resolution=8, img_channels=3, channel_base=256, channel_max=32)
+    x, found = torch.randn(24, 3, 8, 8), []
+    for each in (net, copy.deepcopy(net).double()):
+        inputs = x.to(next(each.parameters()).dtype).requires_grad_()
+        (slope,) = torch.autograd.grad(each(inputs, None).sum(), inputs, create_graph=True)
+        found.append([slope, *torch.autograd.grad(slope.square().sum(), each.b8.conv0.weight)])
+    assert all(error(ours, exact) < 1e-5 for ours, exact in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_pointwise_layers_are_the_same_with_scaled_weights(layout: torch.memory_format) -> None:
+    x, weight, styles = torch.randn(3, 8, 4, 6), torch.randn(2, 8, 1, 1), torch.randn(3, 8)
+    x = x.contiguous(memory_format=layout)
+    merged, scaled = (modulated_conv2d(x, weight, styles, fused=fused) for fused in (True, False))
+    torch.testing.assert_close(merged, scaled)
