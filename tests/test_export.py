@@ -92,7 +92,7 @@ def test_the_card_has_digests_licences_figures_and_the_command(tiny_run: Path, t
         summary["tables"]
     )
     assert "| after |" in card or "| last snapshot |" in card
-    assert "recall ↑" in card and "share" in card
+    assert "recall\u00a0↑" in card and "share" in card
     assert str(tmp_path) not in card.replace(options["teacher"], "")
 
 

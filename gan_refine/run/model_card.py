@@ -78,7 +78,7 @@ def _figures(record: RunRecord) -> str:
         return "Nothing was measured in this run."
     found = summary_tables(record)
     ended = "" if record.summary.get("complete") else "The run has not come to its end."
-    parts = [LEGEND, CHOSEN] if found else [ended]
+    parts = [LEGEND, CHOSEN] if found else [ended, LEGEND]
     parts += [_markdown(table) for table in (*found, snapshots)]
     return "\n\n".join(part for part in (*parts, SELECTED) if part)
 
