@@ -139,9 +139,18 @@ def test_styled_layers_take_the_kernel_and_keep_its_layout(up: int) -> None:
     assert error(layer(images(*x.shape).copy_(x), w, noise_mode="const"), exact) < 3e-6
 
 
+@pytest.mark.parametrize("channels, few", [(8, False), (65, True), (64, True)])
+def test_missing_channels_are_filled_where_they_are_few(channels: int, few: bool) -> None:
+    x, weight = op.fill_channels(images(24, channels, 4, 4), torch.randn(32, channels, 3, 3))
+    wanted = channels + (-channels % op._multiple() if few else 0)
+    assert x.shape[1] == weight.shape[1] == wanted and x.is_contiguous(memory_format=torch.channels_last)
+
+
 def test_penalties_of_a_discriminator_agree_with_float64() -> None:
     torch.manual_seed(0)
-    net = Discriminator(c_dim=0, img_resolution=8, img_channels=3, channel_base=256, channel_max=32)
+    net = Discriminator(
+        c_dim=0, img_resolution=8, img_channels=3, channel_base=256, channel_max=32
+    )  # ends with 33 channels
     x, found = torch.randn(24, 3, 8, 8), []
     for each in (net, copy.deepcopy(net).double()):
         inputs = x.to(next(each.parameters()).dtype).requires_grad_()

@@ -590,7 +590,8 @@ class MinibatchStdLayer(torch.nn.Module):
         group = n if self.group_size is None else min(self.group_size, n)
         # Sample i belongs to group i mod (n / group): groups are strided, not consecutive.
         y = x.reshape(group, -1, self.num_channels, c // self.num_channels, h, w)
-        deviation = (y.var(dim=0, correction=0) + 1e-8).sqrt().mean(dim=[2, 3, 4])  # [n / group, num_channels]
+        y = y - y.mean(dim=0)
+        deviation = (y.square().mean(dim=0) + 1e-8).sqrt().mean(dim=[2, 3, 4])  # [n / group, num_channels]
         extra = deviation.reshape(-1, self.num_channels, 1, 1).repeat(group, 1, h, w)
         return torch.cat([x, extra], dim=1)
 

@@ -28,6 +28,16 @@ def is_fast(x: torch.Tensor, weight: torch.Tensor) -> bool:
     return n * height * width >= MIN_TILES * TILE**2 and not torch.compiler.is_compiling() and _fits(x, weight, "auto")
 
 
+def fill_channels(x: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """x and weight with input channels of zeros up to the next multiple, where they are few: a discriminator ends with C + 1."""
+    channels = x.shape[1]
+    if not custom_ops.use_kernel("auto", x, 0) or (missing := -channels % _multiple()) * 2 > channels:
+        return x, weight
+    if not missing:
+        return x, weight
+    return F.pad(x, [0, 0, 0, 0, 0, missing]), F.pad(weight, [0, 0, 0, 0, 0, missing])
+
+
 def conv3x3(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, impl: str = "auto"
 ) -> torch.Tensor:
