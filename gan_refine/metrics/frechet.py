@@ -37,9 +37,7 @@ class FrechetDistance(Metric):
         return Requirements(blocks=self.infinity)
 
     def least_images(self, num_features: int) -> int:
-        return (
-            2 * num_features
-        )  # of fewer the sample covariance is far from the true one, and of half as many it is singular
+        return 2 * num_features  # of half as many images the covariance is singular
 
     def check(self, num_images: int, reference: Reference) -> None:
         if self.infinity and num_images // NUM_BLOCKS <= len(reference.mean):

@@ -94,9 +94,8 @@ def introduce(run: Run) -> None:
 @contextmanager
 def clock_of(run: Run, plan: Plan, begins: bool = True) -> Iterator[Clock]:
     """A clock that runs inside, with the references made under it, and for a run that begins its samples. Raises UserError."""
-    phases = {
-        name: phase for name, phase in plan.phases.items() if begins or name != TO_LEARN
-    }  # the checkpoint has those
+    # A checkpoint has the samples to learn from.
+    phases = {name: phase for name, phase in plan.phases.items() if begins or name != TO_LEARN}
     with Clock(say, phases).running() as clock:
         run.open_references(clock.enter(TO_MEASURE if TO_MEASURE in phases else "references"))
         if begins:
