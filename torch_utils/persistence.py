@@ -20,7 +20,9 @@ FORMER_SOURCES = {
     "gan_refine.networks.stylegan2": {
         "76fb3a816044695e4e837b8362e0c248e26651e317a55c4ce480b4ac641f82e8",
         "b13c000de6634e2279a390cc123d35826342b2669561be27b4152143703998d3",
+        "21275399af9a66682b937af6936fc52a8349e498b860924d047f0c8cb3c1d5c7",
     },
+    "gan_refine.networks.edm_unet": {"7912d3c3f79f4465fe6b19c7df4c74e1be012d35f5369baaa562deb9b8d20bdc"},
 }
 # Modules of this installation's persistent classes, imported when a process opens a pickle before it has imported them. Only
 # these are imported, never a module that a file names.
