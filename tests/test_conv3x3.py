@@ -139,11 +139,16 @@ def test_styled_layers_take_the_kernel_and_keep_its_layout(up: int) -> None:
     assert error(layer(images(*x.shape).copy_(x), w, noise_mode="const"), exact) < 3e-6
 
 
-@pytest.mark.parametrize("channels, few", [(8, False), (65, True), (64, True)])
-def test_missing_channels_are_filled_where_they_are_few(channels: int, few: bool) -> None:
-    x, weight = op.fill_channels(images(24, channels, 4, 4), torch.randn(32, channels, 3, 3))
-    wanted = channels + (-channels % op._multiple() if few else 0)
-    assert x.shape[1] == weight.shape[1] == wanted and x.is_contiguous(memory_format=torch.channels_last)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_missing_channels_are_filled_where_they_are_few(layout: torch.memory_format) -> None:
+    weight = torch.randn(32, 65, 3, 3)
+    x = torch.randn(24, 65, 4, 4).contiguous(memory_format=layout)
+    prepared = op.prepare(x, weight)
+    assert prepared is not None and op.is_fast(*prepared)
+    assert prepared[0].shape[1] - 65 == -65 % op._multiple()
+    assert error(op.conv3x3(*prepared), F.conv2d(x.double(), weight.double(), padding=1)) < 3e-6
+    assert op.prepare(x[:, :8], weight[:, :8]) is None, "half of the work and more would be of zeros"
+    assert op.prepare(x[:2], weight) is None, "two tiles"
 
 
 def test_penalties_of_a_discriminator_agree_with_float64() -> None:

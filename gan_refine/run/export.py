@@ -15,9 +15,8 @@ from gan_refine.run.networks import open_gan
 from gan_refine.run.records import RunRecord
 
 CARD = "MODEL_CARD.md"
-LISTED = re.compile(
-    r"^\| `(refined\.(?:pkl|json|safetensors|onnx))` \| `([0-9a-f]{64})` \|$", re.MULTILINE
-)  # in a card
+# A line of a card for a file and its SHA-256.
+LISTED = re.compile(r"^\| `(refined\.(?:pkl|json|safetensors|onnx))` \| `([0-9a-f]{64})` \|$", re.MULTILINE)
 
 
 def export_run(record: RunRecord, folder: Path, formats: list[str], trust: bool = False) -> list[Path]:

@@ -70,8 +70,6 @@ def _transposed(x, w, f, up, down, pads, groups, flip_weight, flip_filter) -> to
 
 def _conv(x, w, groups, flip_weight, stride=1, padding=(0, 0)) -> torch.Tensor:
     w = w if flip_weight else w.flip([2, 3])
-    if groups == stride == 1 and tuple(padding) == (1, 1) and tuple(w.shape[2:]) == (3, 3) and x.device.type == "cpu":
-        images, weight = conv3x3.fill_channels(x.contiguous(memory_format=torch.channels_last), w)
-        if conv3x3.is_fast(images, weight):
-            return conv3x3.conv3x3(images, weight)
+    if groups == stride == 1 and tuple(padding) == (1, 1) and (prepared := conv3x3.prepare(x, w)) is not None:
+        return conv3x3.conv3x3(*prepared)
     return F.conv2d(x, w, stride=stride, padding=padding, groups=groups)

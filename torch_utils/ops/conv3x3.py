@@ -24,18 +24,20 @@ def is_fast(x: torch.Tensor, weight: torch.Tensor) -> bool:
     It takes float32 on a CPU with channels last, sides that are multiples of 4, and C and K that are multiples of 16 (of 32
     with AVX-512) up to 4,096.
     """
-    n, _, height, width = x.shape
-    return n * height * width >= MIN_TILES * TILE**2 and not torch.compiler.is_compiling() and _fits(x, weight, "auto")
+    return _saves_time(x) and _takes(x, weight, "auto")
 
 
-def fill_channels(x: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """x and weight with input channels of zeros up to the next multiple, where they are few: a discriminator ends with C + 1."""
-    channels = x.shape[1]
-    if not custom_ops.use_kernel("auto", x, 0) or (missing := -channels % _multiple()) * 2 > channels:
-        return x, weight
-    if not missing:
-        return x, weight
-    return F.pad(x, [0, 0, 0, 0, 0, missing]), F.pad(weight, [0, 0, 0, 0, 0, missing])
+def prepare(x: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """x and weight so that `is_fast`, or None: with channels last, and with zeros for a few missing input channels.
+
+    A discriminator's last convolution has one channel more than a multiple. What is not fast is not copied.
+    """
+    missing = _missing_channels(x, weight, "auto") if _saves_time(x) else None
+    if missing is None or 2 * missing > x.shape[1]:
+        return None
+    if missing:
+        x, weight = (F.pad(tensor, [0, 0, 0, 0, 0, missing]) for tensor in (x, weight))
+    return x.contiguous(memory_format=torch.channels_last), weight
 
 
 def conv3x3(
@@ -45,7 +47,7 @@ def conv3x3(
 
     The kernel has derivatives of every order. Raises ValueError where `impl` is 'cpu' and the kernel does not take the arguments.
     """
-    if is_fast(x, weight) if impl == "auto" else _fits(x, weight, impl):
+    if is_fast(x, weight) if impl == "auto" else _takes(x, weight, impl):
         return _Convolution.apply(x, weight.contiguous(), None if bias is None else bias.contiguous(), False)
     if impl == "cpu":
         raise ValueError(
@@ -54,15 +56,26 @@ def conv3x3(
     return F.conv2d(x, weight, bias, padding=1)
 
 
-def _fits(x: torch.Tensor, weight: torch.Tensor, impl: str) -> bool:
+def _saves_time(x: torch.Tensor) -> bool:
+    n, _, height, width = x.shape
+    return n * height * width >= MIN_TILES * TILE**2 and not torch.compiler.is_compiling()
+
+
+def _takes(x: torch.Tensor, weight: torch.Tensor, impl: str) -> bool:
+    return x.is_contiguous(memory_format=torch.channels_last) and _missing_channels(x, weight, impl) == 0
+
+
+def _missing_channels(x: torch.Tensor, weight: torch.Tensor, impl: str) -> int | None:
+    """How many input channels both lack up to a multiple; None where the kernel takes them in no layout, however many are added."""
     _, channels, height, width = x.shape
     fits = weight.shape[1:] == (channels, 3, 3) and height % TILE == 0 and width % TILE == 0
     fits = fits and x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32
-    fits = fits and x.is_contiguous(memory_format=torch.channels_last)
     if not fits or not custom_ops.use_kernel(impl, x, 0):
-        return False
-    multiple = _multiple()
-    return all(count % multiple == 0 and count <= MOST_CHANNELS for count in (channels, weight.shape[0]))
+        return None
+    missing = -channels % _multiple()
+    if weight.shape[0] % _multiple() or max(channels + missing, weight.shape[0]) > MOST_CHANNELS:
+        return None
+    return missing
 
 
 @functools.cache
