@@ -8,6 +8,7 @@ thread, else elapsed time; medians. FLOP are those of direct convolutions: the k
 """
 
 import copy
+import ctypes
 import platform
 import statistics
 import sys
@@ -235,6 +236,8 @@ def peak_memory(device: str, call: Callable[[], None]) -> str:
     if not status.exists():
         call()
         return "unknown"
+    if (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
+        trim(0)  # what glibc keeps of earlier calls counts for none of them
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again at what is resident now
     call()
     peak = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
