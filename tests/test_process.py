@@ -57,7 +57,7 @@ STEP = """import torch, gan_refine.run.launch, gan_refine.run.resume
     from gan_refine.refine.adam import Adam
     weight = torch.nn.Parameter(torch.ones(2))
     weight.grad = torch.ones(2)
-    Adam([[weight]], (0.0, 0.99), fused=False).step([0.5])
+    Adam([[weight]], (0.0, 0.99)).step([0.5])
     print(weight.tolist())"""
 
 

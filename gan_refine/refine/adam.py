@@ -17,13 +17,13 @@ class AdamRecord(TypedDict):
 
 
 class Adam:
-    """Adam over groups of parameters, each with its own learning rate. `fused`, on GPUs, does all of a group in one kernel.
+    """Adam over groups of parameters, each with its own learning rate, and one kernel of torch's for all of a group.
 
-    torch.optim.Adam gives the same bits, but takes 3 s of processor time to start, for torch._dynamo.
+    torch.optim.Adam with fused=True gives the same bits, but takes 3 s of processor time to start, for torch._dynamo.
     """
 
-    def __init__(self, groups: Sequence[list[nn.Parameter]], betas: tuple[float, float], fused: bool) -> None:
-        self.groups, self.betas, self.fused = groups, betas, fused
+    def __init__(self, groups: Sequence[list[nn.Parameter]], betas: tuple[float, float]) -> None:
+        self.groups, self.betas = groups, betas
         self.state: dict[nn.Parameter, dict[str, Tensor]] = {}  # of those that had a gradient
 
     @property
@@ -33,18 +33,18 @@ class Adam:
 
     @torch.no_grad()
     def step(self, rates: Sequence[float], skip: Tensor | None = None) -> None:
-        """One update with a learning rate for each group; with `fused` a `skip` of 1 on the device makes it change nothing."""
+        """One update with a learning rate for each group; a `skip` of 1 on the device makes it change nothing."""
         for group, rate in zip(self.groups, rates, strict=True):
             moving = [parameter for parameter in group if parameter.grad is not None]
             states = [self._state_of(parameter) for parameter in moving]
             torch_adam(
                 [*moving],
-                [parameter.grad for parameter in moving if parameter.grad is not None],
+                [_laid_out_as(parameter, parameter.grad) for parameter in moving if parameter.grad is not None],
                 [state["exp_avg"] for state in states],
                 [state["exp_avg_sq"] for state in states],
                 [],
                 [state["step"] for state in states],
-                fused=self.fused or None,
+                fused=True,
                 found_inf=skip,
                 amsgrad=False,
                 beta1=self.betas[0],
@@ -76,10 +76,14 @@ class Adam:
 
     def _state_of(self, parameter: nn.Parameter) -> dict[str, Tensor]:
         if parameter not in self.state:
-            device = parameter.device if self.fused else "cpu"
             self.state[parameter] = {
-                "step": torch.zeros([], dtype=torch.float32, device=device),
+                "step": torch.zeros([], dtype=torch.float32, device=parameter.device),
                 "exp_avg": torch.zeros_like(parameter, memory_format=torch.preserve_format),
                 "exp_avg_sq": torch.zeros_like(parameter, memory_format=torch.preserve_format),
             }
         return self.state[parameter]
+
+
+def _laid_out_as(parameter: nn.Parameter, gradient: Tensor) -> Tensor:
+    """The kernel for CPUs goes through memory in order, whatever the strides. Autograd's gradients have the parameter's."""
+    return gradient if gradient.stride() == parameter.stride() else torch.empty_like(parameter).copy_(gradient)

@@ -68,7 +68,7 @@ class RefineState:
         self.micro_batch_numbers = micro_batch_numbers(options)
 
     def _adam(self, groups: list[list[nn.Parameter]]) -> Adam:
-        return Adam(groups, (self.options.beta1, self.options.beta2), fused=self.on_gpu)
+        return Adam(groups, (self.options.beta1, self.options.beta2))
 
     def reset_skips(self, skips: Mapping[str, int] | None = None) -> None:
         """Sets how many steps of each network in a row had a gradient that was not finite; 0 by default."""

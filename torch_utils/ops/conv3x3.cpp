@@ -8,7 +8,7 @@
 
 #include <algorithm>
 #include <cstring>
-#include <vector>
+#include <memory>
 
 #include "portable.h"
 
@@ -25,7 +25,7 @@ constexpr int POINTS = SIDE * SIDE;
 constexpr int WIDE = 2 * LANES;       // channels of a panel of weights: channel counts are multiples
 constexpr int ROWS = 6;               // tiles times two vectors of sums fill the registers
 constexpr int64_t CACHED = 96 << 10;  // floats of transformed tiles that stay in the second cache
-constexpr int64_t LINE = 16;          // floats between the planes of two points, so that they do not share the first cache's lines
+constexpr int64_t LINE = 16;          // floats of a line of the caches; so far apart, two points' planes do not share its sets
 constexpr int64_t CHUNK = 64;         // input channels whose derivative is summed at a time
 
 typedef float Vector __attribute__((vector_size(4 * LANES)));
@@ -42,13 +42,24 @@ struct Images {
 
 int64_t plane(int64_t count, int64_t channels) { return count * channels + LINE; }
 
+// Memory that nothing has been written to.
+std::unique_ptr<float[]> memory(int64_t floats) { return std::unique_ptr<float[]>(new float[floats]); }
+
 struct Tile {
     int64_t sample, y, x;  // its first pixel
+
+    int64_t pixel(const Images& s, int64_t down) const { return (sample * s.height + y + down) * s.width + x; }
 };
 
 Tile tile_at(const Images& s, int64_t index) {
     const int64_t across = s.width / TILE, down = s.height / TILE;
     return {index / (across * down), index / across % down * TILE, index % across * TILE};
+}
+
+// Images are larger than the caches: pixels are asked for while the tile before is transformed.
+template <bool WRITE>
+inline void ask_for(const float* from, int64_t floats) {
+    for (int64_t i = 0; i < floats; i += LINE) __builtin_prefetch(from + i, WRITE);
 }
 
 constexpr float A = 0.5f, B = 1.5f, A2 = A * A, B2 = B * B;
@@ -130,6 +141,11 @@ void transform_input(const Images& s, const float* x, int64_t channels, int64_t 
             pixels[i] = inside ? x + ((tile.sample * s.height + y) * s.width + z) * channels + first : NOTHING;
         }
         float* to = result + t * width;
+        const Tile next = tile_at(s, std::min(begin + t + 1, s.tiles() - 1));
+        for (int64_t i = -1; i <= TILE; i++) {
+            if (next.y + i < 0 || next.y + i >= s.height) continue;
+            for (int64_t j = 0; j < TILE; j++) ask_for<false>(x + (next.pixel(s, i) + j) * channels + first, width);
+        }
         for (int64_t c = 0; c < width; c += LANES) {
             Vector d[POINTS], r[POINTS];
             for (int i = 0; i < POINTS; i++) d[i] = load(pixels[i] + c);
@@ -145,7 +161,9 @@ void transform_output(const Images& s, const float* products, const float* bias,
     const int64_t step = plane(count, channels);
     for (int64_t t = 0; t < count; t++) {
         const Tile tile = tile_at(s, begin + t);
-        float* to = y + ((tile.sample * s.height + tile.y) * s.width + tile.x) * channels;
+        float* to = y + tile.pixel(s, 0) * channels;
+        const Tile next = tile_at(s, std::min(begin + t + 1, s.tiles() - 1));
+        for (int64_t i = 0; i < TILE; i++) ask_for<true>(y + next.pixel(s, i) * channels, TILE * channels);
         for (int64_t k = 0; k < channels; k += LANES) {
             const float* from = products + t * channels + k;
             Vector m[POINTS], r[TILE * TILE];
@@ -157,33 +175,35 @@ void transform_output(const Images& s, const float* products, const float* bias,
     }
 }
 
-// A dy A' for the pixels of each tile: dy to result [POINTS, count, channels].
+// A dy A' for the pixels of each tile: dy to result [POINTS, channels / WIDE, count, WIDE].
 void transform_gradient(const Images& s, const float* dy, int64_t channels, int64_t begin, int64_t count, float* result) {
     const int64_t step = plane(count, channels);
     for (int64_t t = 0; t < count; t++) {
         const Tile tile = tile_at(s, begin + t);
-        const float* from = dy + ((tile.sample * s.height + tile.y) * s.width + tile.x) * channels;
+        const float* from = dy + tile.pixel(s, 0) * channels;
         for (int64_t k = 0; k < channels; k += LANES) {
             Vector d[TILE * TILE], r[POINTS];
             for (int i = 0; i < TILE * TILE; i++) d[i] = load(from + (i / TILE * s.width + i % TILE) * channels + k);
             transform<TILE, SIDE>(d, r, gradient_points);
-            float* to = result + t * channels + k;
+            float* to = result + (k / WIDE * count + t) * WIDE + k % WIDE;
             for (int i = 0; i < POINTS; i++) store(to + i * step, r[i]);
         }
     }
 }
 
-// sums[row][WIDE] (+)= over `depth` of left[row * row_step + d * depth_step] * right[d * right_step + (0 to WIDE)].
-template <int COUNT>
-void multiply_rows(const float* left, int64_t row_step, int64_t depth_step, const float* right, int64_t right_step,
-                   int64_t depth, float* sums, int64_t sums_step, bool add) {
+// sums[row][WIDE] (+)= over `depth` of left[row * row_step + d * depth_step] * right[d][WIDE]. `AHEAD`: asks for what follows
+// `right` in memory.
+template <int COUNT, bool AHEAD>
+void multiply_rows(const float* left, int64_t row_step, int64_t depth_step, const float* right, int64_t depth, float* sums,
+                   int64_t sums_step, bool add) {
     Vector a[COUNT], b[COUNT];
     for (int i = 0; i < COUNT; i++) {
         a[i] = add ? load(sums + i * sums_step) : Vector{};
         b[i] = add ? load(sums + i * sums_step + LANES) : Vector{};
     }
     for (int64_t d = 0; d < depth; d++) {
-        const Vector first = load(right + d * right_step), second = load(right + d * right_step + LANES);
+        if (AHEAD) __builtin_prefetch(right + (depth + d) * WIDE, 0, 2);  // into the second cache
+        const Vector first = load(right + d * WIDE), second = load(right + d * WIDE + LANES);
 #pragma GCC unroll 6
         for (int i = 0; i < COUNT; i++) {
             const float value = left[i * row_step + d * depth_step];
@@ -198,34 +218,41 @@ void multiply_rows(const float* left, int64_t row_step, int64_t depth_step, cons
 }
 
 // The same for any number of rows.
-void multiply(int64_t rows, const float* left, int64_t row_step, int64_t depth_step, const float* right,
-              int64_t right_step, int64_t depth, float* sums, int64_t sums_step, bool add) {
+template <bool AHEAD>
+void multiply(int64_t rows, const float* left, int64_t row_step, int64_t depth_step, const float* right, int64_t depth,
+              float* sums, int64_t sums_step, bool add) {
     for (int64_t row = 0; row < rows; row += ROWS) {
         const float* from = left + row * row_step;
         float* to = sums + row * sums_step;
         switch (std::min<int64_t>(rows - row, ROWS)) {
-#define CASE(COUNT) \
-    case COUNT: multiply_rows<COUNT>(from, row_step, depth_step, right, right_step, depth, to, sums_step, add); break;
+#define CASE(COUNT)                                                                        \
+    case COUNT: {                                                                          \
+        const auto product = AHEAD && row == 0 ? multiply_rows<COUNT, true> : multiply_rows<COUNT, false>; \
+        product(from, row_step, depth_step, right, depth, to, sums_step, add);             \
+        break;                                                                             \
+    }
             CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6)
 #undef CASE
         }
     }
 }
 
-// G w G' of w [out, in, 3, 3] by [POINTS, out / WIDE, in, WIDE]; `turned`: of the kernels of the derivative by x, where `in` and
-// `out` of w have changed places and the kernel is turned by 180 degrees.
+// G w G' of w [out, in, 3, 3] to result [POINTS, out / WIDE, in, WIDE]; `turned`: of the kernels of the derivative by x, where
+// `in` and `out` of w have changed places and the kernel is turned by 180 degrees.
 void transform_weight(const float* w, int64_t in, int64_t out, bool turned, float* result) {
-    const int64_t k_step = turned ? 9 : 9 * in, c_step = turned ? 9 * out : 9;
-    for (int64_t k = 0; k < out; k += LANES) {
-        float* column = result + k / WIDE * in * WIDE + k % WIDE;
+    const int64_t k_step = turned ? 9 : 9 * in, c_step = turned ? 9 * out : 9, step = plane(in, out);
+    for (int64_t panel = 0; panel < out; panel += WIDE) {
         for (int64_t c = 0; c < in; c++) {
-            Vector g[9], u[POINTS];
-            for (int lane = 0; lane < LANES; lane++) {
-                const float* from = w + (k + lane) * k_step + c * c_step;
-                for (int i = 0; i < 9; i++) g[turned ? 8 - i : i][lane] = from[i];
+            for (int64_t half = 0; half < WIDE; half += LANES) {
+                Vector g[9], u[POINTS];
+                for (int lane = 0; lane < LANES; lane++) {
+                    const float* from = w + (panel + half + lane) * k_step + c * c_step;
+                    for (int i = 0; i < 9; i++) g[turned ? 8 - i : i][lane] = from[i];
+                }
+                transform<3, SIDE>(g, u, weight_points);
+                float* to = result + panel * in + c * WIDE + half;
+                for (int i = 0; i < POINTS; i++) store(to + i * step, u[i]);
             }
-            transform<3, SIDE>(g, u, weight_points);
-            for (int i = 0; i < POINTS; i++) store(column + i * in * out + c * WIDE, u[i]);
         }
     }
 }
@@ -255,18 +282,18 @@ void convolve(const Images& s, const float* x, const float* u, const float* bias
     const int64_t size = tiles_at_once(in + out, 8 * ROWS), tiles = s.tiles(), blocks = (tiles + size - 1) / size;
 #pragma omp parallel num_threads(threads) if (threads > 1 && blocks > 1)
     {
-        std::vector<float> inputs(POINTS * plane(size, in)), products(POINTS * plane(size, out));
+        const auto inputs = memory(POINTS * plane(size, in)), products = memory(POINTS * plane(size, out));
 #pragma omp for schedule(static)
         for (int64_t block = 0; block < blocks; block++) {
             const int64_t begin = block * size, count = std::min(size, tiles - begin);
-            transform_input(s, x, in, 0, in, begin, count, inputs.data());
+            transform_input(s, x, in, 0, in, begin, count, inputs.get());
             for (int point = 0; point < POINTS; point++) {
-                const float* from = inputs.data() + point * plane(count, in);
-                float* to = products.data() + point * plane(count, out);
+                const float* from = inputs.get() + point * plane(count, in);
+                float* to = products.get() + point * plane(count, out);
                 for (int64_t k = 0; k < out; k += WIDE)
-                    multiply(count, from, in, 1, u + (point * out + k) * in, WIDE, in, to + k, out, false);
+                    multiply<true>(count, from, in, 1, u + point * plane(in, out) + k * in, in, to + k, out, false);
             }
-            transform_output(s, products.data(), bias, out, begin, count, y);
+            transform_output(s, products.get(), bias, out, begin, count, y);
         }
     }
 }
@@ -275,19 +302,22 @@ void convolve(const Images& s, const float* x, const float* u, const float* bias
 void weight_gradient_of(const Images& s, const float* x, const float* dy, float* dw, int64_t in, int64_t out, int64_t first,
                         int64_t last) {
     const int64_t tiles = s.tiles(), width = last - first, size = tiles_at_once(width + out, 4 * ROWS);
-    std::vector<float> inputs(POINTS * plane(size, width)), gradients(POINTS * plane(size, out)), sums(POINTS * width * out);
+    const auto inputs = memory(POINTS * plane(size, width)), gradients = memory(POINTS * plane(size, out));
+    const auto sums = memory(POINTS * width * out);
+    if (tiles == 0) std::fill_n(sums.get(), POINTS * width * out, 0.0f);
     for (int64_t begin = 0; begin < tiles; begin += size) {
         const int64_t count = std::min(size, tiles - begin);
-        transform_input(s, x, in, first, last, begin, count, inputs.data());
-        transform_gradient(s, dy, out, begin, count, gradients.data());
+        transform_input(s, x, in, first, last, begin, count, inputs.get());
+        transform_gradient(s, dy, out, begin, count, gradients.get());
         for (int point = 0; point < POINTS; point++) {
-            const float* left = inputs.data() + point * plane(count, width);
-            const float* right = gradients.data() + point * plane(count, out);
-            float* to = sums.data() + point * width * out;
-            for (int64_t k = 0; k < out; k += WIDE) multiply(width, left, 1, width, right + k, out, count, to + k, out, true);
+            const float* left = inputs.get() + point * plane(count, width);
+            const float* right = gradients.get() + point * plane(count, out);
+            float* to = sums.get() + point * width * out;
+            for (int64_t k = 0; k < out; k += WIDE)
+                multiply<false>(width, left, 1, width, right + k * count, count, to + k, out, begin > 0);
         }
     }
-    transform_weight_gradient(sums.data(), in, out, first, last, dw);
+    transform_weight_gradient(sums.get(), in, out, first, last, dw);
 }
 
 // Input channels are shared out over threads.
@@ -318,9 +348,9 @@ extern "C" int cpu_conv3x3(const void* x, const void* w, const void* bias, void*
                            int64_t width, int64_t in, int64_t out, int turned, int threads) {
     const Images s{samples, height, width};
     if (!is_possible(s, in, out)) return BAD_ARGUMENT;
-    std::vector<float> u(POINTS * in * out);
-    transform_weight(static_cast<const float*>(w), in, out, turned, u.data());
-    convolve(s, static_cast<const float*>(x), u.data(), static_cast<const float*>(bias), static_cast<float*>(y), in, out, threads);
+    const auto u = memory(POINTS * plane(in, out));
+    transform_weight(static_cast<const float*>(w), in, out, turned, u.get());
+    convolve(s, static_cast<const float*>(x), u.get(), static_cast<const float*>(bias), static_cast<float*>(y), in, out, threads);
     return DONE;
 }
 
