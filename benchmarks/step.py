@@ -3,8 +3,9 @@
 A step trains the score model and the generator on fresh batches (Algorithm 1 of arXiv:2305.18455) with random networks of a
 known size, through the functions of gan_refine.refine. Prints images a second, peak memory, FLOP/s beside a matrix product of the
 same run (in bfloat16 on GPUs) and, on a CPU, time by part. `--reference` runs, in turn with it, the published formulation: NCHW,
-plain blocks, two passes of the generator, Adam and weight average tensor by tensor, exact float32. Times are processor time on one
-thread, else elapsed time; medians. FLOP are those of direct convolutions: the kernel of 3x3 ones needs fewer.
+plain blocks, two passes of the generator, Adam and weight average tensor by tensor, exact float32, on CPUs without our kernels.
+Times are processor time on one thread, else elapsed time; medians. FLOP are those of direct convolutions: the kernel of 3x3 ones
+needs fewer.
 """
 
 import copy
@@ -167,7 +168,8 @@ class Reference:
         return images + sigma * torch.randn_like(images), sigma
 
     def step(self) -> None:
-        with float32_products(tf32=False):
+        # On CPUs the published operations have no kernels.
+        with float32_products(tf32=False), kernels("ref" if self.device == "cpu" else "auto"):
             self._step()
 
     def _step(self) -> None:

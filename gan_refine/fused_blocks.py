@@ -1,7 +1,10 @@
 """U-Net blocks whose group norms, shifts and SiLUs are one pass each, and whose 3x3 convolutions take a faster kernel.
 
-Only the classes of blocks and convolutions change: weights, state dicts and results up to rounding stay. Pickles hold plain ones.
+Only the classes of blocks, norms and convolutions change: weights, state dicts and results up to rounding stay. Pickles hold
+plain ones.
 """
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -29,14 +32,37 @@ class FusedUNetBlock(UNetBlock):
             x = self._add(self._attend(_normalize(self.norm2, x, None, None, silu=False)), x)
         return x
 
+    def _attend(self, normalized: torch.Tensor) -> torch.Tensor:
+        """UNetBlock's, with one copy of queries, keys and values to where attention is fast; the result has channels last."""
+        n, c, h, w = normalized.shape
+        qkv = self.qkv(normalized).permute(0, 2, 3, 1).reshape(n, h * w, self.num_heads, c // self.num_heads, 3)
+        q, k, v = qkv.permute(4, 0, 2, 1, 3).contiguous().unbind(0)  # each [N, heads, pixels, channels]
+        mixed = F.scaled_dot_product_attention(q, k, v)
+        return self.proj(mixed.transpose(1, 2).reshape(n, h, w, c).permute(0, 3, 1, 2))
+
     def _add(self, hidden: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         total = hidden + x
         return total if self.skip_scale == 1 else total.mul_(self.skip_scale)
 
 
 @persistence.persistent_class
+class FastGroupNorm(GroupNorm):
+    """A GroupNorm in every respect but its speed."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return _normalize(self, x, None, None, silu=False) if group_norm_silu.is_fast(x) else super().forward(x)
+
+
+@persistence.persistent_class
 class FastConv2d(Conv2d):
-    """A Conv2d in every respect but its speed."""
+    """A Conv2d in every respect but its speed. Its weight has the layout that is fast on its device."""
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> "FastConv2d":
+        super()._apply(fn, recurse)  # torch calls this wherever a module moves to a device, a dtype or a layout
+        if self.weight is not None:
+            layout = torch.contiguous_format if self.weight.device.type == "cpu" else torch.channels_last
+            self.weight.data = self.weight.data.contiguous(memory_format=layout)
+        return self
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.weight is None or self.fused_resample or self.weight.shape[-1] != 3:
@@ -61,8 +87,9 @@ def _normalize(
 
 
 def fuse_blocks(net: nn.Module) -> None:
-    """From now on the blocks and convolutions of `net` take the fast path where there is one."""
+    """From now on the blocks, norms and convolutions of `net` take the fast path where there is one, with channels last."""
     _change(net, {plain: fast for fast, plain in FAST.items()})
+    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def unfuse_blocks(net: nn.Module) -> None:
@@ -70,7 +97,7 @@ def unfuse_blocks(net: nn.Module) -> None:
     _change(net, FAST)
 
 
-FAST: dict[type[nn.Module], type[nn.Module]] = {FusedUNetBlock: UNetBlock, FastConv2d: Conv2d}
+FAST: dict[type[nn.Module], type[nn.Module]] = {FusedUNetBlock: UNetBlock, FastConv2d: Conv2d, FastGroupNorm: GroupNorm}
 
 
 def _change(net: nn.Module, classes: dict[type[nn.Module], type[nn.Module]]) -> None:

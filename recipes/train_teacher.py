@@ -114,7 +114,7 @@ def main(
     prepare(threads)
     torch.manual_seed(0)
     dataset, held_out = (datasets.load(name, data, split, device) for split in ("train", "test"))
-    net = EDMPrecond(**network_kwargs(name)).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    net = EDMPrecond(**network_kwargs(name)).to(device)
     if start is not None:
         start_from(net, start)
     fuse_blocks(net)

@@ -38,7 +38,7 @@ class OneStep(PretrainedGenerator):
 
     def __init__(self, net: nn.Module, sigma: float) -> None:
         super().__init__()
-        self.net = net.eval().requires_grad_(True).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.net = net.eval().requires_grad_(True)
         fuse_blocks(self.net)
         self.sigma = sigma
         self.spec = ImageSpec(int(net.img_channels), int(net.img_resolution), int(net.label_dim))  # type: ignore[arg-type]

@@ -23,7 +23,7 @@ class EdmTeacher(Denoiser):
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
-        self.net = net.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.net = net.eval().requires_grad_(False)
         fuse_blocks(self.net)
         self.spec = ImageSpec(int(net.img_channels), int(net.img_resolution), int(net.label_dim))  # type: ignore[arg-type]
         low, high = float(net.sigma_min), float(net.sigma_max)  # type: ignore[arg-type]
