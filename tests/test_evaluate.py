@@ -2,6 +2,7 @@
 
 import json
 import sys
+import warnings
 import zipfile
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from toys import SingleImage
 from gan_refine import assets
 from gan_refine.cli import cli
 from gan_refine.cli.main import run_command
-from gan_refine.errors import FileFormatError, MismatchError, OptionError
+from gan_refine.errors import FileFormatError, MismatchError, OptionError, UserNotice
 from gan_refine.evaluation import (
     FLOOR,
     NUM_IMAGES,
@@ -294,6 +295,15 @@ class TestYardsticks:
         monkeypatch.setattr(images, "PIXELS_AT_ONCE", 100 * 16 * 16)
         assert yardsticks.measure(generator, seed=1)[0].values == pytest.approx(whole[0].values, rel=1e-6)
         assert shown == [100, 100, 50, 50]
+
+    def test_too_few_images_are_told_in_python_too(self) -> None:
+        with pytest.warns(
+            UserNotice, match=r"^images=200 is few for fd in the 128 features of fashion16: .* give images=256$"
+        ):
+            evaluate(AffineGenerator(0.3, 0.1, SPEC), detector="fashion16", images=200)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            evaluate(AffineGenerator(0.3, 0.1, SPEC), detector="fashion16", images=256)
 
     def test_metrics_that_need_no_reference_are_measured_once(self, teacher: Teacher) -> None:
         found = opened(teacher, metrics="fd,is").measure(AffineGenerator(0.3, 0.1, SPEC), seed=0)

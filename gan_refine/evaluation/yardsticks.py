@@ -154,6 +154,17 @@ class Sources:
             if self.options.num_images < metric.least_images(detector.num_features)
         ]
 
+    def few_images(self, option: str) -> list[str]:
+        """Which figures have so few images that they tell more of their number than of the generator; `option` gives it."""
+        given, few = self.options.num_images, self.too_few
+        if not few:
+            return []
+        named = ", ".join(f"{metric} in the {features} features of {detector}" for (metric, detector, features) in few)
+        return [
+            f"{option}={given} is few for {named}: with fewer images than twice the features a distance tells more of their "
+            f"number than of the generator; give {option}={2 * max(features for _, _, features in few)}"
+        ]
+
     @cached_property
     def draft(self) -> Yardsticks:
         """The yardsticks before any image is made or read. Raises MismatchError if there will be too few images for a metric."""

@@ -28,7 +28,6 @@ from gan_refine.labels import parse_frequencies
 from gan_refine.metrics import OnProgress
 from gan_refine.run.build import TO_MEASURE
 from gan_refine.run.clock import Clock, Phase, say
-from gan_refine.run.hints import few_images
 from gan_refine.run.networks import open_gan, open_teacher
 from gan_refine.run.plan import EVALUATION, sampling_phases
 from gan_refine.run.timing import seconds_of_evaluation
@@ -78,7 +77,7 @@ def evaluate(options: EvaluateOptions) -> None:
     check_comparable(generators)
     first = next(iter(generators.values()))
     sources = find_sources(options.yardsticks, first.spec, teacher_to_sample(options, first), options.device)
-    for text in few_images(sources, "--images"):
+    for text in sources.few_images("--images"):
         say(f"NOTE: {text}.")
     if options.baselines:
         generators |= {f"{options.gans[0]}, {name}": baseline for name, baseline in baselines(first).items()}

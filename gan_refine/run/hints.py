@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping
 
-from gan_refine.evaluation import Sources, cached_images
+from gan_refine.evaluation import cached_images
 from gan_refine.run.build import TO_LEARN, TO_MEASURE, Run
 from gan_refine.run.clock import Phase, duration
 
 
 def hints(run: Run, phases: Mapping[str, Phase]) -> list[str]:
     """A line for each, with the option that helps. `phases` holds the samples that are to be made."""
-    few = [] if run.sources is None else few_images(run.sources, "--eval-images")
+    few = [] if run.sources is None else run.sources.few_images("--eval-images")
     return [*_new_samples(run, phases), *_long_warmup(run), *few]
 
 
@@ -37,16 +37,4 @@ def _long_warmup(run: Run) -> list[str]:
     return [
         f"the warm-up (--warmup-kimg={warmup:g}), in which the generator does not learn, is longer than the rest of the run "
         f"(--kimg={total:g}): lower the one or raise the other"
-    ]
-
-
-def few_images(sources: Sources, option: str) -> list[str]:
-    """Which figures have so few images that they tell more of their number than of the generator; `option` gives that number."""
-    given, few = sources.options.num_images, sources.too_few
-    if not few:
-        return []
-    named = ", ".join(f"{metric} in the {features} features of {detector}" for (metric, detector, features) in few)
-    return [
-        f"{option}={given} is few for {named}: with fewer images than twice the features a distance tells more of their number "
-        f"than of the generator; give {option}={2 * max(features for _, _, features in few)}"
     ]
