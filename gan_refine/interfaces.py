@@ -203,6 +203,9 @@ class Objective(nn.Module, ABC):
     def give_samples(self, images: PixelBytes, labels: Labels) -> None:
         """Hands over the samples of the teacher that `wanted_samples` asks for, with their classes."""
 
+    def leave_out_rare_work(self) -> None:
+        """From now on no step does what only one in many does, so that a measured step is a usual one."""
+
     def frozen_modules(self) -> list[nn.Module]:
         """Networks that come from files and never change; checkpoints leave them out."""
         return []

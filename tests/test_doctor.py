@@ -13,6 +13,7 @@ from gan_refine.cli import cli
 from gan_refine.config import RefineOptions
 from gan_refine.errors import UserError
 from gan_refine.evaluation import samples
+from gan_refine.objectives import DiGan, di_gan
 from gan_refine.run.build import build, give_learning_samples
 from gan_refine.run.clock import duration
 from gan_refine.run.environment import environment_rows
@@ -148,6 +149,20 @@ def test_a_dry_run_refuses_what_a_run_refuses(
 @pytest.mark.parametrize("seconds, text", [(4.2, "4 s"), (600.0, "10 min"), (7200.0, "2.0 h")])
 def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_a_measured_step_does_no_rare_work(pair: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    gan, teacher = (argument.partition("=")[2] for argument in pair)
+    gammas: list[float] = []
+    real = di_gan.discriminator_loss
+    monkeypatch.setattr(di_gan, "R1_INTERVAL", 1)  # every step of the run carries the penalty
+    monkeypatch.setattr(di_gan, "discriminator_loss", lambda *given: gammas.append(given[-1]) or real(*given))
+    objective = "di-gan,samples=64,steps=2,window=8,discriminator=fresh"
+    refine = RefineOptions(batch=8, batch_gpu=8, total_images=64, warmup_images=8)
+    run = build(RunOptions(gan=gan, teacher=teacher, metrics="none", objective=objective, refine=refine))
+    make_plan(run)
+    assert gammas and not any(gammas)
+    assert isinstance(run.objective, DiGan) and run.objective.options.r1_gamma == 0.1, "the run itself keeps it"
 
 
 def test_calls_are_counted_and_not_assumed(pair: list[str]) -> None:

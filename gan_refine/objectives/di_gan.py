@@ -1,7 +1,7 @@
 """Diff-Instruct, an adversarial loss and Frechet distances together; teacher samples take the place of data."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -141,6 +141,9 @@ class DiGan(Objective):
 
     def frozen_modules(self) -> list[nn.Module]:
         return [self.teacher]
+
+    def leave_out_rare_work(self) -> None:
+        self.options = replace(self.options, r1_gamma=0.0)
 
     def notices(self) -> list[str]:
         if not self.options.adversarial or self.discriminator is not None:
