@@ -1,5 +1,6 @@
 """The clock of a run: lines that come in time and times that are right, by a clock that the test turns."""
 
+import json
 import re
 import time
 from pathlib import Path
@@ -60,12 +61,22 @@ def test_a_line_that_was_told_is_not_followed_by_another_at_once() -> None:
 
 def test_a_resumed_run_goes_on_where_it_was() -> None:
     hands = Hands()
-    hands.clock.go_on(1000, {"warm-up": 100})
+    hands.clock.go_on(1000, {"warm-up": 100}, {"warm-up": 990.0, "evaluation": 10.0})
     assert hands.clock.seconds == 1000 and hands.clock.left() == 100
     hands.clock.enter("evaluation")
     hands.second = 50
     hands.clock.count(500)
     assert hands.clock.seconds == 1050 and hands.clock.left() == pytest.approx(50)
+    assert {"warm-up": 990, "evaluation": 60}.items() <= hands.clock.parts.items()
+
+
+def test_the_seconds_of_all_parts_are_those_of_the_run() -> None:
+    hands = Hands()
+    for phase, seconds in (("warm-up", 3), ("evaluation", 5), ("warm-up", 4)):
+        hands.clock.enter(phase)
+        hands.second += seconds
+    assert {"warm-up": 7, "evaluation": 5}.items() <= hands.clock.parts.items()
+    assert sum(hands.clock.parts.values()) == hands.clock.seconds == 12
 
 
 def test_a_long_step_does_not_silence_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,6 +105,9 @@ def test_every_phase_of_a_run_is_told_and_the_plan_stands_first(
     assert lines[9].startswith("hint      --eval-images=32 is few for fd in the 128 features of fashion16, fd in the ")
     (folder,) = tmp_path.glob("00000-*")
     assert (folder / "log.txt").read_text().splitlines()[:8] == lines[2:10], "the log has the plan and its hints"
+    summary = json.loads((folder / "summary.json").read_text())
+    assert {"warm-up", "learning", "evaluation", "final tables", "report and checkpoints"} < set(summary["parts"])
+    assert sum(summary["parts"].values()) == pytest.approx(summary["seconds"], abs=0.5)
     told = [re.match(r"([a-z -]+): (\d+) of (\d+) images  \(\d+ s, about \d+ s left\)$", line) for line in lines]
     reached = {match[1]: (int(match[2]), int(match[3])) for match in told if match}
     assert reached == {

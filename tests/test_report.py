@@ -47,6 +47,8 @@ def test_a_run_leaves_a_page_with_every_section(tiny_run: Path) -> None:
         assert f"<b>{name}</b>" in page
     assert page.count("data:image/png;base64,") >= 10
     assert "The run has ended." in page
+    assert re.search(r"<dt>seconds</dt><dd>\d+: .*learning \d+, .*evaluation \d+", page)
+    assert '<div class="columns charts"><figure' in page
 
 
 def test_a_page_holds_all_that_it_shows(tiny_run: Path) -> None:

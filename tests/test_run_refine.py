@@ -45,6 +45,7 @@ RESULT_KEYS = {
     "tables",
     "kimg",
     "seconds",
+    "parts",
     "refined",
     "improved",
 }

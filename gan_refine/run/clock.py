@@ -15,6 +15,7 @@ from gan_refine.foundation import distributed
 EVERY = 30.0  # seconds without a line at most
 SLACK = 30.0  # seconds of work from which the clock trusts its own measurement more than the plan
 LONG = 60.0  # seconds of work that is announced before it starts
+OTHER = "report and checkpoints"  # what is in no plan
 
 
 @dataclass(frozen=True)
@@ -40,14 +41,22 @@ class Clock:
         self.earlier = 0.0  # seconds of the processes before, if a run was resumed
         self.done: Counter[str] = Counter()
         self.done_earlier = 0.0  # expected seconds of what they did
-        self.phase = ""
+        self.phase = OTHER
+        self._parts: dict[str, float] = {}
+        self._entered = self.started
 
     @property
     def seconds(self) -> float:
         return self.earlier + self.now() - self.started
 
-    def go_on(self, seconds: float, done: Mapping[str, int]) -> None:
-        """Goes on after `seconds` of earlier processes, which have done so many images of each phase."""
+    @property
+    def parts(self) -> dict[str, float]:
+        """Seconds spent in each phase, those of earlier processes included."""
+        return self._parts | {self.phase: self._parts.get(self.phase, 0.0) + self.now() - self._entered}
+
+    def go_on(self, seconds: float, done: Mapping[str, int], parts: Mapping[str, float]) -> None:
+        """Goes on after `seconds` of earlier processes, which have done so many images of each phase in these parts of them."""
+        self._parts |= {name: self._parts.get(name, 0.0) + before for name, before in parts.items()}
         self.earlier, before = seconds, self._expected()
         self.reach(done)
         self.done_earlier = self._expected() - before
@@ -58,7 +67,7 @@ class Clock:
 
     def enter(self, phase: str, images: int | None = None) -> Callable[[int], None]:
         """The next `images`, by default all, are of this phase, which is told first if they will take long. Returns `count`."""
-        self.phase = phase
+        self._parts, self._entered, self.phase = self.parts, self.now(), phase
         planned = self.phases.get(phase, Phase(0, 0.0))
         images = planned.images if images is None else images
         expected = images * planned.seconds * self._pace()

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -31,6 +31,7 @@ class RunHistory:
     first_nats: float | None = None
     last_nats: float | None = None  # of a later tick than the first's
     seconds: float = 0.0
+    parts: dict[str, float] = field(default_factory=dict)  # of them, by phase
     pending: bool = False  # a snapshot was due and is not done
 
 

@@ -57,17 +57,11 @@ def write_report(folder: Path, trust: bool = False, device: str = "cpu") -> Path
 def write_comparison(folders: list[Path], path: Path) -> Path:
     """Writes one page with the figures, the curves and the last grid of several runs. Raises UserError."""
     records = [read_run(folder) for folder in folders]
-    names = {name for record in records for name in record.curves}
-    shared = [
-        Chart(
-            name, _direction(next(record for record in records if name in record.curves), name), _lines(records, name)
-        )
-        for name in sorted(names)
-    ]
+    names = sorted({name for record in records for name in record.curves})
     text = _template("compare.html").render(
         records=records,
         headlines=[headline(record) for record in records],
-        charts=shared,
+        charts=[_shared_chart(records, name) for name in names],
         differing=_differing(records),
     )
     with atomic_file(path) as stream:
@@ -75,12 +69,13 @@ def write_comparison(folders: list[Path], path: Path) -> Path:
     return path
 
 
-def _lines(records: list[RunRecord], name: str) -> list[Series]:
-    return [
-        Series(record.folder.name, [(each.kimg, each.value) for each in record.curves[name]])
-        for record in records
-        if name in record.curves
+def _shared_chart(records: list[RunRecord], name: str) -> Chart:
+    """One figure of all runs that measured it, of which the first says which direction is better."""
+    measured = [record for record in records if name in record.curves]
+    lines = [
+        Series(record.folder.name, [(each.kimg, each.value) for each in record.curves[name]]) for record in measured
     ]
+    return Chart(name, _direction(measured[0], name), lines)
 
 
 def _differing(records: list[RunRecord]) -> list[list[str]]:

@@ -36,6 +36,12 @@ class RunRecord:
         """A number of summary.json; None if it was not measured or is not known yet."""
         return _number(self.summary.get(name))
 
+    @property
+    def parts(self) -> dict[str, float]:
+        """Seconds of each part of the run; empty before its end, and for one of an earlier version."""
+        found = self.summary.get("parts")
+        return {name: float(seconds) for name, seconds in found.items()} if isinstance(found, dict) else {}
+
     def series(self, name: str) -> list[tuple[float, float]]:
         """A figure of stats.jsonl over kimg, without the ticks that have none."""
         pairs = [(_number(line.get("kimg")), _number(line.get(name))) for line in self.stats]

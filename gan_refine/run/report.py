@@ -12,7 +12,7 @@ BEFORE, AFTER, LAST = "before", "after", "last snapshot"
 
 
 def summarize(
-    run: Run, history: RunHistory, kimg: float, best_path: Path, seconds: float, complete: bool, tables: list[Table]
+    run: Run, history: RunHistory, kimg: float, best_path: Path, complete: bool, tables: list[Table]
 ) -> Summary:
     """The run after `kimg` thousand images in one record; `tables` are those of `compare`, which is for `complete` runs."""
     return Summary(
@@ -23,7 +23,8 @@ def summarize(
         after=history.best,
         verdict=_verdict(run, history, tables, complete),
         kimg=kimg,
-        seconds=round(seconds, 1),
+        seconds=round(history.seconds, 1),
+        parts={name: round(seconds, 1) for name, seconds in history.parts.items()},
         refined=str(best_path),
         tables=tuple(tables),
         data_free_gap=(history.first_nats, history.last_nats),

@@ -27,6 +27,7 @@ class Summary:
     kimg: float
     seconds: float
     refined: str
+    parts: dict[str, float]  # of the seconds, by phase
     tables: tuple[Table, ...] = ()
     data_free_gap: tuple[float | None, float | None] = (None, None)  # nats, at the first and last tick with an estimate
     complete: bool = True  # False if the run was stopped before its end

@@ -17,7 +17,7 @@ from gan_refine.refine import Progress, RefineState, advance, diagnose, load_sta
 from gan_refine.run.advice import warnings_of
 from gan_refine.run.build import Run, class_notice
 from gan_refine.run.checkpoint import Checkpoints
-from gan_refine.run.clock import Clock
+from gan_refine.run.clock import OTHER, Clock
 from gan_refine.run.command import evaluate_line
 from gan_refine.run.folder import RunFolder, picture_notice
 from gan_refine.run.history import RunHistory, check_replicas, needed_space, restore_best
@@ -59,6 +59,7 @@ class Trainer:
     def start(self) -> None:
         """Writes the original's pickle, which is the best so far, and pictures of it. Ends with the first checkpoint."""
         run = self.run
+        self.clock.enter(OTHER)
         if self.folder.writes:
             require_space(self.folder.path, needed_space(run, self.state, run.options.keep + 2), "this run")
             run.gan.generator.write_original(self.best_path)
@@ -83,7 +84,7 @@ class Trainer:
         self.history = RunHistory(**content["history"])
         evaluations = (self.history.before is not None) + self.history.ticks // self.run.options.snap
         done = {**done_images(self.state), EVALUATION: evaluations * self.run.options.eval_images}
-        self.clock.go_on(self.history.seconds, done)
+        self.clock.go_on(self.history.seconds, done, self.history.parts)
         self.folder.forget_after(self.history.kimg)
         if self.history.before is None:
             self.folder.forget_metrics()  # whose first line is that of the original
@@ -135,6 +136,7 @@ class Trainer:
         request = self._request()
         if due or self.collapsed or request.stop or request.save:
             self._save()
+            self.clock.enter(next_phase(self.state)[0], 0)
         return self.collapsed or (request.stop and not self.state.finished)
 
     def _tell(self, text: str, kimg: float | None = None) -> None:
@@ -156,8 +158,8 @@ class Trainer:
     def finish(self, complete: bool = True) -> Summary:
         """Writes summary.json and shows the tables, which are for runs that came to their end."""
         tables = compare(self.run, self.history, self.best_path, self.clock.enter(TABLES)) if complete else []
-        kimg, seconds = self.state.images / 1000, self.clock.seconds
-        summary = summarize(self.run, self.history, kimg, self.best_path, seconds, complete, tables)
+        self.history.seconds, self.history.parts = self.clock.seconds, self.clock.parts
+        summary = summarize(self.run, self.history, self.state.images / 1000, self.best_path, complete, tables)
         self.folder.write_text("summary.json", summary.to_json())
         self._report()
         self.folder.say("\n" + "\n".join(summary.lines()))
@@ -178,7 +180,7 @@ class Trainer:
         if not self.state.is_finite():
             self.folder.say("The weights are not finite and were not saved; the last good checkpoint stays.")
             return
-        self.history.seconds = self.clock.seconds
+        self.history.seconds, self.history.parts = self.clock.seconds, self.clock.parts
         content = {**self.run.header, "history": vars(self.history), "state": record_state(self.state)}
         if self.folder.writes:
             require_space(self.folder.path, needed_space(self.run, self.state, 1), "the next checkpoint")
@@ -214,6 +216,7 @@ class Trainer:
                 copy_atomic(self.last_path, self.best_path)
                 history.best_digest = assets.sha256(self.best_path)
         history.pending = False
+        self.clock.enter(OTHER)
         if not self.state.finished:  # `finish` writes the last one
             self._report()
         return value
