@@ -152,6 +152,9 @@ def test_frames_and_files_of_other_kinds(tmp_path: Path) -> None:
     np.savez(tmp_path / "only/x.npz", np.zeros(3))
     with pytest.raises(FileFormatError, match=r"holds no images but 1 \.npz"):
         read_images(tmp_path / "only")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileFormatError, match="empty is empty; give a folder or zip of images"):
+        read_images(tmp_path / "empty")
 
 
 def test_what_was_read_is_part_of_the_convention(

@@ -145,6 +145,7 @@ def test_a_micro_batch_is_checked_against_the_batch_of_the_preset_that_is_chosen
     [
         ("[1]", "holds no options"),
         ("{", "cannot be read as JSON"),
+        (None, "cannot be read (No such file or directory); give the options.json of a run folder"),
         ('{"refine": 3}', "holds no options"),
         ('{"learning_rate": 1}', "has learning_rate, which is none of gan, which,"),
         ('{"refine": {"lr": 1, "glr": 1}}', "has lr, which is none of total_images, batch,"),
@@ -158,7 +159,8 @@ def test_a_micro_batch_is_checked_against_the_batch_of_the_preset_that_is_chosen
     ],
 )
 def test_bad_files_of_options_are_refused_in_one_line(text, message, tmp_path, monkeypatch, capsys):
-    (tmp_path / "options.json").write_text(text)
+    if text is not None:
+        (tmp_path / "options.json").write_text(text)
     arguments = ["refine", f"--config={tmp_path / 'options.json'}", "--device=cpu", "--dry-run"]
     monkeypatch.setattr("sys.argv", ["gan-refine", *arguments])
     assert run_command(cli) == 2

@@ -84,7 +84,13 @@ def test_several_runs_are_compared_on_one_page(tiny_run: Path, tmp_path: Path) -
     assert page.count("<polyline") >= 2
 
 
-@pytest.mark.parametrize("arguments, message", [(["{tmp}"], "holds no options.json"), (["{tmp}/x"], "is not a folder")])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["{tmp}"], "so it is not the folder of a run; give one"),
+        (["{tmp}/x"], "is not a folder"),
+    ],
+)
 def test_bad_input(tmp_path: Path, arguments: list[str], message: str) -> None:
     ended = report(*(argument.format(tmp=tmp_path) for argument in arguments))
     assert isinstance(ended.exception, UserError) and message in str(ended.exception)

@@ -157,7 +157,10 @@ BAD = {
     "text": (["--gan={text}"], "text.pkl"),
     "teacher as gan": (["--gan={teacher32}"], "--teacher"),
     "gan as teacher": (["--teacher={gan16}"], "--gan"),
-    "resolution": (["--teacher={teacher32}"], "16x16 grey images but the teacher denoises 32x32 grey"),
+    "resolution": (
+        ["--teacher={teacher32}"],
+        "32x32 grey (--gan is the embedded fashion16, the default); choose",
+    ),
     "channels": (["--teacher={teacher_rgb}"], "16x16 grey images but the teacher denoises 16x16 RGB"),
     "batch 0": (["--batch=0"], "--batch=0 is not allowed; give a number from 1 to 1048576"),
     "batch-gpu": (["--batch=64", "--batch-gpu=48"], "not a multiple of --batch-gpu=48"),

@@ -117,8 +117,10 @@ def find_images(path: Path) -> ImageFiles:
     """The images below a folder, through its links, or in a zip file. Raises FileFormatError if there are none."""
     found = _in_folder(path) if path.is_dir() else _in_zip(path)
     if not found.names:
-        held = _counts(found.skipped) or "nothing"
-        raise FileFormatError(f"{path} holds no images but {held}; known formats are {', '.join(sorted(SUFFIXES))}")
+        held = f"holds no images but {_counts(found.skipped)}" if found.skipped else "is empty"
+        raise FileFormatError(
+            f"{path} {held}; give a folder or zip of images; known formats are {', '.join(sorted(SUFFIXES))}"
+        )
     return found
 
 

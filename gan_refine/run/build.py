@@ -33,7 +33,7 @@ from gan_refine.objectives import GanFile, build_objective, complete_spec
 from gan_refine.precision import resolve_precision
 from gan_refine.refine import resolve_glr, resolve_train, trainable_groups
 from gan_refine.run.networks import Gan, open_gan, open_teacher
-from gan_refine.run.options import AUTO, RunOptions, absolute, file_digest
+from gan_refine.run.options import AUTO, DEFAULT_PAIR, RunOptions, absolute, file_digest
 from gan_refine.run.presets import PRESETS
 from gan_refine.run.trackers import check_trackers
 from gan_refine.teachers import in_precision, recompute_activations
@@ -155,7 +155,7 @@ def build(options: RunOptions, automatic: Collection[str] = ()) -> Run:
     bridging = bridge_options(options.bridge)
     if bridging is not None:
         generator = bridge(generator, denoiser.spec, bridging)
-    check_match(generator.spec, denoiser.spec)
+    check_match(generator.spec, denoiser.spec, options)
     trainable_groups(generator, options.refine.train)  # raises before anything is written
     trained_with = in_precision(denoiser, options.precision)  # it is sampled, and a detector, in float32
     objective = build_objective(options.objective, trained_with, GanFile(generator.discriminator, frequencies))
@@ -237,12 +237,15 @@ def resolve_metrics(options: RunOptions, sources: Sources | None) -> RunOptions:
     return replace(options, metrics=metrics, detector=detectors, fid_ref=fid_ref, fid_ref_sha256=digest)
 
 
-def check_match(gan: ImageSpec, teacher: ImageSpec) -> None:
+def check_match(gan: ImageSpec, teacher: ImageSpec, options: RunOptions) -> None:
     """Raises MismatchError unless the teacher denoises images like the generator's."""
     if (gan.resolution, gan.channels) != (teacher.resolution, teacher.channels):
+        embedded = [name for name in ("gan", "teacher") if getattr(options, name) == DEFAULT_PAIR]
+        default = f" (--{embedded[0]} is the embedded {DEFAULT_PAIR}, the default)" if len(embedded) == 1 else ""
         way_out = ", or refine what it sees with --bridge=resize" if can_bridge(gan, teacher) else ""
         raise MismatchError(
-            f"the GAN makes {gan} images but the teacher denoises {teacher}; choose a teacher of the GAN's size{way_out}"
+            f"the GAN makes {gan} images but the teacher denoises {teacher}{default}; "
+            f"choose a teacher of the GAN's size{way_out}"
         )
     if teacher.num_classes and not gan.num_classes:
         raise MismatchError(

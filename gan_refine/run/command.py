@@ -64,7 +64,11 @@ def read_config(path: str) -> dict[str, str | list[str]]:
     """
     try:
         record = json.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise FileFormatError(
+            f"--config={path} cannot be read ({error.strerror}); give the options.json of a run folder, or a file like it"
+        ) from error
+    except (ValueError, RecursionError) as error:
         raise FileFormatError(f"--config={path} cannot be read as JSON ({first_line(error)})") from error
     inner = record.get("refine", {}) if isinstance(record, dict) else None
     if not isinstance(inner, dict):

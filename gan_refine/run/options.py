@@ -154,7 +154,10 @@ def read_options(folder: Path) -> RunOptions:
     """What options.json of a run folder holds. Raises FileFormatError."""
     path = folder / "options.json"
     if not path.is_file():
-        raise FileFormatError(f"{folder} holds no options.json, so there is no run to resume; start a new one")
+        raise FileFormatError(
+            f"{folder} holds no options.json, so it is not the folder of a run; "
+            "give one such as training-runs/00000-NAME"
+        )
     return options_from_json(path.read_text(), str(path))
 
 
