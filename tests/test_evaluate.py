@@ -118,7 +118,7 @@ class TestImages:
         assert len(count) == 12 and next(batches).shape == (12, 3, 16, 16)
 
     def test_bad_images(self, detector: ClassifierDetector, tmp_path: Path) -> None:
-        with pytest.raises(FileFormatError, match="holds no images"):
+        with pytest.raises(FileFormatError, match="is empty; give a folder or zip of images"):
             reference_of_images(tmp_path, detector)
         folder = write_images(tmp_path / "images", self.pixels)
         Image.fromarray(np.zeros([8, 8], np.uint8)).save(folder / "zz.png")

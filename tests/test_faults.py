@@ -85,7 +85,7 @@ def test_a_gradient_beyond_the_limit_is_scaled_down_to_it():
         generator = AffineGenerator(0.5, 0.0, SPEC)
         options = replace(TOY, total_images=8, clip_grad=limit, glr=1.0, lr_rampup=0, lr_decay=0)
         state = RefineState(generator, Quadratic(scale=1600), options)
-        state.optimizers["generator"] = GradientDescent([list(generator.parameters())], (0.0, 0.0), fused=False)
+        state.optimizers["generator"] = GradientDescent([list(generator.parameters())], (0.0, 0.0))
         (progress,) = advance(state)
         assert progress.health.norms["generator"][0] > 1, "the norm that is reported is that before"
         moved.append((float(generator.scale.detach()) - 0.5) ** 2 + float(generator.shift.detach()) ** 2)
