@@ -59,7 +59,7 @@ def test_steps_and_records_are_those_of_torch_to_the_bit():
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-def test_a_fused_step_is_skipped_on_the_device_and_its_record_goes_elsewhere(device: str):
+def test_a_step_is_skipped_on_the_device_and_its_record_goes_elsewhere(device: str):
     net = network().to(device)
     adam, before = Adam(groups(net), BETAS), copy.deepcopy(net)
     for skip in (1.0, 0.0):

@@ -48,7 +48,9 @@ std::unique_ptr<float[]> memory(int64_t floats) { return std::unique_ptr<float[]
 struct Tile {
     int64_t sample, y, x;  // its first pixel
 
-    int64_t pixel(const Images& s, int64_t down) const { return (sample * s.height + y + down) * s.width + x; }
+    int64_t pixel(const Images& s, int64_t down, int64_t right) const {
+        return (sample * s.height + y + down) * s.width + x + right;
+    }
 };
 
 Tile tile_at(const Images& s, int64_t index) {
@@ -136,15 +138,15 @@ void transform_input(const Images& s, const float* x, int64_t channels, int64_t 
         const Tile tile = tile_at(s, begin + t);
         const float* pixels[POINTS];
         for (int i = 0; i < POINTS; i++) {
-            const int64_t y = tile.y + i / SIDE - 1, z = tile.x + i % SIDE - 1;
+            const int64_t down = i / SIDE - 1, right = i % SIDE - 1, y = tile.y + down, z = tile.x + right;
             const bool inside = y >= 0 && y < s.height && z >= 0 && z < s.width;
-            pixels[i] = inside ? x + ((tile.sample * s.height + y) * s.width + z) * channels + first : NOTHING;
+            pixels[i] = inside ? x + tile.pixel(s, down, right) * channels + first : NOTHING;
         }
         float* to = result + t * width;
         const Tile next = tile_at(s, std::min(begin + t + 1, s.tiles() - 1));
         for (int64_t i = -1; i <= TILE; i++) {
             if (next.y + i < 0 || next.y + i >= s.height) continue;
-            for (int64_t j = 0; j < TILE; j++) ask_for<false>(x + (next.pixel(s, i) + j) * channels + first, width);
+            for (int64_t j = 0; j < TILE; j++) ask_for<false>(x + next.pixel(s, i, j) * channels + first, width);
         }
         for (int64_t c = 0; c < width; c += LANES) {
             Vector d[POINTS], r[POINTS];
@@ -161,9 +163,9 @@ void transform_output(const Images& s, const float* products, const float* bias,
     const int64_t step = plane(count, channels);
     for (int64_t t = 0; t < count; t++) {
         const Tile tile = tile_at(s, begin + t);
-        float* to = y + tile.pixel(s, 0) * channels;
+        float* to = y + tile.pixel(s, 0, 0) * channels;
         const Tile next = tile_at(s, std::min(begin + t + 1, s.tiles() - 1));
-        for (int64_t i = 0; i < TILE; i++) ask_for<true>(y + next.pixel(s, i) * channels, TILE * channels);
+        for (int64_t i = 0; i < TILE; i++) ask_for<true>(y + next.pixel(s, i, 0) * channels, TILE * channels);
         for (int64_t k = 0; k < channels; k += LANES) {
             const float* from = products + t * channels + k;
             Vector m[POINTS], r[TILE * TILE];
@@ -180,7 +182,7 @@ void transform_gradient(const Images& s, const float* dy, int64_t channels, int6
     const int64_t step = plane(count, channels);
     for (int64_t t = 0; t < count; t++) {
         const Tile tile = tile_at(s, begin + t);
-        const float* from = dy + tile.pixel(s, 0) * channels;
+        const float* from = dy + tile.pixel(s, 0, 0) * channels;
         for (int64_t k = 0; k < channels; k += LANES) {
             Vector d[TILE * TILE], r[POINTS];
             for (int i = 0; i < TILE * TILE; i++) d[i] = load(from + (i / TILE * s.width + i % TILE) * channels + k);
@@ -202,7 +204,8 @@ void multiply_rows(const float* left, int64_t row_step, int64_t depth_step, cons
         b[i] = add ? load(sums + i * sums_step + LANES) : Vector{};
     }
     for (int64_t d = 0; d < depth; d++) {
-        if (AHEAD) __builtin_prefetch(right + (depth + d) * WIDE, 0, 2);  // into the second cache
+        for (int i = 0; AHEAD && i < WIDE; i += LINE)
+            __builtin_prefetch(right + (depth + d) * WIDE + i, 0, 2);  // into the second cache
         const Vector first = load(right + d * WIDE), second = load(right + d * WIDE + LANES);
 #pragma GCC unroll 6
         for (int i = 0; i < COUNT; i++) {
@@ -225,11 +228,11 @@ void multiply(int64_t rows, const float* left, int64_t row_step, int64_t depth_s
         const float* from = left + row * row_step;
         float* to = sums + row * sums_step;
         switch (std::min<int64_t>(rows - row, ROWS)) {
-#define CASE(COUNT)                                                                        \
-    case COUNT: {                                                                          \
+#define CASE(COUNT)                                                                                        \
+    case COUNT: {                                                                                          \
         const auto product = AHEAD && row == 0 ? multiply_rows<COUNT, true> : multiply_rows<COUNT, false>; \
-        product(from, row_step, depth_step, right, depth, to, sums_step, add);             \
-        break;                                                                             \
+        product(from, row_step, depth_step, right, depth, to, sums_step, add);                             \
+        break;                                                                                             \
     }
             CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6)
 #undef CASE
