@@ -21,7 +21,6 @@ from recipes.images import Images
 from recipes.training import Checkpoint, prepare
 
 R1_INTERVAL = 16  # steps between two penalties, each weighted by the interval (lazy regularisation)
-NOISE_STRENGTH = 0.1  # at the start, where StyleGAN2 has 0: too little of it is learned at 16 pixels to matter
 
 
 @dataclass(frozen=True)
@@ -79,9 +78,6 @@ class Trainer:
         self.data, self.batch, self.r1_gamma, self.ema_images = data, batch, r1_gamma, ema_images
         self.device = data.pixels.device
         self.generator = Generator(**generator_kwargs(name)).train().to(self.device)
-        for parameter_name, parameter in self.generator.named_parameters():
-            if parameter_name.endswith("noise_strength"):
-                parameter.data.fill_(NOISE_STRENGTH)
         self.discriminator = Discriminator(**discriminator_kwargs(name)).train().to(self.device)
         self.average = copy.deepcopy(self.generator).eval().requires_grad_(False)
         # The penalty's extra updates count towards Adam's time constants.
