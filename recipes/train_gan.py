@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from gan_refine.networks.stylegan2 import Discriminator, Generator
 from recipes import augment, datasets
 from recipes.images import Images
-from recipes.training import Checkpoint, prepare
+from recipes.training import Checkpoint, learning_rate, prepare
 
 R1_INTERVAL = 16  # steps between two penalties, each weighted by the interval (lazy regularisation)
 
@@ -82,6 +82,7 @@ class Trainer:
         self.average = copy.deepcopy(self.generator).eval().requires_grad_(False)
         # The penalty's extra updates count towards Adam's time constants.
         ratio = R1_INTERVAL / (R1_INTERVAL + 1)
+        self.rates = {"opt_g": lr, "opt_d": lr * ratio}
         self.opt_g = torch.optim.Adam(self.generator.parameters(), lr=lr, betas=(0.0, 0.99))
         self.opt_d = torch.optim.Adam(self.discriminator.parameters(), lr=lr * ratio, betas=(0.0, 0.99**ratio))
         self.parts: dict[str, torch.nn.Module | torch.optim.Optimizer] = {
@@ -105,6 +106,11 @@ class Trainer:
     def _seen(self, images: torch.Tensor) -> torch.Tensor:
         """The images as the discriminator sees them."""
         return images if self.adaptive is None else self.adaptive(images, torch.default_generator)
+
+    def set_rate(self, share: float) -> None:
+        """The rates of both optimisers, as a share of their highest."""
+        for optimizer, rate in ((self.opt_g, self.rates["opt_g"]), (self.opt_d, self.rates["opt_d"])):
+            optimizer.param_groups[0]["lr"] = share * rate
 
     def step(self, index: int) -> dict[str, float]:
         torch.manual_seed(index)
@@ -174,6 +180,7 @@ def main(
         first = state["step"]
     total = images // batch
     for step in range(first, total):
+        trainer.set_rate(learning_rate(step / total))
         figures = trainer.step(step)
         seen = (step + 1) * batch
         if (step + 1) % 100 == 0 or step + 1 == total:

@@ -5,7 +5,6 @@ The loss is eq. 2 with the weight and noise distribution of Table 1 of arXiv:220
 """
 
 import copy
-import math
 import sys
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from gan_refine.networks.edm_precond import EDMPrecond
 from gan_refine.teachers import load_edm
 from recipes import augment, datasets
 from recipes.images import Images
-from recipes.training import Checkpoint, prepare
+from recipes.training import Checkpoint, learning_rate, prepare
 
 ARCHITECTURES = {
     "fashion16": {"model_channels": 32, "channel_mult": [1, 2, 2]},
@@ -69,12 +68,6 @@ def measured_loss(net: EDMPrecond, images: Images) -> float:
     """The loss of images evenly spaced in `images`, none augmented, always with the same noise."""
     index = torch.arange(0, len(images), max(len(images) // WATCHED, 1))[:WATCHED]
     return float(edm_loss(net, images.batch(index), images.labels(index), torch.Generator().manual_seed(0)))
-
-
-def learning_rate(done: float, peak: float) -> float:
-    """Warm-up over the first 2 %, constant to one half, then a cosine to zero; `done` runs from 0 to 1."""
-    warm = min(done / 0.02, 1.0)
-    return peak * warm * (1.0 if done < 0.5 else 0.5 * (1 + math.cos(math.pi * (2 * done - 1))))
 
 
 def start_from(net: EDMPrecond, path: Path) -> None:
@@ -129,7 +122,7 @@ def main(
         first = state["step"]
     total, running = images // batch, 0.0
     for step in range(first, total):
-        optimizer.param_groups[0]["lr"] = learning_rate(step / total, lr)
+        optimizer.param_groups[0]["lr"] = lr * learning_rate(step / total)
         loss = training_loss(net, dataset, batch, torch.Generator().manual_seed(step))
         optimizer.zero_grad()
         loss.backward()
