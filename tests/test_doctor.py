@@ -14,9 +14,10 @@ from gan_refine.config import RefineOptions
 from gan_refine.errors import UserError
 from gan_refine.evaluation import samples
 from gan_refine.objectives import DiGan, di_gan
-from gan_refine.run.build import build, give_learning_samples
-from gan_refine.run.clock import duration
+from gan_refine.run.build import TO_LEARN, build, give_learning_samples
+from gan_refine.run.clock import LEARNING, Phase, duration
 from gan_refine.run.environment import environment_rows
+from gan_refine.run.hints import hints
 from gan_refine.run.options import RunOptions
 from gan_refine.run.plan import Plan, make_plan, plan_lines
 from gan_refine.run.timing import cost
@@ -230,3 +231,16 @@ def test_a_plan_says_what_is_unwise(pair: list[str], tmp_path: Path, monkeypatch
     assert not any("made first" in line for line in hinted(pair, eval_images=20)), (
         "the first of those that are there serve"
     )
+
+
+@pytest.mark.parametrize("made, learning, is_told", [(180, 1.0, True), (180, 3.0, False), (20, 0.1, False)])
+def test_samples_that_cost_more_than_the_learning_are_pointed_out(
+    pair: list[str], made: int, learning: float, is_told: bool
+) -> None:
+    """At 1 second a sample and 64 images to learn from; what takes less than a minute is not worth a line."""
+    gan, teacher = (argument.partition("=")[2] for argument in pair)
+    run = build(RunOptions(gan=gan, teacher=teacher, objective="di-gan,samples=64", eval_images=600, teacher_steps=2))
+    found = hints(run, {TO_LEARN: Phase(made, 1.0), LEARNING: Phase(64, learning)})
+    assert [line.partition(":")[0] for line in found if "longer run" in line] == is_told * [
+        "teacher samples to learn from take 3 min to make and the learning 64 s"
+    ]

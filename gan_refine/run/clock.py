@@ -16,6 +16,7 @@ EVERY = 30.0  # seconds without a line at most
 SLACK = 30.0  # seconds of work from which the clock trusts its own measurement more than the plan
 LONG = 60.0  # seconds of work that is announced before it starts
 OTHER = "report and checkpoints"  # what is in no plan
+WARMUP, LEARNING = "warm-up", "learning"  # the phases of the loop
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,16 @@
-"""What to know of a run before it starts: new samples that need not be made, a warm-up that is too long, too few images."""
+"""What to know of a run before it starts: samples that cost more than they bring, a warm-up that is too long, too few images."""
 
 from collections.abc import Mapping
 
 from gan_refine.evaluation import cached_images
 from gan_refine.run.build import TO_LEARN, TO_MEASURE, Run
-from gan_refine.run.clock import Phase, duration
+from gan_refine.run.clock import LEARNING, LONG, Phase, duration
 
 
 def hints(run: Run, phases: Mapping[str, Phase]) -> list[str]:
     """A line for each, with the option that helps. `phases` holds the samples that are to be made."""
     few = [] if run.sources is None else run.sources.few_images("--eval-images")
-    return [*_new_samples(run, phases), *_long_warmup(run), *few]
+    return [*_new_samples(run, phases), *_mostly_samples(phases), *_long_warmup(run), *few]
 
 
 def _new_samples(run: Run, phases: Mapping[str, Phase]) -> list[str]:
@@ -27,6 +27,17 @@ def _new_samples(run: Run, phases: Mapping[str, Phase]) -> list[str]:
                 "take those that are there"
             )
     return found
+
+
+def _mostly_samples(phases: Mapping[str, Phase]) -> list[str]:
+    """Samples to learn from that take longer to make than to learn from."""
+    made, learning = (phases[name].total if name in phases else 0.0 for name in (TO_LEARN, LEARNING))
+    if made <= max(learning, LONG):
+        return []
+    return [
+        f"{TO_LEARN} take {duration(made)} to make and the learning {duration(learning)}: a longer run (--kimg) goes further for "
+        "the same samples, which are kept for later runs"
+    ]
 
 
 def _long_warmup(run: Run) -> list[str]:

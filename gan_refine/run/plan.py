@@ -11,7 +11,7 @@ from gan_refine.evaluation import SamplingOptions, Teacher, are_cached
 from gan_refine.refine import RefineState, expected_bytes
 from gan_refine.refine.state import micro_batch_numbers
 from gan_refine.run.build import Run
-from gan_refine.run.clock import Phase, duration
+from gan_refine.run.clock import LEARNING, WARMUP, Phase, duration
 from gan_refine.run.hints import hints
 from gan_refine.run.timing import (
     SIZES,
@@ -23,7 +23,6 @@ from gan_refine.run.timing import (
     seconds_of_evaluation,
 )
 
-WARMUP, LEARNING = "warm-up", "learning"
 EVALUATION, TABLES = "evaluation", "final tables"
 
 
