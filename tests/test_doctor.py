@@ -163,7 +163,8 @@ def test_a_measured_step_does_no_rare_work(pair: list[str], monkeypatch: pytest.
     run = build(RunOptions(gan=gan, teacher=teacher, metrics="none", objective=objective, refine=refine))
     make_plan(run)
     assert gammas and not any(gammas)
-    assert isinstance(run.objective, DiGan) and run.objective.options.r1_gamma == 0.1, "the run itself keeps it"
+    size = run.generator.spec.resolution
+    assert isinstance(run.objective, DiGan) and run.objective.r1_gamma == pytest.approx(4e-5 * size**2), "the run itself keeps it"
 
 
 def test_calls_are_counted_and_not_assumed(pair: list[str]) -> None:

@@ -171,7 +171,7 @@ def test_bad_files_of_options_are_refused_in_one_line(text, message, tmp_path, m
 @pytest.mark.parametrize(
     "arguments, objective, glr",
     [
-        ([], "di-gan", 1e-3),
+        ([], "di-gan", 3e-4),
         (["--objective=diff-instruct"], "diff-instruct", 1e-4),
         (["--objective=sid", "--glr=3e-5"], "sid", 3e-5),
         (["--gan=one-step:fashion16"], "di-gan", 1e-4),

@@ -79,7 +79,7 @@ def use_config(context: click.Context, _: click.Parameter, path: str | None) -> 
 @option(TRAINING, "--batch-gpu", metavar="INT|auto", default=None,
         help="Micro-batch size, a divisor of --batch; auto for the largest that fits.  [default: --batch divided by processes]")
 @option(TRAINING, "--glr", metavar="FLOAT", type=float, default=None,
-        help="Learning rate of the generator.  [default: the preset's or the objective's, 0.001 for di-gan and 0.0001 for the "
+        help="Learning rate of the generator.  [default: the preset's or the objective's, 0.0003 for di-gan and 0.0001 for the "
         "others; at most 0.0001 for one-step generators]")
 @option(TRAINING, "--score-lr", metavar="FLOAT", type=float, default=TRAINING_DEFAULTS.score_lr,
         help="Learning rate of the score model.")

@@ -1,7 +1,7 @@
 """Diff-Instruct, an adversarial loss and Frechet distances together; teacher samples take the place of data."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -33,6 +33,7 @@ from gan_refine.objectives.score_model import frozen
 from gan_refine.pixels import from_uint8, to_uint8
 from gan_refine.sampling import DEFAULT_STEPS, sample_images
 
+R1_GAMMA = 4e-5  # a pixel; StyleGAN2-ADA's presets have 2e-6 to 1.5e-5
 R1_INTERVAL = 16  # lazy regularization: one step in so many carries the penalty, multiplied by this number
 SAMPLE_STREAM, REFERENCE_STREAM = 2001, 2003
 SAMPLE_BATCH = 250
@@ -62,7 +63,7 @@ class DiGanOptions:
     window: int = 2048  # the newest images of the generator, whose moments are compared
     discriminator: Literal["auto", "pickle", "fresh"] = "auto"
     discriminator_lr: float = 2e-3
-    r1_gamma: float = 0.1
+    r1_gamma: float | None = None  # of R1; None: R1_GAMMA times the squared resolution
 
     def __post_init__(self) -> None:
         names = ("diff_instruct", "adversarial", "pixels", "activations")
@@ -85,7 +86,7 @@ class DiGan(Objective):
     """
 
     Options = DiGanOptions
-    default_lr = 1e-3
+    default_lr = 3e-4
     samples: Tensor  # buffers, so that checkpoints hold them
     sample_labels: Tensor
     # Mean squares of the losses' gradients, [steps, losses]:
@@ -101,6 +102,8 @@ class DiGan(Objective):
         spec = teacher.spec
         self.diff_instruct = DiffInstruct(teacher, DiffInstructOptions()) if self.options.diff_instruct else None
         self.discriminator = _choose_discriminator(self.options, self.gan, spec) if self.options.adversarial else None
+        given = self.options.r1_gamma
+        self.r1_gamma = R1_GAMMA * spec.resolution**2 if given is None else given
         self.batch_multiple = _group_size(self.discriminator)
         networks = [(self.options.diff_instruct, self.diff_instruct), (self.options.adversarial, self.discriminator)]
         learning = [weight for weight, network in networks if network is not None]
@@ -143,7 +146,7 @@ class DiGan(Objective):
         return [self.teacher]
 
     def leave_out_rare_work(self) -> None:
-        self.options = replace(self.options, r1_gamma=0.0)
+        self.r1_gamma = 0.0
 
     def notices(self) -> list[str]:
         if not self.options.adversarial or self.discriminator is not None:
@@ -263,7 +266,7 @@ class DiGan(Objective):
         penalized = rng.initial_seed() % R1_INTERVAL == 0  # a seed for each batch, known without asking the device
         conditional = bool(self.teacher.spec.num_classes)
         fake_labels, real_labels = (labels, self.sample_labels[index]) if conditional else (None, None)
-        gamma = self.options.r1_gamma if penalized else 0.0
+        gamma = self.r1_gamma if penalized else 0.0
         real = from_uint8(self.samples[index])
         return _noiseless(discriminator_loss(network, real, fake, real_labels, fake_labels, gamma))
 
