@@ -164,7 +164,9 @@ def test_a_measured_step_does_no_rare_work(pair: list[str], monkeypatch: pytest.
     make_plan(run)
     assert gammas and not any(gammas)
     size = run.generator.spec.resolution
-    assert isinstance(run.objective, DiGan) and run.objective.r1_gamma == pytest.approx(4e-5 * size**2), "the run itself keeps it"
+    assert isinstance(run.objective, DiGan) and run.objective.r1_gamma == pytest.approx(4e-5 * size**2), (
+        "the run itself keeps it"
+    )
 
 
 def test_calls_are_counted_and_not_assumed(pair: list[str]) -> None:
