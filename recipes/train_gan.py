@@ -82,9 +82,9 @@ class Trainer:
         self.average = copy.deepcopy(self.generator).eval().requires_grad_(False)
         # The penalty's extra updates count towards Adam's time constants.
         ratio = R1_INTERVAL / (R1_INTERVAL + 1)
-        self.rates = {"opt_g": lr, "opt_d": lr * ratio}
         self.opt_g = torch.optim.Adam(self.generator.parameters(), lr=lr, betas=(0.0, 0.99))
         self.opt_d = torch.optim.Adam(self.discriminator.parameters(), lr=lr * ratio, betas=(0.0, 0.99**ratio))
+        self.rates = [(self.opt_g, lr), (self.opt_d, lr * ratio)]
         self.parts: dict[str, torch.nn.Module | torch.optim.Optimizer] = {
             "generator": self.generator,
             "discriminator": self.discriminator,
@@ -109,7 +109,7 @@ class Trainer:
 
     def set_rate(self, share: float) -> None:
         """The rates of both optimisers, as a share of their highest."""
-        for optimizer, rate in ((self.opt_g, self.rates["opt_g"]), (self.opt_d, self.rates["opt_d"])):
+        for optimizer, rate in self.rates:
             optimizer.param_groups[0]["lr"] = share * rate
 
     def step(self, index: int) -> dict[str, float]:

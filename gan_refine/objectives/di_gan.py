@@ -33,7 +33,7 @@ from gan_refine.objectives.score_model import frozen
 from gan_refine.pixels import from_uint8, to_uint8
 from gan_refine.sampling import DEFAULT_STEPS, sample_images
 
-R1_GAMMA = 4e-5  # a pixel; StyleGAN2-ADA's presets have 2e-6 to 1.5e-5
+R1_GAMMA = 4e-5  # over the squared resolution; StyleGAN2-ADA's presets have 2e-6 to 1.5e-5 there
 R1_INTERVAL = 16  # lazy regularization: one step in so many carries the penalty, multiplied by this number
 SAMPLE_STREAM, REFERENCE_STREAM = 2001, 2003
 SAMPLE_BATCH = 250
