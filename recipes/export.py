@@ -29,11 +29,8 @@ from gan_refine.run.build import learning_samples
 from gan_refine.sampling import DEFAULT_STEPS
 from gan_refine.teachers import load_edm
 from recipes import train_gan, train_teacher
+from recipes.datasets import licence_of
 
-LICENCES = {
-    "fashion": "Apache-2.0; trained on Fashion-MNIST (MIT, Zalando SE)",
-    "emoji": "Apache-2.0; trained on Noto Emoji (Apache-2.0, Google LLC) and Fluent Emoji (MIT, Microsoft Corporation)",
-}
 CURVE_LINES = 32  # of a log that an origin record keeps
 FILES = {
     "gan": "{}-gan.pkl",
@@ -48,11 +45,6 @@ def file_of(kind: str, name: str) -> Path:
     """The file in pretrained/ of that kind for the pair of that name."""
     owner = SHARED.get(name, name) if kind in ("detector", "reference") else name
     return PRETRAINED / FILES[kind].format(owner)
-
-
-def licence_of(name: str) -> str:
-    """The licence of the files of that pair, which names what they were trained on."""
-    return next(text for images, text in LICENCES.items() if images in name)
 
 
 LOG = click.option("--log", type=click.Path(exists=True, path_type=Path), help="What the training printed: its curve.")

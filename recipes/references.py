@@ -1,4 +1,4 @@
-"""Moments of real images in other detectors: `python recipes/references.py fashion16 --data=FOLDER --checkpoint=FILE`.
+"""Moments of real images in other detectors: `python recipes/references.py fashion16 --data=DATA --checkpoint=FILE`.
 
 Writes into --out, with an origin record each: NAME-pixels-reference.npz and efficientnet-lite0-SIZE-NAME-reference.npz, which also
 holds the principal directions of the images' features. An interrupted run goes on from --checkpoint.
@@ -20,7 +20,8 @@ from gan_refine.interfaces import ImageSpec, PixelBytes
 from gan_refine.metrics.extra_detectors import WIDTH, EfficientNetDetector, EfficientNetOptions, open_efficientnet
 from gan_refine.metrics.free_detectors import PixelsDetector
 from gan_refine.metrics.moments import Moments
-from recipes import fashion
+from recipes import datasets
+from recipes.datasets import licence_of
 from recipes.training import Checkpoint
 
 DIRECTIONS = 128
@@ -61,7 +62,7 @@ def write(path: Path, moments: Moments, detector: str, directions: np.ndarray | 
     arrays |= {"num_images": np.asarray(moments.count), "ddof": np.asarray(1), "detector": np.asarray(detector)}
     with atomic_file(path) as stream:
         np.savez_compressed(stream, **arrays)  # type: ignore[arg-type] # its keyword for pickles is none of these
-    record = {**origin, "licence": "Apache-2.0; from Fashion-MNIST (Zalando SE, MIT licence)", "sha256": sha256(path)}
+    record = {**origin, "sha256": sha256(path)}
     with atomic_file(path.with_suffix(".json")) as stream:
         stream.write((json.dumps(record, indent=2) + "\n").encode())
     print(
@@ -70,21 +71,20 @@ def write(path: Path, moments: Moments, detector: str, directions: np.ndarray | 
 
 
 @click.command()
-@click.argument("name", type=click.Choice(sorted(fashion.RESOLUTIONS)))
-@click.option("--data", type=click.Path(exists=True, path_type=Path), required=True, help="Folder of the IDX files.")
+@click.argument("name", type=click.Choice(sorted(datasets.SHAPES)))
+@click.option("--data", type=click.Path(exists=True, path_type=Path), required=True, help=datasets.HELP)
 @click.option("--checkpoint", "state_file", type=click.Path(path_type=Path), required=True, help="State to go on from.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("pretrained"), show_default=True, help="Folder.")
 @click.option("--images", type=int, default=60_000, show_default=True, help="The first so many images.")
 @click.option("--threads", type=int, default=1, show_default=True)
 def main(name: str, data: Path, state_file: Path, out: Path, images: int, threads: int) -> None:
     torch.set_num_threads(threads)
-    pixels, checkpoint = fashion.load(data, name).pixels[:images], Checkpoint(state_file)
-    command = (
-        f"python recipes/references.py {name} --data=FOLDER --checkpoint=FILE --images={images} --threads={threads}"
-    )
+    pixels, checkpoint = datasets.load(name, data).pixels[:images], Checkpoint(state_file)
+    command = f"python recipes/references.py {name} --data=DATA --checkpoint=FILE --images={images} --threads={threads}"
     efficientnet = open_efficientnet(EfficientNetOptions(SIZE), "cpu")
     moments = pooled_moments(efficientnet, pixels, checkpoint)
-    origin = {**checkpoint.origin, "command": command}  # the folders of whoever ran it are of no use to anyone else
+    # The folders of whoever ran it are of no use to anyone else.
+    origin = {**checkpoint.origin, "command": command, "licence": licence_of(name)}
     options = EfficientNetOptions(SIZE, name)
     directions = principal_directions(moments)
     write(out / f"{options.name}-reference.npz", moments, options.name, directions, origin)
