@@ -25,10 +25,11 @@ MODULES = {found.name for found in pkgutil.iter_modules([str(PACKAGE)])}
 
 jaxtyping.install_import_hook([f"gan_refine.{name}" for name in sorted(MODULES - UNCHECKED)], "typechecking.check")
 
-# Kernels are built afresh, once for all workers, and nothing is left behind.
+# Kernels are built and samples made afresh, once for all workers, and nothing is left behind.
 if "PYTEST_XDIST_WORKER" not in os.environ:
-    KERNELS = tempfile.TemporaryDirectory(prefix="kernels-")
-    os.environ["TORCH_UTILS_CACHE"] = KERNELS.name
+    CACHES = tempfile.TemporaryDirectory(prefix="caches-")
+    os.environ["TORCH_UTILS_CACHE"] = str(Path(CACHES.name) / "kernels")
+    os.environ["GAN_REFINE_CACHE"] = str(Path(CACHES.name) / "files")
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)  # the workers are the parallelism
