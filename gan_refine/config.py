@@ -19,7 +19,8 @@ D = TypeVar("D")
 UNIFORM = "uniform"  # frequencies of classes
 DEFAULT_STEPS = 18  # of unipc; 14 come within 2 % of the converged distance, 18 within 0.1 % (docs/metrics.md)
 NUM_IMAGES = 2_000  # of each side: of a generator, of the reference and of the floor
-LEARNING_SAMPLES = 8_192  # of the teacher, that an objective learns from
+LEARNING_SAMPLES = 8_192  # of the teacher, that an objective learns from in a short run
+MOST_LEARNING_SAMPLES = 32_768  # in a long one
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,7 @@ class Loss:
 class SampleRequest:
     """Samples of the teacher that an objective learns from: how many, calls of the teacher for each, and a seed."""
 
-    number: int
+    number: int | None  # None: as many as suit the length of the run
     steps: int
     seed: int
 

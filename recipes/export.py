@@ -142,7 +142,7 @@ def samples(name: str, threads: int) -> None:
         old.unlink()
     wanted = build_objective("di-gan", teacher.denoiser).wanted_samples
     assert wanted is not None, "the default objective learns from samples"
-    learned = learning_samples(wanted)
+    learned = learning_samples(wanted, 0)
     for options in (SamplingOptions(NUM_IMAGES, DEFAULT_STEPS), learned):
         with tqdm(total=2 * options.images) as bar:
             made = teacher_samples(Teacher(None, teacher.denoiser), options, bar.update)

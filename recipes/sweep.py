@@ -70,8 +70,8 @@ def main(
     for setting in settings:
         fields = dict(pair.split("=", 1) for pair in setting.split())
         objective = build_objective(fields.pop("objective", "di-gan"), teacher, GanFile(original.discriminator))
-        give_learning_samples(objective, Teacher(path, teacher))
         total = int(kimg * 1000)
+        give_learning_samples(objective, Teacher(path, teacher), total)
         fields = {"total_images": str(total), "tick_images": str(total // evaluations), "seed": str(seed), **fields}
         options = build_options(RefineOptions, fields, "RefineOptions")
         started, curve, nats = time.time(), [], []

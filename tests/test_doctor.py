@@ -121,7 +121,7 @@ def test_samples_that_are_kept_cost_nothing(pair: list[str], tmp_path: Path, mon
     assert phases["teacher samples to measure against"].images == 40
     assert phases["teacher samples to learn from"].images == 64
     run.open_references(lambda images: None)
-    give_learning_samples(run.objective, run.teacher)
+    give_learning_samples(run.objective, run.teacher, run.options.refine.total_images)
     assert not [name for name in make_plan(run).phases if name.startswith("teacher samples")]
 
 

@@ -40,7 +40,7 @@ from gan_refine.evaluation.samples import cache_key
 from gan_refine.evaluation.statistics import interval
 from gan_refine.evaluation.table import Row, Table
 from gan_refine.generators import AffineGenerator
-from gan_refine.interfaces import ImageSpec
+from gan_refine.interfaces import ImageSpec, SampleRequest
 from gan_refine.metrics import (
     FeatureStatistics,
     Moments,
@@ -176,12 +176,18 @@ class TestSamples:
         with pytest.raises(FileFormatError, match="delete it and run again"):
             teacher_samples(teacher, SMALL)
 
+    @pytest.mark.parametrize(
+        "number, total, images", [(None, 16_384, 8192), (None, 40_961, 20_480), (None, 10**6, 32_768), (65, 10**6, 66)]
+    )
+    def test_a_longer_run_learns_from_more(self, number: int | None, total: int, images: int) -> None:
+        assert 2 * learning_samples(SampleRequest(number, 18, 0), total).images == images
+
     def test_samples_that_come_with_the_project_are_those_of_its_teachers(self) -> None:
         found = sorted(assets.PRETRAINED.glob("*-samples-*.npz"))
         for name in {path.name.partition("-samples-")[0] for path in found}:
             file = assets.resolve("teacher", name)
             teacher = Teacher(file, load_edm(file))
-            learned = learning_samples(build_objective("di-gan", teacher.denoiser).wanted_samples)
+            learned = learning_samples(build_objective("di-gan", teacher.denoiser).wanted_samples, 0)
             keys = {cache_key(teacher, each) for each in (SamplingOptions(NUM_IMAGES, DEFAULT_STEPS), learned)}
             kept = {path.stem.rpartition("-")[2] for path in found if path.name.startswith(f"{name}-samples-")}
             assert kept == keys, "recipes/export.py samples makes the files again"

@@ -57,7 +57,9 @@ class DiGanOptions:
     activations: float = 0.0  # Frechet distance of activations of the teacher's network
     start: float = 0.7  # share of the run after which Diff-Instruct acts; from 0 on if there is no discriminator
     score_steps: int = 1  # steps of the score model and of the discriminator for each step of the generator
-    samples: int = LEARNING_SAMPLES  # of the teacher, made once before the first step
+    samples: int | None = (
+        None  # of the teacher, made before the first step; None: half of the run's images, 8192 to 32768
+    )
     steps: int = DEFAULT_STEPS  # calls of the teacher for each sample
     sample_seed: int = 0
     window: int = 2048  # the newest images of the generator, whose moments are compared
@@ -281,7 +283,7 @@ class DiGan(Objective):
         """Where none were given: teacher samples, the same on every process."""
         if len(self.samples):
             return
-        count, steps, seed = self.options.samples, self.options.steps, self.options.sample_seed
+        count, steps, seed = self.options.samples or LEARNING_SAMPLES, self.options.steps, self.options.sample_seed
         rng = rng_for(seed, 0, 0, SAMPLE_STREAM)
         made = list(sample_images(self.teacher, count, steps, SAMPLE_BATCH, rng, frequencies=self.gan.frequencies))
         self.give_samples(

@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from gan_refine.config import RefineOptions
+from gan_refine.config import LEARNING_SAMPLES, RefineOptions
 from gan_refine.interfaces import Denoiser, Generator, ImageSpec, Objective
 from gan_refine.refine.gradients import learning_gradients
 from gan_refine.refine.state import RefineState
@@ -34,7 +34,8 @@ def try_step(state: RefineState, start: float) -> None:
 def give_stand_ins(objective: Objective, spec: ImageSpec) -> None:
     """Noise in place of the teacher's samples that the objective wants, if it does."""
     if objective.wanted_samples is not None:
-        shape = [objective.wanted_samples.number, spec.channels, spec.resolution, spec.resolution]
+        number = objective.wanted_samples.number or LEARNING_SAMPLES
+        shape = [number, spec.channels, spec.resolution, spec.resolution]
         images = torch.randint(256, shape, generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
         objective.give_samples(images, torch.zeros([len(images), spec.num_classes]))
 

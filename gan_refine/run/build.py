@@ -11,7 +11,14 @@ from typing import TypedDict
 import torch
 
 from gan_refine import assets
-from gan_refine.config import RefineOptions, build_options, choose, parse_spec
+from gan_refine.config import (
+    LEARNING_SAMPLES,
+    MOST_LEARNING_SAMPLES,
+    RefineOptions,
+    build_options,
+    choose,
+    parse_spec,
+)
 from gan_refine.errors import MismatchError, OptionError
 from gan_refine.evaluation import (
     RANKING,
@@ -91,7 +98,8 @@ class Run:
         """The samples of the teacher that the run needs, by what they are for."""
         measured = None if self.sources is None or self.sources.teacher is None else self.sources.sampling
         wanted = self.objective.wanted_samples
-        both = {TO_MEASURE: measured, TO_LEARN: None if wanted is None else learning_samples(wanted)}
+        learned = None if wanted is None else learning_samples(wanted, self.options.refine.total_images)
+        both = {TO_MEASURE: measured, TO_LEARN: learned}
         return {name: options for name, options in both.items() if options is not None}
 
     def open_references(self, progress: OnProgress) -> None:
@@ -122,15 +130,21 @@ class Run:
         return generator.full_size() if self.full_size else self.generator.with_full_size(generator.full_size())
 
 
-def learning_samples(wanted: SampleRequest) -> SamplingOptions:
-    """How they are made: unlike those that generators are measured against."""
-    return SamplingOptions(math.ceil(wanted.number / 2), wanted.steps, LEARNING_SEED + wanted.seed)
+def learning_samples(wanted: SampleRequest, total_images: int) -> SamplingOptions:
+    """How they are made: unlike those that generators are measured against, and as many as are wanted.
+
+    Where no number is given, half as many as the run learns on, so that a long run does not learn few of them by heart.
+    """
+    number = wanted.number or min(max(total_images // 2, LEARNING_SAMPLES), MOST_LEARNING_SAMPLES)
+    return SamplingOptions(math.ceil(number / 2), wanted.steps, LEARNING_SEED + wanted.seed)
 
 
-def give_learning_samples(objective: Objective, teacher: Teacher, progress: OnProgress = ignore_progress) -> None:
+def give_learning_samples(
+    objective: Objective, teacher: Teacher, total_images: int, progress: OnProgress = ignore_progress
+) -> None:
     """Makes the samples of the teacher that the objective wants, or reads them from the cache. Every process must call it."""
     if (wanted := objective.wanted_samples) is not None:
-        options = learning_samples(wanted)
+        options = learning_samples(wanted, total_images)
         made = teacher_samples(teacher, options, progress)
         images = torch.cat([made.reference, made.others])[: wanted.number]
         objective.give_samples(images, labels_of(teacher, options)[: wanted.number])

@@ -99,7 +99,7 @@ def clock_of(run: Run, plan: Plan, begins: bool = True) -> Iterator[Clock]:
     with Clock(say, phases).running() as clock:
         run.open_references(clock.enter(TO_MEASURE if TO_MEASURE in phases else "references"))
         if begins:
-            give_learning_samples(run.objective, run.teacher, clock.enter(TO_LEARN))
+            give_learning_samples(run.objective, run.teacher, run.options.refine.total_images, clock.enter(TO_LEARN))
         measured = () if run.yardsticks is None else run.yardsticks.all
         for read in {reference.images_read for each in measured for reference in each.given} - {None}:
             say(f"Reference: {run.options.fid_ref}, {read}.")
