@@ -19,7 +19,7 @@ D = TypeVar("D")
 UNIFORM = "uniform"  # frequencies of classes
 DEFAULT_STEPS = 18  # of unipc; 14 come within 2 % of the converged distance, 18 within 0.1 % (docs/metrics.md)
 NUM_IMAGES = 2_000  # of each side: of a generator, of the reference and of the floor
-LEARNING_SAMPLES = 8_192  # of the teacher, that an objective learns from in a short run
+LEARNING_SAMPLES = 16_384  # of the teacher, that an objective learns from in a short run
 MOST_LEARNING_SAMPLES = 32_768  # in a long one
 
 
@@ -73,7 +73,7 @@ RANGES = {  # of RefineOptions
 class RefineOptions:
     """What `refine` needs to know. Counts are in images shown to the generator; learning rates are Adam's."""
 
-    total_images: int = 16_384
+    total_images: int = 32_768
     batch: int = 64
     batch_gpu: int = 64  # images in memory at a time; gradients accumulate up to `batch`
     warmup_images: int = 3_072  # the auxiliary networks are trained alone for so many images, at the start
@@ -89,7 +89,7 @@ class RefineOptions:
     l2_images: float = 0.0  # weight of the squared distance of the images to the original's at the same latents
     clip_grad: float = 0.0  # norm to which a larger gradient is scaled down; 0 = no clipping
     max_skips: int = 20  # steps in a row whose gradient is not finite, before the run stops with a diagnosis
-    tick_images: int = 8_192
+    tick_images: int = 16_384
     seed: int = 0
 
     def __post_init__(self) -> None:
