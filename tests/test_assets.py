@@ -372,7 +372,8 @@ def test_names_urls_and_paths(server: Server, monkeypatch: pytest.MonkeyPatch, t
     with pytest.raises(MismatchError, match="--gan=net is the name of a teacher; pass it as --teacher=net"):
         resolve("gan", "net")
     with pytest.raises(
-        FileFormatError, match=r"--teacher=nett is not a file; give a file, .* one of fashion16, fashion16-cond, .*net$"
+        FileFormatError,
+        match=r"--teacher=nett is not a file; give a file, .* one of emoji32, fashion16, fashion16-cond, .*net$",
     ):
         resolve("teacher", "nett")
     with pytest.raises(FileFormatError, match=r"--gan=.* is a folder; .* one of fashion16, fashion16-cond$"):
