@@ -376,5 +376,5 @@ def test_names_urls_and_paths(server: Server, monkeypatch: pytest.MonkeyPatch, t
         match=r"--teacher=nett is not a file; give a file, .* one of emoji32, fashion16, fashion16-cond, .*net$",
     ):
         resolve("teacher", "nett")
-    with pytest.raises(FileFormatError, match=r"--gan=.* is a folder; .* one of fashion16, fashion16-cond$"):
+    with pytest.raises(FileFormatError, match=r"--gan=.* is a folder; .* one of emoji32, fashion16, fashion16-cond$"):
         resolve("gan", str(tmp_path))
