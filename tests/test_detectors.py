@@ -171,6 +171,7 @@ class TestEfficientNet:
             ("sise=64", "its options are: directions, size"),
             (
                 "directions=fashion16",
+                "directions for efficientnet-lite0-fashion16, "
                 "only for: efficientnet-lite0-64-emoji32, efficientnet-lite0-64-fashion16",
             ),
         ],

@@ -57,9 +57,7 @@ class DiGanOptions:
     activations: float = 0.0  # Frechet distance of activations of the teacher's network
     start: float = 0.7  # share of the run after which Diff-Instruct acts; from 0 on if there is no discriminator
     score_steps: int = 1  # steps of the score model and of the discriminator for each step of the generator
-    samples: int | None = (
-        None  # of the teacher, made before the first step; None: half of the run's images, 16384 to 32768
-    )
+    samples: int | None = None  # of the teacher, made before the first step; None: half of the run's images
     steps: int = DEFAULT_STEPS  # calls of the teacher for each sample
     sample_seed: int = 0
     window: int = 2048  # the newest images of the generator, whose moments are compared

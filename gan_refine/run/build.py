@@ -133,7 +133,7 @@ class Run:
 def learning_samples(wanted: SampleRequest, total_images: int) -> SamplingOptions:
     """How they are made: unlike those that generators are measured against, and as many as are wanted.
 
-    Where no number is given, half as many as the run learns on, so that a long run does not learn few of them by heart.
+    Where no number is given, half as many as the run has images, from LEARNING_SAMPLES to MOST_LEARNING_SAMPLES.
     """
     number = wanted.number or min(max(total_images // 2, LEARNING_SAMPLES), MOST_LEARNING_SAMPLES)
     return SamplingOptions(math.ceil(number / 2), wanted.steps, LEARNING_SEED + wanted.seed)
