@@ -50,8 +50,11 @@ class Yardstick:
         """All. The features of `samples` are computed when they are first asked for, which every process must do."""
         return self.given if self.samples is None else (_reference_of_samples(self.detector, self.samples), *self.given)
 
-    def collections(self, metrics: Sequence[Metric], num_images: int) -> list[MetricCollection]:
-        """The metrics against each reference. One that needs more than the moments of the data is left to the teacher's samples."""
+    def collections(self, metrics: Sequence[Metric], num_images: int, ranking: bool = False) -> list[MetricCollection]:
+        """The metrics against each reference; with `ranking` the very first tells its uncertainty if it can.
+
+        One that needs more than the moments of the data is left to the teacher's samples.
+        """
         found = []
         for number, reference in enumerate(self.references):
             chosen = metrics
@@ -60,7 +63,8 @@ class Yardstick:
             if number and reference.features is None:
                 chosen = [m for m in chosen if not m.requirements.sample]
             if chosen:
-                found.append(MetricCollection(self.detector, reference, num_images, chosen))
+                first = ranking and number == 0
+                found.append(MetricCollection(self.detector, reference, num_images, chosen, left_out=first))
         return found
 
 
@@ -72,6 +76,7 @@ class Yardsticks:
     metrics: tuple[Metric, ...]
     num_images: int
     others: PixelBytes | None = None
+    ranking: bool = False  # whether the first metric tells its uncertainty
     draft: bool = False  # the references have the sizes of those to come, and nothing else: nothing can be measured
 
     def __post_init__(self) -> None:
@@ -81,7 +86,7 @@ class Yardsticks:
 
     def first(self) -> "Yardsticks":
         """The first yardstick alone, which ranks."""
-        return replace(self, all=self.all[:1])
+        return replace(self, all=self.all[:1], ranking=True)
 
     def for_table(self) -> "Yardsticks":
         """The same with recall, precision, coverage and nearest neighbors too, if the first references have enough features."""
@@ -110,7 +115,7 @@ class Yardsticks:
     def measure_images(self, stream: IndexedImages) -> list[Result]:
         """All metrics of a stream of `num_images` images, which each detector sees once."""
         assert not self.draft, "Sources.open makes the references"
-        fed = [(each.detector, each.collections(self.metrics, self.num_images)) for each in self.all]
+        fed = [(each.detector, each.collections(self.metrics, self.num_images, self.ranking)) for each in self.all]
         for first, images in stream:
             for detector, collections in fed:
                 outputs = detector.outputs(images)

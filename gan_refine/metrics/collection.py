@@ -4,6 +4,7 @@ import functools
 import math
 import operator
 from collections.abc import Sequence
+from dataclasses import replace
 
 from gan_refine.errors import MismatchError, NonFiniteError
 from gan_refine.interfaces import PixelBytes
@@ -12,12 +13,13 @@ from gan_refine.metrics.frechet import FrechetDistance
 from gan_refine.metrics.inception import NAME as INCEPTION
 from gan_refine.metrics.metric import Metric, Result
 from gan_refine.metrics.references import Reference
-from gan_refine.metrics.statistics import FeatureStatistics
+from gan_refine.metrics.statistics import NUM_BLOCKS, FeatureStatistics, Requirements
 
 
 class MetricCollection:
     """Metrics of the first `num_images` images of a stream. `name` is the name of the first metric.
 
+    With `left_out` the first one's result tells its uncertainty, if it can and there are two images for each block.
     Raises MismatchError if the reference was made with another detector, or if there are too few images for a metric.
     """
 
@@ -27,8 +29,12 @@ class MetricCollection:
         reference: Reference | None,
         num_images: int,
         metrics: Sequence[Metric] = (FrechetDistance(),),
+        left_out: bool = False,
     ) -> None:
         requirements = functools.reduce(operator.or_, (metric.requirements for metric in metrics))
+        self.left_out = left_out and num_images >= 2 * NUM_BLOCKS
+        if self.left_out:
+            requirements |= Requirements(blocks=True)
         if reference is not None:
             reference.check(detector)
         elif requirements.reference:
@@ -49,7 +55,7 @@ class MetricCollection:
 
     def empty_copy(self) -> "MetricCollection":
         """The same metrics, detector and reference, with no image seen."""
-        return MetricCollection(self.detector, self.reference, self.num_images, self.metrics)
+        return MetricCollection(self.detector, self.reference, self.num_images, self.metrics, self.left_out)
 
     def update(self, images_uint8: PixelBytes, first: int | None = None) -> None:
         """Adds images [N, C, H, W]; `first` is the index in the stream of the first, by default the next index.
@@ -78,7 +84,10 @@ class MetricCollection:
         whole = self._statistics.across_processes()
         if whole.moments.count != self.num_images:
             raise MismatchError(f"{self.name} needs {self.num_images} images and has seen {whole.moments.count}")
-        return [self._result(metric, name, whole) for metric, name in zip(self.metrics, self.names, strict=True)]
+        found = [self._result(metric, name, whole) for metric, name in zip(self.metrics, self.names, strict=True)]
+        if self.left_out:
+            found[0] = replace(found[0], left_out=self.metrics[0].left_out(whole, self.reference))  # type: ignore[arg-type]
+        return found
 
     def _result(self, metric: Metric, name: str, whole: FeatureStatistics) -> Result:
         values = metric(whole, self.reference)  # type: ignore[arg-type]

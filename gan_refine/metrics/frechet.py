@@ -52,6 +52,11 @@ class FrechetDistance(Metric):
             values["_infinity"] = self._extrapolate(fake.blocks, values[""], reference)
         return values
 
+    def left_out(self, fake: FeatureStatistics, reference: Reference) -> tuple[float, ...]:
+        """The distances of the images without each of the blocks in turn; empty if no blocks were collected."""
+        blocks = fake.blocks
+        return tuple(self.distance(_merged(*blocks[:n], *blocks[n + 1 :]), reference) for n in range(len(blocks)))
+
     def distance(self, fake: Moments, reference: Reference) -> float:
         """The distance between the moments of generated images and a reference. Raises MismatchError for fewer than 2 images."""
         ddof = self._ddof(reference)
@@ -82,11 +87,11 @@ class FrechetDistance(Metric):
         return float(np.polyfit(np.array(shares) / total, values, deg=1)[1])
 
 
-def _merged(a: Moments, b: Moments) -> Moments:
-    both = Moments(len(a.mean), a.mean.device)
-    both.merge(a)
-    both.merge(b)
-    return both
+def _merged(*parts: Moments) -> Moments:
+    whole = Moments(len(parts[0].mean), parts[0].mean.device)
+    for part in parts:
+        whole.merge(part)
+    return whole
 
 
 def frechet_distance(mean_a: Mean, covariance_a: Covariance, mean_b: Mean, covariance_b: Covariance) -> float:

@@ -42,6 +42,10 @@ class Metric(ABC):
     def __call__(self, fake: FeatureStatistics, reference: Reference) -> dict[str, float]:
         """{suffix: value}; the main value has the suffix ""."""
 
+    def left_out(self, fake: FeatureStatistics, reference: Reference) -> tuple[float, ...]:
+        """The main value without each of the parts of the images in turn, for its uncertainty; empty if it is not known."""
+        return ()
+
     @abstractmethod
     def convention(self, fake: FeatureStatistics, reference: Reference) -> dict[str, object]:
         """The conventions that the values follow, as JSON values: divisors, sample sizes, options."""
@@ -52,7 +56,8 @@ class Result:
     """The values of one metric by their full names, and the conventions that they follow.
 
     A full name is `metric`, followed by a suffix for a value beside the main one. `kind` is the metric's, `source` the reference's:
-    "data" or "teacher". `better` has the direction of each value that has one.
+    "data" or "teacher". `better` has the direction of each value that has one. `left_out`: the main value without each of the parts
+    of the images in turn, if it was asked for and is known.
     """
 
     metric: str
@@ -61,6 +66,7 @@ class Result:
     values: dict[str, float]
     convention: dict[str, object]
     better: dict[str, Direction]
+    left_out: tuple[float, ...] = ()
 
     @property
     def value(self) -> float:

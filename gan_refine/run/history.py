@@ -13,6 +13,7 @@ from gan_refine.foundation import distributed
 from gan_refine.refine import RefineState, expected_bytes, fingerprints, load_tensors
 from gan_refine.run.build import Run
 from gan_refine.run.checkpoint import Checkpoints, damage, parse
+from gan_refine.run.choice import Ranked, choose
 
 SLACK = 8 * 2**20  # bytes for logs, pictures and the summary
 
@@ -24,7 +25,11 @@ class RunHistory:
     kimg: float = 0.0
     ticks: int = 0
     before: float | None = None
-    best: float | None = None
+    best: float | None = None  # of the chosen snapshot; the original's until one is chosen
+    lowest: float | None = (
+        None  # of all snapshots and the original; of the chosen one in checkpoints of earlier versions
+    )
+    lowest_left_out: tuple[float, ...] = ()
     best_kimg: float = 0.0
     best_step: int | None = None  # whose checkpoint is kept; None while the original is the best
     best_digest: str | None = None  # SHA-256 of the best pickle
@@ -33,6 +38,15 @@ class RunHistory:
     seconds: float = 0.0
     parts: dict[str, float] = field(default_factory=dict)  # of them, by phase
     pending: bool = False  # a snapshot was due and is not done
+
+    def chooses(self, snapshot: Ranked) -> bool:
+        """Whether a measured snapshot takes the place of the best. From then on later ones must match it."""
+        assert self.before is not None and self.best is not None, "the original is measured first"
+        lowest = Ranked(self.best if self.lowest is None else self.lowest, tuple(self.lowest_left_out))
+        chosen = choose(Ranked(self.before), [lowest, snapshot]) == 1
+        least = min(lowest, snapshot, key=lambda each: each.value)
+        self.lowest, self.lowest_left_out = least.value, least.left_out
+        return chosen
 
 
 def needed_space(run: Run, state: RefineState, checkpoints: int) -> int:
@@ -66,6 +80,7 @@ def restore_best(
     if reason is not None:
         say(f"{reason}, and with it the best pickle of {history.best_kimg:g} kimg; the original is the best so far.")
         history.best, history.best_kimg, step = history.before, 0.0, None
+        history.lowest, history.lowest_left_out = history.before, ()
     if step is None:
         run.gan.load().write_original(best_path)
     else:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gan_refine.errors import FileFormatError
+from gan_refine.run.choice import Ranked, choose
 from gan_refine.run.options import RunOptions, read_options
 
 Json = dict[str, object]
@@ -18,6 +19,7 @@ class Evaluation:
     kimg: float
     value: float
     snapshot: str
+    left_out: tuple[float, ...] = ()  # the value without each of the parts of the images, if it ranks
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,12 @@ class RunRecord:
 
     @property
     def best(self) -> Evaluation | None:
-        """That of the best snapshot by the first metric; None without a metric."""
-        return min(self.first_curve, key=lambda each: each.value, default=None)
+        """That of the snapshot that is kept as the best, or of the original; None without a metric."""
+        if not self.first_curve:
+            return None
+        original, *snapshots = (Ranked(each.value, each.left_out) for each in self.first_curve)
+        chosen = choose(original, snapshots)
+        return self.first_curve[0 if chosen is None else 1 + chosen]
 
     def at_best(self, name: str) -> float | None:
         """The yardstick's value at the best snapshot."""
@@ -105,7 +111,11 @@ def _curves(folder: Path) -> dict[str, list[Evaluation]]:
             assert isinstance(results, dict) and kimg is not None, f"{path.name} holds evaluations"
             for name, value in results.items():
                 if (number := _number(value)) is not None:
-                    found.setdefault(name, []).append(Evaluation(kimg, number, str(line.get("snapshot", ""))))
+                    left_out = line.get("left_out", []) if name == line.get("metric") else []
+                    assert isinstance(left_out, list), f"{path.name} holds evaluations"
+                    found.setdefault(name, []).append(
+                        Evaluation(kimg, number, str(line.get("snapshot", "")), tuple(left_out))
+                    )
     return found
 
 

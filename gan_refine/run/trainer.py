@@ -17,6 +17,7 @@ from gan_refine.refine import Progress, RefineState, advance, diagnose, load_sta
 from gan_refine.run.advice import warnings_of
 from gan_refine.run.build import Run, class_notice
 from gan_refine.run.checkpoint import Checkpoints
+from gan_refine.run.choice import Ranked
 from gan_refine.run.clock import OTHER, Clock
 from gan_refine.run.command import evaluate_line
 from gan_refine.run.folder import RunFolder, picture_notice
@@ -192,10 +193,11 @@ class Trainer:
         if self.run.original is None or self.history.before is not None:
             return
         with self.signals.raising(alone=distributed.get_world_size() == 1):
-            self.history.before = self.history.best = self._measure(self.run.original, "original", kimg=0.0)
+            found = self._measure(self.run.original, "original", kimg=0.0)
+            self.history.before = self.history.best = self.history.lowest = None if found is None else found.value
 
     def _snapshot(self) -> float | None:
-        """Measures the weight average and keeps its pickle if it is the best; returns the first metric."""
+        """Measures the weight average and keeps its pickle if it is chosen; returns the first metric."""
         history = self.history
         history.pending = True  # if this is interrupted, the resumed run starts with it
         self._measure_original()
@@ -208,9 +210,10 @@ class Trainer:
         if self.folder.writes:
             average.export(self.last_path)
         with self.signals.raising(alone=distributed.get_world_size() == 1):
-            value = self._measure(average, name.removesuffix(".png"), history.kimg)
+            found = self._measure(average, name.removesuffix(".png"), history.kimg)
+        value = None if found is None else found.value
         self._record_change(average)
-        if self.run.yardsticks is None or (value is not None and history.best is not None and value < history.best):
+        if found is None or history.chooses(found):
             history.best, history.best_kimg, history.best_step = value, history.kimg, self.state.steps
             if self.folder.writes:
                 copy_atomic(self.last_path, self.best_path)
@@ -250,7 +253,7 @@ class Trainer:
         )
         return True
 
-    def _measure(self, generator: Generator, snapshot: str, kimg: float) -> float | None:
+    def _measure(self, generator: Generator, snapshot: str, kimg: float) -> Ranked | None:
         """Records all metrics of a generator; returns the first, which selects the best snapshot, None with --metrics=none."""
         started, run = time.time(), self.run
         results = run.measure(generator, self.clock.enter(EVALUATION, run.options.eval_images))
@@ -262,9 +265,10 @@ class Trainer:
                 "total_time": round(time.time() - started, 2),
                 "snapshot": snapshot,
                 "kimg": kimg,
+                "left_out": list(result.left_out),
                 "convention": result.convention | ({"images": str(run.measured_spec)} if run.bridged else {}),
             }
             self.folder.append(f"metric-{result.metric}.jsonl", record)
         if results:
             self._tell("  ".join(f"{name} {value:.3f}" for name, value in results[0].values.items()), kimg)
-        return results[0].value if results else None
+        return Ranked(results[0].value, results[0].left_out) if results else None
