@@ -2,6 +2,7 @@
 
 python recipes/export.py teacher emoji32 teacher32.pt --log=teacher32.log     the network pickle and its origin record
 python recipes/export.py gan emoji32 gan32.pt --log=gan32.log
+python recipes/export.py lighten fashion16-cond             half of a pair's size
 python recipes/export.py samples fashion16                  the teacher's samples for the default options
 python recipes/export.py catalog                            digests and licences of everything there, into catalog.json
 """
@@ -21,10 +22,11 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from gan_refine.assets import KINDS, PRETRAINED, catalog, sha256
 from gan_refine.evaluation import NUM_IMAGES, SamplingOptions, Teacher, teacher_samples
 from gan_refine.evaluation.samples import cache_key, store_samples
+from gan_refine.generators import StyleGan2
 from gan_refine.networks.edm_precond import EDMPrecond
 from gan_refine.networks.stylegan2 import Discriminator, Generator
 from gan_refine.objectives import build_objective
-from gan_refine.pickles import write_networks
+from gan_refine.pickles import read_pickle, write_networks
 from gan_refine.run.build import learning_samples
 from gan_refine.sampling import DEFAULT_STEPS
 from gan_refine.teachers import load_edm
@@ -85,6 +87,28 @@ def gan(name: str, checkpoint: Path, log: Path | None) -> None:
     path = file_of("gan", name)
     write_networks(path, {**networks, "training_set_kwargs": None, "augment_pipe": None})
     _write_origin(name, path, saved["origin"], log)
+
+
+@main.command()
+@click.argument("name")
+def lighten(name: str) -> None:
+    """Halves the size of an embedded pair: the teacher's weights in float16 (which are used in float32), a GAN file without G."""
+    path = file_of("teacher", name)
+    write_networks(path, {"ema": load_edm(path).net.half()})
+    _change_origin(path, {"weights": "rounded to float16 by recipes/export.py lighten"})
+    path = file_of("gan", name)
+    if "G" in read_pickle(path).networks():
+        average = StyleGan2.load(path, "G_ema")
+        networks = {"D": average.discriminator(), "G_ema": average.net}
+        write_networks(path, {**networks, "training_set_kwargs": None, "augment_pipe": None})
+        _change_origin(path, {})
+
+
+def _change_origin(path: Path, changes: dict[str, str]) -> None:
+    record_path = path.with_suffix(".json")
+    record = json.loads(record_path.read_text()) | {"sha256": sha256(path)} | changes
+    record_path.write_text(json.dumps(record, indent=2) + "\n")
+    click.echo(f"{path.name}: {path.stat().st_size} bytes")
 
 
 def curve(log: Path) -> list[str]:
