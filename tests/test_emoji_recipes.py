@@ -12,10 +12,12 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
+from gan_refine.assets import sha256
 from gan_refine.generators import StyleGan2
 from gan_refine.interfaces import ImageSpec, Latents
 from gan_refine.teachers import load_edm
 from recipes import augment, datasets, emoji, export, neighbours, train_gan, train_teacher
+from recipes.training import learning_rate
 
 TONES = ("1F3FB", "1F3FF")
 # Base emoji, category, code points of the variations: the third has other code points than its base, the fifth no tones.
@@ -277,6 +279,15 @@ def test_from_archives_to_exported_networks(tiny, data: Path, tmp_path: Path, mo
     for key, value in gan.net.state_dict().items():
         assert torch.equal(value, saved["average"][key]), key
 
+    before = (made / "emoji32-gan.pkl").read_bytes()
+    said(export.main, "lighten", "emoji32")
+    assert (made / "emoji32-gan.pkl").read_bytes() == before, "it has no G"
+    light = load_edm(made / "emoji32-teacher.pkl").net.state_dict()
+    for key, value in teacher.net.state_dict().items():
+        assert light[key].dtype == torch.float32 and torch.equal(light[key], value.half().float()), key
+    record = json.loads((made / "emoji32-teacher.json").read_text())
+    assert record["sha256"] == sha256(made / "emoji32-teacher.pkl") and "float16" in record["weights"]
+
     picture = tmp_path / "near.png"
     options = [
         "emoji32",
@@ -290,6 +301,26 @@ def test_from_archives_to_exported_networks(tiny, data: Path, tmp_path: Path, mo
     assert Image.open(picture).size == (3 * 32, 3 * 32)
     refused = CliRunner().invoke(neighbours.main, [*options, "--teacher=x"])
     assert refused.exit_code == 2 and "give either --gan or --teacher" in refused.output
+
+
+def test_the_rate_rises_stays_and_falls_to_zero_in_both_trainings(
+    tiny, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert [learning_rate(done) for done in (0, 0.01, 0.02, 0.5, 0.75, 1)] == pytest.approx([0, 0.5, 1, 1, 0.5, 0])
+    shares: list[float] = []
+    monkeypatch.setattr(train_gan.Trainer, "set_rate", lambda self, share: shares.append(share))
+    monkeypatch.setattr(train_gan.Trainer, "step", lambda self, number: {})
+    said(train_gan.main, "emoji32", f"--data={data}", f"--out={tmp_path / 'gan.pt'}", "--batch=4", "--images=400")
+    assert shares == [learning_rate(step / 100) for step in range(100)]
+
+
+def test_set_rate_reaches_both_optimisers(tiny, data: Path) -> None:
+    trainer = train_gan.Trainer("emoji32", datasets.load("emoji32", data), 4, 1e-3, 0.1, 100)
+    full = [optimizer.param_groups[0]["lr"] for optimizer in (trainer.opt_g, trainer.opt_d)]
+    trainer.set_rate(0.25)
+    assert [optimizer.param_groups[0]["lr"] for optimizer in (trainer.opt_g, trainer.opt_d)] == pytest.approx(
+        [0.25 * rate for rate in full]
+    )
 
 
 def test_neighbours_find_copies() -> None:
