@@ -31,6 +31,7 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ["TORCH_UTILS_CACHE"] = str(Path(CACHES.name) / "kernels")
     os.environ["GAN_REFINE_CACHE"] = str(Path(CACHES.name) / "files")
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of what tests start: else it follows the load, and rounding with it
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)  # the workers are the parallelism
 

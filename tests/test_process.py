@@ -3,12 +3,14 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from gan_refine.cli import process as process_module
-from gan_refine.cli.process import cores_of_quota, keep_memory, prepare_process
+from gan_refine.cli.process import Usage, cores_of_quota, keep_memory, prepare_process, share_cores, usage
 
 ROOT = Path(__file__).parent.parent
 
@@ -30,6 +32,46 @@ def test_the_users_variables_win(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     monkeypatch.delenv("OMP_NUM_THREADS")
     prepare_process()
     assert os.environ["OMP_NUM_THREADS"] == "1"
+
+
+@pytest.mark.parametrize(("others", "threads"), [(0.3, 8), (0.6, 7), (5.4, 3), (40, 1)])
+def test_threads_are_left_to_other_programs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], others: float, threads: int
+) -> None:
+    """In 2 seconds the machine works for `others` cores and this process for 1.5."""
+    chosen = [8]
+    monkeypatch.setattr(process_module, "STARTED", Usage(10.0, 100.0, 1.0))
+    monkeypatch.setattr(process_module, "usage", lambda: Usage(12.0, 100.0 + 2 * others + 3.0, 4.0))
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: chosen[-1])
+    monkeypatch.setattr(torch, "set_num_threads", chosen.append)
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    share_cores()
+    said = f"Threads: {threads} of 8, because other programs keep {others:.1f} cores busy"
+    assert chosen[-1] == threads and (said in capsys.readouterr().err) == (threads < 8)
+    chosen[:] = [8]
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1})
+    share_cores()
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)))
+    monkeypatch.setenv("OMP_NUM_THREADS", "8")
+    share_cores()
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setattr(process_module, "STARTED", None)
+    share_cores()
+    assert chosen == [8], "cores of its own, the user's wish, and a system that does not tell"
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc/stat of Linux")
+def test_a_busy_program_is_seen() -> None:
+    before = usage()
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as other:
+        time.sleep(1)
+        after = usage()
+        other.kill()
+    assert before is not None and after is not None
+    assert after.clock - before.clock >= 1 and after.own - before.own < 0.5
+    assert 0.4 < after.cores_of_others(before) <= (os.cpu_count() or 1) + 0.1
 
 
 def modules_after(code: str) -> tuple[set[str], str]:

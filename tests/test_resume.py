@@ -120,6 +120,24 @@ def flip_a_bit(data: bytes) -> bytes:
     return data[:place] + bytes([data[place] ^ 4]) + data[place + 1 :]
 
 
+TWO_THREADS = """
+import os, torch
+from gan_refine.cli import process
+process.STARTED = None
+os.environ.pop("OMP_NUM_THREADS", None)
+torch.set_num_threads(2)
+"""
+
+
+def test_a_resumed_run_takes_the_threads_that_it_had(stopped, commands, whole, tmp_path):
+    folder = shutil.copytree(stopped, tmp_path / stopped.name)
+    assert last_checkpoint(folder)["threads"] == 1
+    ended = commands.run(f"--resume={folder}", before=TWO_THREADS)
+    assert ended.code == 0, ended.stderr
+    assert last_checkpoint(folder)["threads"] == 1
+    assert_same_run(folder, whole[0])
+
+
 @pytest.mark.parametrize(
     "harm, word", [(truncate, "is torn"), (flip_a_bit, "is damaged"), (lambda data: b"", "is torn")]
 )

@@ -19,6 +19,7 @@ from gan_refine.cli.options import (
     teacher_steps_option,
     trust_pickle_option,
 )
+from gan_refine.cli.process import share_cores
 from gan_refine.config import NUM_IMAGES
 from gan_refine.files import require_writable
 
@@ -59,6 +60,7 @@ def evaluate(labels: str, **given) -> None:
 
     options = work.EvaluateOptions(labels=spell_out(labels), **given)
     check_device(options.device)
+    share_cores()
     if options.outdir is not None:
         require_writable("--outdir", options.folder)
     work.evaluate(options)

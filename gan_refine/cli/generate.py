@@ -18,6 +18,7 @@ from gan_refine.cli.options import (
     option,
     trust_pickle_option,
 )
+from gan_refine.cli.process import share_cores
 from gan_refine.config import DEFAULT_STEPS, SEED, UNIFORM, require
 from gan_refine.errors import OptionError, UserError
 from gan_refine.files import require_writable
@@ -69,6 +70,7 @@ def generate(
     from gan_refine.run.folder import picture_notice, save_png, tile
     from gan_refine.run.generate import MAX_IMAGES, Picture, choose_labels, images, open_source, parse_numbers
 
+    share_cores()
     require("trunc", trunc, -10 <= trunc <= 10, "between -10 and 10")
     check_device(device)
     numbers = parse_numbers("seeds", seeds, int(SEED.high))

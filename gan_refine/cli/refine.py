@@ -23,6 +23,7 @@ from gan_refine.cli.options import (
     teacher_steps_option,
     trust_pickle_option,
 )
+from gan_refine.cli.process import share_cores
 from gan_refine.config import RANGES, Range, RefineOptions, require, shortened
 from gan_refine.errors import OptionError
 from gan_refine.run.command import KIMG, option_of, read_config
@@ -157,6 +158,7 @@ def refine(context: click.Context, dry_run: bool, **given) -> None:
     from gan_refine.run.launch import folder_of_this_launch, launch
     from gan_refine.run.resume import find_run, resume
 
+    share_cores()
     distributed.init()
     rank0 = distributed.is_rank0()
     run, fit_memory = given.pop("resume"), given["batch_gpu"] == "auto"

@@ -57,6 +57,7 @@ class Header(TypedDict):
     format: int
     sha256: dict[str, str]
     torch: str
+    threads: int  # of torch
 
 
 @dataclass
@@ -78,7 +79,12 @@ class Run:
     def header(self) -> Header:
         """What each checkpoint says of its format and of the files that the run started from."""
         digests = {"gan": self.options.gan_sha256, "teacher": self.options.teacher_sha256}
-        return {"format": CHECKPOINT_FORMAT, "sha256": digests, "torch": str(torch.__version__)}
+        return {
+            "format": CHECKPOINT_FORMAT,
+            "sha256": digests,
+            "torch": str(torch.__version__),
+            "threads": torch.get_num_threads(),
+        }
 
     @property
     def bridged(self) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from tqdm import tqdm
 
 from gan_refine import assets
@@ -49,10 +50,17 @@ def resume(folder: Path, given: RunOptions, named: Iterable[str]) -> str:
         longer = options.refine.total_images > saved.refine.total_images
         broadcast_from_rank0(lambda: _tidy(folder, options if longer else None))
         found = _newest(folder)
+        _take_threads(None if found is None else found[0].get("threads"))
         with arithmetic_of(run):
             plan = make_plan(run)
         with clock_of(run, plan, begins=found is None) as clock:
             return drive(run, folder, found, clock)
+
+
+def _take_threads(number: object) -> None:
+    """As many threads of torch as the run had, if the machine has the cores: with others its sums would be rounded otherwise."""
+    if isinstance(number, int) and "OMP_NUM_THREADS" not in os.environ and 1 <= number <= (os.cpu_count() or 1):
+        torch.set_num_threads(number)
 
 
 def find_files(saved: RunOptions, given: RunOptions, named: Iterable[str], folder: Path) -> RunOptions:
