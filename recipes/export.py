@@ -94,7 +94,9 @@ def gan(name: str, checkpoint: Path, log: Path | None) -> None:
 def lighten(name: str) -> None:
     """Halves the size of an embedded pair: the teacher's weights in float16 (which are used in float32), a GAN file without G."""
     path = file_of("teacher", name)
-    write_networks(path, {"ema": load_edm(path).net.half()})
+    net = EDMPrecond(**train_teacher.network_kwargs(name))  # that in memory has faster blocks, which are for no file
+    net.load_state_dict(load_edm(path).net.state_dict())
+    write_networks(path, {"ema": net.half()})
     _change_origin(path, {"weights": "rounded to float16 by recipes/export.py lighten"})
     path = file_of("gan", name)
     if "G" in read_pickle(path).networks():

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import torch
 
 from gan_refine import assets
 from gan_refine.assets import Patience, Source, fetch, resolve
@@ -341,6 +343,17 @@ def test_a_detector_without_a_pair_has_no_gan() -> None:
     with pytest.raises(FileFormatError) as caught:
         assets.resolve("gan", "no-such-name")
     assert "fashion16-cond" in str(caught.value) and "fashion16-b" not in str(caught.value)
+
+
+@pytest.mark.parametrize("path", sorted(assets.PRETRAINED.glob("*.pkl")), ids=lambda path: path.name)
+def test_embedded_pickles_hold_the_plain_networks(path: Path) -> None:
+    """Those in memory may have faster blocks, which published tools do not know."""
+    networks = [net for net in pickle.loads(path.read_bytes()).values() if isinstance(net, torch.nn.Module)]
+    modules = {type(module).__module__ for net in networks for module in net.modules()}
+    assert networks
+    assert {name for name in modules if not name.startswith("torch.nn.")} <= {
+        f"gan_refine.networks.{name}" for name in ("edm_unet", "edm_precond", "stylegan2")
+    }
 
 
 def test_public_files_are_complete() -> None:

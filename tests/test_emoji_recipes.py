@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import pickle
 import tarfile
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from PIL import Image
 from gan_refine.assets import sha256
 from gan_refine.generators import StyleGan2
 from gan_refine.interfaces import ImageSpec, Latents
+from gan_refine.networks.edm_precond import EDMPrecond
 from gan_refine.teachers import load_edm
 from recipes import augment, datasets, emoji, export, neighbours, train_gan, train_teacher
 from recipes.training import learning_rate
@@ -282,6 +284,8 @@ def test_from_archives_to_exported_networks(tiny, data: Path, tmp_path: Path, mo
     before = (made / "emoji32-gan.pkl").read_bytes()
     said(export.main, "lighten", "emoji32")
     assert (made / "emoji32-gan.pkl").read_bytes() == before, "it has no G"
+    with (made / "emoji32-teacher.pkl").open("rb") as stream:
+        assert type(pickle.load(stream)["ema"]) is EDMPrecond, "as published tools open it"
     light = load_edm(made / "emoji32-teacher.pkl").net.state_dict()
     for key, value in teacher.net.state_dict().items():
         assert light[key].dtype == torch.float32 and torch.equal(light[key], value.half().float()), key
