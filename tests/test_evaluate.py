@@ -280,9 +280,17 @@ class TestYardsticks:
         table = Table("x", "y", [("fd", "fd teacher")], rows, {"fd": "lower"})
         lines = table.lines()
         assert [line.split()[-1] for line in lines[1:5]] == ["share", "-", "-", "-"]
-        reason = "with 1 of 2 sets of latents a is as near as the floor, so there is no way to go."
+        reason = "with 1 of 2 sets of latents a is as near as other teacher samples, so there is no way to go."
         assert lines[5:] == [f"  No share of fd teacher: {reason}"]
         assert verdict([table], "b", "It").startswith("It had no way to go, as the original is as near to the teacher")
+        for after, farther in (
+            ([4.0, 2.5], True),
+            ([4.0, 1.0], False),
+            ([2.0, 0.5], False),
+        ):  # by 1, 1; 1, -0.5; -1, -1
+            grown = replace(table, detector="other", rows=[*rows[:2], Row("b", {"fd": after}, {"fd": None})])
+            told = f" It is farther away in other ({grown.rows[1].cell('fd')} -> {grown.rows[2].cell('fd')})."
+            assert verdict([table, grown], "b", "It").endswith(told) == farther
         without = replace(table, rows=rows[1:])
         assert without.notes() == [
             "No share of fd teacher without a floor, for which --teacher and --teacher-steps are needed."

@@ -27,7 +27,9 @@ def test_a_run_prints_the_line_that_measures_it(tiny_run: Path) -> None:
     (line,) = re.findall(r"^  (gan-refine evaluate .*)$", (tiny_run / "log.txt").read_text(), re.MULTILINE)
     words = shlex.split(line)
     given = evaluate.make_context("evaluate", words[2:]).params
-    assert list(given["gans"])[1] == str(tiny_run / "network-refined-best.pkl")
+    improved = json.loads((tiny_run / "summary.json").read_text())["improved"]
+    refined = "network-refined-best.pkl" if improved else "network-refined-last.pkl"  # the best is the original
+    assert list(given["gans"])[1] == str(tiny_run / refined)
     assert given["seed"] == 2  # 0 selected the snapshot, 1 measured it at the end
 
 

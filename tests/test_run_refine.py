@@ -159,7 +159,7 @@ BAD = {
     "gan as teacher": (["--teacher={gan16}"], "--gan"),
     "resolution": (
         ["--teacher={teacher32}"],
-        "32x32 grey (--gan is the embedded fashion16, the default); choose",
+        "32x32 grey (--gan is the embedded fashion16); choose",
     ),
     "channels": (["--teacher={teacher_rgb}"], "16x16 grey images but the teacher denoises 16x16 RGB"),
     "batch 0": (["--batch=0"], "--batch=0 is not allowed; give a number from 1 to 1048576"),

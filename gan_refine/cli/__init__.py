@@ -20,6 +20,7 @@ from gan_refine.cli.inspect import inspect_file
 from gan_refine.cli.main import run_command
 from gan_refine.cli.refine import refine
 from gan_refine.cli.report import report
+from gan_refine.version import VERSION
 
 COMMANDS: list[click.Command] = [refine, evaluate, generate, inspect_file, convert, export, report, doctor]
 
@@ -36,6 +37,7 @@ class OrderedGroup(click.Group):
 @click.group(
     cls=OrderedGroup, commands={str(command.name): command for command in COMMANDS}, invoke_without_command=True
 )
+@click.version_option(VERSION, prog_name="gan-refine")
 @click.pass_context
 def cli(context: click.Context) -> None:
     """Refine GAN generators with diffusion teachers. Results go to standard output, progress to standard error."""

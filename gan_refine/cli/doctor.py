@@ -48,6 +48,7 @@ def doctor(
     from gan_refine.run.build import build
     from gan_refine.run.command import command_line
     from gan_refine.run.environment import environment_rows
+    from gan_refine.run.hints import notices
     from gan_refine.run.plan import make_plan, plan_lines
 
     if (gan is None) != (teacher is None):
@@ -65,6 +66,8 @@ def doctor(
         return
     shown = (("GAN", run.generator.spec, gan), ("teacher", run.teacher.denoiser.spec, teacher))
     click.echo("\n" + "\n".join(f"{name:<10} {spec}, {file}" for name, spec, file in shown) + "\nThey fit.\n")
+    for notice in notices(run):
+        click.echo(notice)
     click.echo("\n".join(plan_lines(run, make_plan(run))))
     given = replace(options, refine=refine)  # what the run decides is left to it
     click.echo(f"\n{command_line(given, ('objective', 'glr'))}")

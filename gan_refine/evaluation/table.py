@@ -95,7 +95,7 @@ class Table:
                 f"{near} of {len(first.values[key])} sets of latents" if len(first.values[key]) > 1 else "these latents"
             )
             found.append(
-                f"No share of {heading}: with {sets} {first.name} is as near as the floor, so there is no way to go."
+                f"No share of {heading}: with {sets} {first.name} is as near as other teacher samples, so there is no way to go."
             )
         return found
 
@@ -177,15 +177,20 @@ def verdict(tables: Sequence[Table], name: str, subject: str) -> str:
 
 
 def _farther(tables: Sequence[Table], name: str) -> str:
-    shares = {table.detector: share for table in tables if (share := _first_share(table, name)) is not None}
-    worse = [
-        f"{detector} ({share})" for detector, share in shares.items() if share.margin is not None and share.sign < 0
-    ]
+    worse = [f"{table.detector} ({change})" for table in tables if (change := _growth(table, name)) is not None]
     return f" It is farther away in {', '.join(worse)}." if worse else ""
 
 
-def _first_share(table: Table, name: str) -> Interval | None:
-    return next(row for row in table.rows if row.name == name).shares.get(table.columns[0][0])
+def _growth(table: Table, name: str) -> str | None:
+    """By how much the distance of the network has clearly grown: its share, or both values where there is none."""
+    rows, key = {row.name: row for row in table.rows}, table.columns[0][0]
+    before, row = table.rows[1 if FLOOR in rows else 0], rows[name]
+    share = row.shares.get(key)
+    if share is not None:
+        return str(share) if share.margin is not None and share.sign < 0 else None
+    compared = PairedComparison(before.values[key], row.values[key])
+    grown = table.better.get(key) == "lower" and compared.significant and compared.difference.mean > 0
+    return f"{before.cell(key)} -> {row.cell(key)}" if grown else None
 
 
 def _verdict(table: Table, name: str) -> str:

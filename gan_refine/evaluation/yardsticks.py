@@ -160,14 +160,14 @@ class Sources:
         ]
 
     def few_images(self, option: str) -> list[str]:
-        """Which figures have so few images that they tell more of their number than of the generator; `option` gives it."""
+        """Which figures have so few images that the small sample dominates them; `option` gives the number."""
         given, few = self.options.num_images, self.too_few
         if not few:
             return []
         named = ", ".join(f"{metric} in the {features} features of {detector}" for (metric, detector, features) in few)
         return [
-            f"{option}={given} is few for {named}: with fewer images than twice the features a distance tells more of their "
-            f"number than of the generator; give {option}={2 * max(features for _, _, features in few)}"
+            f"{option}={given} is few for {named}: with fewer images than twice the features the small sample "
+            f"dominates the distance; give {option}={2 * max(features for _, _, features in few)}"
         ]
 
     @cached_property

@@ -261,7 +261,7 @@ def check_match(gan: ImageSpec, teacher: ImageSpec, options: RunOptions) -> None
     """Raises MismatchError unless the teacher denoises images like the generator's."""
     if (gan.resolution, gan.channels) != (teacher.resolution, teacher.channels):
         embedded = [name for name in ("gan", "teacher") if getattr(options, name) == DEFAULT_PAIR]
-        default = f" (--{embedded[0]} is the embedded {DEFAULT_PAIR}, the default)" if len(embedded) == 1 else ""
+        default = f" (--{embedded[0]} is the embedded {DEFAULT_PAIR})" if len(embedded) == 1 else ""
         way_out = ", or refine what it sees with --bridge=resize" if can_bridge(gan, teacher) else ""
         raise MismatchError(
             f"the GAN makes {gan} images but the teacher denoises {teacher}{default}; "

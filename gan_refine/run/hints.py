@@ -3,14 +3,23 @@
 from collections.abc import Mapping
 
 from gan_refine.evaluation import cached_images
-from gan_refine.run.build import TO_LEARN, TO_MEASURE, Run
+from gan_refine.run.build import TO_LEARN, TO_MEASURE, Run, class_notice
 from gan_refine.run.clock import LEARNING, LONG, Phase, duration
+from gan_refine.run.folder import picture_notice
 
 
 def hints(run: Run, phases: Mapping[str, Phase]) -> list[str]:
     """A line for each, with the option that helps. `phases` holds the samples that are to be made."""
     few = [] if run.sources is None else run.sources.few_images("--eval-images")
     return [*_new_samples(run, phases), *_mostly_samples(phases), *_long_warmup(run), *few]
+
+
+def notices(run: Run) -> list[str]:
+    """What is unusual in how this pair is refined and shown, a sentence each: classes, pictures, losses that are left out."""
+    classes = class_notice(run.generator.spec, run.teacher.denoiser.spec, run.options.labels)
+    shown = picture_notice(run.measured_spec.channels)
+    known = [text for text in (classes, shown) if text is not None]
+    return [*known, *run.objective.notices(), *run.generator.full_size().notices()]
 
 
 def _new_samples(run: Run, phases: Mapping[str, Phase]) -> list[str]:

@@ -22,6 +22,7 @@ from gan_refine.run.build import TO_LEARN, TO_MEASURE, Run, build, give_learning
 from gan_refine.run.clock import Clock, say
 from gan_refine.run.command import command_line
 from gan_refine.run.folder import RunFolder, new_folder, numbered_folders
+from gan_refine.run.hints import notices
 from gan_refine.run.history import check_header
 from gan_refine.run.options import RunOptions, description
 from gan_refine.run.plan import Plan, make_plan, plan_lines
@@ -54,6 +55,7 @@ def launch(
         lines = [
             to_json(run.options),
             *lines,
+            *notices(run),
             f"command   {command_line(run.options)}",
             "Dry run: nothing was written.",
         ]

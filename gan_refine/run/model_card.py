@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from gan_refine import assets
+from gan_refine.config import parse_spec
 from gan_refine.interfaces import ImageSpec
 from gan_refine.run.command import command_line
 from gan_refine.run.figures import LEGEND, TextTable, snapshot_table, summary_tables
@@ -25,7 +26,7 @@ def model_card(record: RunRecord, spec: ImageSpec, written: dict[str, str]) -> s
     return f"""# {record.folder.name}
 
 A generator of {spec} images: a pretrained GAN that was refined with a pretrained diffusion model and no data set
-(Diff-Instruct, arXiv:2305.18455), by gan_refine {VERSION}.
+(objective `{parse_spec(options.objective)[0]}`, after Diff-Instruct, arXiv:2305.18455), by gan_refine {VERSION}.
 
 ## Origin
 

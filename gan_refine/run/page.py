@@ -45,7 +45,7 @@ def write_report(folder: Path, trust: bool = False, device: str = "cpu") -> Path
         warnings=warnings_of(record).values(),
         options=to_json(record.options),
         command=command_line(record.options),
-        evaluate=evaluate_line(record.options, str(record.best_pickle)),
+        evaluate=evaluate_line(record.options, str(_shown(record))),
         versions=_versions(),
     )
     path = folder / REPORT

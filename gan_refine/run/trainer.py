@@ -15,12 +15,13 @@ from gan_refine.foundation import distributed
 from gan_refine.interfaces import Generator
 from gan_refine.refine import Progress, RefineState, advance, diagnose, load_state, record_state
 from gan_refine.run.advice import warnings_of
-from gan_refine.run.build import Run, class_notice
+from gan_refine.run.build import Run
 from gan_refine.run.checkpoint import Checkpoints
 from gan_refine.run.choice import Ranked
 from gan_refine.run.clock import OTHER, Clock
 from gan_refine.run.command import evaluate_line
-from gan_refine.run.folder import RunFolder, picture_notice
+from gan_refine.run.folder import RunFolder
+from gan_refine.run.hints import notices
 from gan_refine.run.history import RunHistory, check_replicas, needed_space, restore_best
 from gan_refine.run.page import write_report
 from gan_refine.run.pictures import save_teacher_samples
@@ -65,10 +66,7 @@ class Trainer:
             require_space(self.folder.path, needed_space(run, self.state, run.options.keep + 2), "this run")
             run.gan.generator.write_original(self.best_path)
             self.history.best_digest = assets.sha256(self.best_path)
-        classes = class_notice(run.generator.spec, run.teacher.denoiser.spec, run.options.labels)
-        shown = picture_notice(run.measured_spec.channels)
-        notices = [*run.objective.notices(), *run.generator.full_size().notices()]
-        for notice in [*(text for text in (classes, shown) if text is not None), *notices]:
+        for notice in notices(run):
             self.folder.say(notice)
         if run.bridged and run.yardsticks is not None:
             self.folder.say(f"{run.yardsticks.name} measures {run.measured_spec} images.")
@@ -165,7 +163,8 @@ class Trainer:
         self._report()
         self.folder.say("\n" + "\n".join(summary.lines()))
         if self.run.yardsticks is not None:
-            line = evaluate_line(self.run.options, str(self.best_path))
+            refined = self.best_path if self.history.best_kimg else self.last_path  # the best is the original
+            line = evaluate_line(self.run.options, str(refined))
             self.folder.say(f"To measure both on other latents:\n  {line}")
         self.folder.say(f"Run folder: {self.folder.path}")
         return summary
