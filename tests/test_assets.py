@@ -20,6 +20,7 @@ import torch
 from gan_refine import assets
 from gan_refine.assets import Patience, Source, fetch, resolve
 from gan_refine.assets.download import BLOCK
+from gan_refine.cli import cli, run_command
 from gan_refine.errors import DownloadError, FileFormatError, MismatchError, UserError
 
 ROOT = Path(__file__).parent.parent
@@ -354,6 +355,18 @@ def test_embedded_pickles_hold_the_plain_networks(path: Path) -> None:
     assert {name for name in modules if not name.startswith("torch.nn.")} <= {
         f"gan_refine.networks.{name}" for name in ("edm_unet", "edm_precond", "stylegan2")
     }
+
+
+@pytest.mark.parametrize("words", [["inspect", "fashion16"], ["convert", "fashion16", "out.safetensors"]])
+def test_a_name_where_one_file_is_meant(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["gan-refine", *words])
+    assert run_command(cli) == 2
+    said = capsys.readouterr().err
+    assert "fashion16 is the name of several embedded files; give one of them: " in said and "fashion16-gan.pkl" in said
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_public_files_are_complete() -> None:

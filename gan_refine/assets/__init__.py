@@ -10,6 +10,7 @@ from gan_refine.assets.names import (
     catalog,
     licence_of,
     public_files,
+    refuse_name,
     resolve,
 )
 
@@ -26,6 +27,7 @@ __all__ = [
     "fetch",
     "licence_of",
     "public_files",
+    "refuse_name",
     "resolve",
     "sha256",
 ]

@@ -52,6 +52,14 @@ def catalog(folder: Path = PRETRAINED) -> dict[str, Pair]:
     return {name: _pair(name, entry) for name, entry in _entries(folder / "catalog.json", "pairs").items()}
 
 
+def refuse_name(text: str) -> None:
+    """Raises FileFormatError for the name of embedded files where one file is meant, with their paths."""
+    pair = catalog().get(text)
+    if pair is not None and not os.path.exists(text):
+        paths = ", ".join(str(PRETRAINED / file) for kind, file in pair.files.items() if kind in ("gan", "teacher"))
+        raise FileFormatError(f"{text} is the name of several embedded files; give one of them: {paths or PRETRAINED}")
+
+
 def public_files(folder: Path = PRETRAINED) -> dict[str, PublicFile]:
     """The published files by name; nothing is fetched."""
     return {name: _public(name, entry) for name, entry in _entries(folder / "public.json", "files").items()}

@@ -23,6 +23,8 @@ def convert(source: str, destination: str, which: str, trust_pickle: bool) -> No
     IN is a network pickle, or a state dict (.safetensors, .pt, .pth) with its description beside it as .json. OUT ends in .pkl or
     .safetensors; the latter gets a .json beside it and holds one network. Prints the names of the files written.
     """
+    from gan_refine.assets import refuse_name
     from gan_refine.run import convert as work
 
+    refuse_name(source)
     work.convert(Path(source), Path(destination), which, trust_pickle)

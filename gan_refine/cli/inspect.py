@@ -16,6 +16,8 @@ def inspect_file(file: str, as_json: bool) -> None:
     Nothing in FILE is run and no network is built, so it may come from anywhere. The exit code is 0 even if the file is not
     safe to open; the text says so.
     """
+    from gan_refine.assets import refuse_name
     from gan_refine.run.inspect import description
 
+    refuse_name(file)
     print(description(Path(file), as_json))
