@@ -6,10 +6,12 @@ import sys
 import time
 from pathlib import Path
 
+import click
 import pytest
 import torch
 
 from gan_refine.cli import process as process_module
+from gan_refine.cli import run_command
 from gan_refine.cli.process import Usage, cores_of_quota, keep_memory, prepare_process, share_cores, usage
 
 ROOT = Path(__file__).parent.parent
@@ -72,6 +74,16 @@ def test_a_busy_program_is_seen() -> None:
     assert before is not None and after is not None
     assert after.clock - before.clock >= 1 and after.own - before.own < 0.5
     assert 0.4 < after.cores_of_others(before) <= (os.cpu_count() or 1) + 0.1
+
+
+def test_an_interruption_is_a_word_and_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    @click.command()
+    def stopped() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "argv", ["stopped"])
+    assert run_command(stopped) == 130
+    assert capsys.readouterr() == ("", "\ninterrupted\n")  # click ends the line of the terminal
 
 
 def modules_after(code: str) -> tuple[set[str], str]:

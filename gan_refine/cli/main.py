@@ -28,6 +28,7 @@ def run_command(command: click.Command) -> int:
         except click.ClickException as error:
             return _complain(error.format_message())
         except (click.exceptions.Abort, KeyboardInterrupt):
+            print("interrupted", file=sys.stderr)
             return 130
         except RuntimeError as error:
             from gan_refine.foundation import distributed
