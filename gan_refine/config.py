@@ -17,7 +17,7 @@ D = TypeVar("D")
 
 # Defaults of options, here since --help imports no module that needs torch.
 UNIFORM = "uniform"  # frequencies of classes
-DEFAULT_STEPS = 18  # of unipc; 12 come within 2 % of the converged distance to the data, 18 within 0.2 % (docs/metrics.md)
+DEFAULT_STEPS = 18  # of unipc; within 0.2 % of the converged distance to the data on fashion16 (docs/metrics.md)
 NUM_IMAGES = 2_000  # of each side: of a generator, of the reference and of the floor
 LEARNING_SAMPLES = 16_384  # of the teacher, that an objective learns from in a short run
 MOST_LEARNING_SAMPLES = 32_768  # in a long one

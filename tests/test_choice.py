@@ -50,7 +50,7 @@ def test_the_last_one_that_is_not_clearly_above_the_lowest(
     original: float, snapshots: Sequence[Ranked], index: int | None
 ) -> None:
     assert choose(Ranked(original), snapshots) == index
-    history = RunHistory(before=original, best=original, lowest=original)
+    history = RunHistory(before=original, best=original)
     taken = [number for number, snapshot in enumerate(snapshots) if history.chooses(snapshot)]
     assert (taken[-1] if taken else None) == index, "one after the other, as a run does it"
 

@@ -26,9 +26,7 @@ class RunHistory:
     ticks: int = 0
     before: float | None = None
     best: float | None = None  # of the chosen snapshot; the original's until one is chosen
-    lowest: float | None = (
-        None  # of all snapshots and the original; of the chosen one in checkpoints of earlier versions
-    )
+    lowest: float | None = None  # of all so far; None: that of the best
     lowest_left_out: tuple[float, ...] = ()
     best_kimg: float = 0.0
     best_step: int | None = None  # whose checkpoint is kept; None while the original is the best
@@ -80,7 +78,7 @@ def restore_best(
     if reason is not None:
         say(f"{reason}, and with it the best pickle of {history.best_kimg:g} kimg; the original is the best so far.")
         history.best, history.best_kimg, step = history.before, 0.0, None
-        history.lowest, history.lowest_left_out = history.before, ()
+        history.lowest, history.lowest_left_out = None, ()
     if step is None:
         run.gan.load().write_original(best_path)
     else:

@@ -15,6 +15,7 @@ from gan_refine.errors import FileFormatError, OptionError
 from gan_refine.files import atomic_file, remove_leftovers
 from gan_refine.run.build import build
 from gan_refine.run.checkpoint import Checkpoints, parse
+from gan_refine.run.clock import say
 from gan_refine.run.folder import numbered_folders
 from gan_refine.run.launch import arithmetic_of, clock_of, drive, introduce, locked
 from gan_refine.run.options import (
@@ -59,8 +60,11 @@ def resume(folder: Path, given: RunOptions, named: Iterable[str]) -> str:
 
 def _take_threads(number: object) -> None:
     """As many threads of torch as the run had, if the machine has the cores: with others its sums would be rounded otherwise."""
-    if isinstance(number, int) and "OMP_NUM_THREADS" not in os.environ and 1 <= number <= (os.cpu_count() or 1):
+    if not isinstance(number, int) or "OMP_NUM_THREADS" in os.environ or number > (os.cpu_count() or 1):
+        return
+    if number != torch.get_num_threads():
         torch.set_num_threads(number)
+        say(f"Threads: {number}, as the run had before.")
 
 
 def find_files(saved: RunOptions, given: RunOptions, named: Iterable[str], folder: Path) -> RunOptions:

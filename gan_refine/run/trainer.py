@@ -162,7 +162,7 @@ class Trainer:
         self.folder.write_text("summary.json", summary.to_json())
         self._report()
         self.folder.say("\n" + "\n".join(summary.lines()))
-        if self.run.yardsticks is not None:
+        if self.run.yardsticks is not None and self.last_path.is_file():  # else there was no snapshot
             refined = self.best_path if self.history.best_kimg else self.last_path  # the best is the original
             line = evaluate_line(self.run.options, str(refined))
             self.folder.say(f"To measure both on other latents:\n  {line}")
@@ -193,7 +193,7 @@ class Trainer:
             return
         with self.signals.raising(alone=distributed.get_world_size() == 1):
             found = self._measure(self.run.original, "original", kimg=0.0)
-            self.history.before = self.history.best = self.history.lowest = None if found is None else found.value
+            self.history.before = self.history.best = None if found is None else found.value
 
     def _snapshot(self) -> float | None:
         """Measures the weight average and keeps its pickle if it is chosen; returns the first metric."""
