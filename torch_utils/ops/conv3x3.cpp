@@ -7,8 +7,13 @@
 // coefficients of Lagrange's polynomials, whose denominators are in G.
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
-#include <memory>
+#include <new>
+
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
 
 #include "portable.h"
 
@@ -16,14 +21,15 @@ namespace {
 
 #ifdef __AVX512F__
 constexpr int LANES = 16;
+constexpr int ROWS = 12, SUM_ROWS = 8;  // times two vectors of sums fit the registers; the fewer where sums come from memory
 #else
 constexpr int LANES = 8;
+constexpr int ROWS = 6, SUM_ROWS = 6;
 #endif
 constexpr int TILE = 4;               // results along a side
 constexpr int SIDE = TILE + 2;        // pixels that they need, and points of the transforms
 constexpr int POINTS = SIDE * SIDE;
 constexpr int WIDE = 2 * LANES;       // channels of a panel of weights: channel counts are multiples
-constexpr int ROWS = 6;               // tiles times two vectors of sums fill the registers
 constexpr int64_t CACHED = 96 << 10;  // floats of transformed tiles that stay in the second cache
 constexpr int64_t LINE = 16;          // floats of a line of the caches; so far apart, two points' planes do not share its sets
 constexpr int64_t CHUNK = 64;         // input channels whose derivative is summed at a time
@@ -42,8 +48,34 @@ struct Images {
 
 int64_t plane(int64_t count, int64_t channels) { return count * channels + LINE; }
 
-// Memory that nothing has been written to.
-std::unique_ptr<float[]> memory(int64_t floats) { return std::unique_ptr<float[]>(new float[floats]); }
+// Memory that each thread keeps from call to call, on huge pages where Linux has them: a transform writes to 36 planes at once,
+// and a processor's table of small pages holds fewer.
+enum Use { WEIGHTS, INPUTS, RESULTS, SUMS, USES };
+
+struct Kept {
+    float* floats = nullptr;
+    size_t bytes = 0;
+
+    ~Kept() { std::free(floats); }
+};
+
+float* memory(Use use, int64_t floats) {
+    constexpr size_t PAGE = 2 << 20;
+    static thread_local Kept kept[USES];
+    Kept& k = kept[use];
+    const size_t bytes = (floats * sizeof(float) + PAGE - 1) / PAGE * PAGE;
+    if (bytes > k.bytes) {
+        std::free(k.floats);
+        k.bytes = 0;
+        k.floats = static_cast<float*>(std::aligned_alloc(PAGE, bytes));
+        if (!k.floats) throw std::bad_alloc();
+#ifdef MADV_HUGEPAGE
+        madvise(k.floats, bytes, MADV_HUGEPAGE);
+#endif
+        k.bytes = bytes;
+    }
+    return k.floats;
+}
 
 struct Tile {
     int64_t sample, y, x;  // its first pixel
@@ -122,7 +154,9 @@ inline void weight_gradient_points(const Vector* u, int step, Vector* g, int to_
 template <int FROM, int TO, class Points>
 inline void transform(const Vector* from, Vector* to, const Points& points) {
     Vector half[FROM * TO];
+#pragma GCC unroll 6
     for (int i = 0; i < FROM; i++) points(from + i, FROM, half + i, FROM);
+#pragma GCC unroll 6
     for (int i = 0; i < TO; i++) points(half + i * FROM, 1, to + i * TO, 1);
 }
 
@@ -150,8 +184,10 @@ void transform_input(const Images& s, const float* x, int64_t channels, int64_t 
         }
         for (int64_t c = 0; c < width; c += LANES) {
             Vector d[POINTS], r[POINTS];
+#pragma GCC unroll 36
             for (int i = 0; i < POINTS; i++) d[i] = load(pixels[i] + c);
             transform<SIDE, SIDE>(d, r, input_points);
+#pragma GCC unroll 36
             for (int i = 0; i < POINTS; i++) store(to + i * step + c, r[i]);
         }
     }
@@ -169,9 +205,11 @@ void transform_output(const Images& s, const float* products, const float* bias,
         for (int64_t k = 0; k < channels; k += LANES) {
             const float* from = products + t * channels + k;
             Vector m[POINTS], r[TILE * TILE];
+#pragma GCC unroll 36
             for (int i = 0; i < POINTS; i++) m[i] = load(from + i * step);
             transform<SIDE, TILE>(m, r, output_points);
             const Vector add = bias ? load(bias + k) : Vector{};
+#pragma GCC unroll 36
             for (int i = 0; i < TILE * TILE; i++) store(to + (i / TILE * s.width + i % TILE) * channels + k, r[i] + add);
         }
     }
@@ -185,58 +223,58 @@ void transform_gradient(const Images& s, const float* dy, int64_t channels, int6
         const float* from = dy + tile.pixel(s, 0, 0) * channels;
         for (int64_t k = 0; k < channels; k += LANES) {
             Vector d[TILE * TILE], r[POINTS];
+#pragma GCC unroll 36
             for (int i = 0; i < TILE * TILE; i++) d[i] = load(from + (i / TILE * s.width + i % TILE) * channels + k);
             transform<TILE, SIDE>(d, r, gradient_points);
             float* to = result + (k / WIDE * count + t) * WIDE + k % WIDE;
+#pragma GCC unroll 36
             for (int i = 0; i < POINTS; i++) store(to + i * step, r[i]);
         }
     }
 }
 
-// sums[row][WIDE] (+)= over `depth` of left[row * row_step + d * depth_step] * right[d][WIDE]. `AHEAD`: asks for what follows
-// `right` in memory.
-template <int COUNT, bool AHEAD>
-void multiply_rows(const float* left, int64_t row_step, int64_t depth_step, const float* right, int64_t depth, float* sums,
-                   int64_t sums_step, bool add) {
+// sums[row][WIDE] = over `depth` of left[row][d] * right[d][WIDE]; with ADD of left[d][row], and added to the sums if `add`. `step`
+// floats are between neighbours in the first dimension of `left`. AHEAD: asks for what follows `right` in memory.
+//
+// The loops over sums are unrolled, or else GCC keeps these in memory.
+template <int COUNT, bool ADD, bool AHEAD>
+void multiply_rows(const float* left, int64_t step, const float* right, int64_t depth, float* sums, int64_t sums_step, bool add) {
     Vector a[COUNT], b[COUNT];
+#pragma GCC unroll 12
     for (int i = 0; i < COUNT; i++) {
-        a[i] = add ? load(sums + i * sums_step) : Vector{};
-        b[i] = add ? load(sums + i * sums_step + LANES) : Vector{};
+        a[i] = ADD && add ? load(sums + i * sums_step) : Vector{};
+        b[i] = ADD && add ? load(sums + i * sums_step + LANES) : Vector{};
     }
     for (int64_t d = 0; d < depth; d++) {
         for (int i = 0; AHEAD && i < WIDE; i += LINE)
             __builtin_prefetch(right + (depth + d) * WIDE + i, 0, 2);  // into the second cache
         const Vector first = load(right + d * WIDE), second = load(right + d * WIDE + LANES);
-#pragma GCC unroll 6
+#pragma GCC unroll 12
         for (int i = 0; i < COUNT; i++) {
-            const float value = left[i * row_step + d * depth_step];
+            const float value = ADD ? left[d * step + i] : left[i * step + d];
             a[i] += value * first;
             b[i] += value * second;
         }
     }
+#pragma GCC unroll 12
     for (int i = 0; i < COUNT; i++) {
         store(sums + i * sums_step, a[i]);
         store(sums + i * sums_step + LANES, b[i]);
     }
 }
 
-// The same for any number of rows.
-template <bool AHEAD>
-void multiply(int64_t rows, const float* left, int64_t row_step, int64_t depth_step, const float* right, int64_t depth,
-              float* sums, int64_t sums_step, bool add) {
-    for (int64_t row = 0; row < rows; row += ROWS) {
-        const float* from = left + row * row_step;
+// The same for any number of rows, COUNT at a time.
+template <int COUNT, bool ADD, bool AHEAD = !ADD>
+void multiply(int64_t rows, const float* left, int64_t step, const float* right, int64_t depth, float* sums, int64_t sums_step,
+              bool add = false) {
+    for (int64_t row = 0; row < rows; row += COUNT) {
+        const float* from = left + row * (ADD ? 1 : step);
         float* to = sums + row * sums_step;
-        switch (std::min<int64_t>(rows - row, ROWS)) {
-#define CASE(COUNT)                                                                                        \
-    case COUNT: {                                                                                          \
-        const auto product = AHEAD && row == 0 ? multiply_rows<COUNT, true> : multiply_rows<COUNT, false>; \
-        product(from, row_step, depth_step, right, depth, to, sums_step, add);                             \
-        break;                                                                                             \
-    }
-            CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6)
-#undef CASE
+        if constexpr (COUNT > 1) {
+            if (row + COUNT > rows) return multiply<COUNT - 1, ADD, AHEAD>(rows - row, from, step, right, depth, to, sums_step, add);
         }
+        const auto product = AHEAD && row == 0 ? multiply_rows<COUNT, ADD, true> : multiply_rows<COUNT, ADD, false>;
+        product(from, step, right, depth, to, sums_step, add);
     }
 }
 
@@ -276,27 +314,29 @@ void transform_weight_gradient(const float* u, int64_t in, int64_t out, int64_t 
     }
 }
 
+// How many tiles are transformed before they are multiplied: a multiple of ROWS.
 int64_t tiles_at_once(int64_t channels, int64_t least) {
-    return std::max(least, std::min<int64_t>(16 * ROWS, CACHED / POINTS / channels / ROWS * ROWS));
+    return std::max(least, std::min<int64_t>(96, CACHED / POINTS / channels / 12 * 12));
 }
 
 void convolve(const Images& s, const float* x, const float* u, const float* bias, float* y, int64_t in, int64_t out,
               int threads) {
-    const int64_t size = tiles_at_once(in + out, 8 * ROWS), tiles = s.tiles(), blocks = (tiles + size - 1) / size;
+    const int64_t size = tiles_at_once(in + out, 48), tiles = s.tiles(), blocks = (tiles + size - 1) / size;
 #pragma omp parallel num_threads(threads) if (threads > 1 && blocks > 1)
     {
-        const auto inputs = memory(POINTS * plane(size, in)), products = memory(POINTS * plane(size, out));
+        float* const inputs = memory(INPUTS, POINTS * plane(size, in));
+        float* const products = memory(RESULTS, POINTS * plane(size, out));
 #pragma omp for schedule(static)
         for (int64_t block = 0; block < blocks; block++) {
             const int64_t begin = block * size, count = std::min(size, tiles - begin);
-            transform_input(s, x, in, 0, in, begin, count, inputs.get());
+            transform_input(s, x, in, 0, in, begin, count, inputs);
             for (int point = 0; point < POINTS; point++) {
-                const float* from = inputs.get() + point * plane(count, in);
-                float* to = products.get() + point * plane(count, out);
+                const float* from = inputs + point * plane(count, in);
+                float* to = products + point * plane(count, out);
                 for (int64_t k = 0; k < out; k += WIDE)
-                    multiply<true>(count, from, in, 1, u + point * plane(in, out) + k * in, in, to + k, out, false);
+                    multiply<ROWS, false>(count, from, in, u + point * plane(in, out) + k * in, in, to + k, out);
             }
-            transform_output(s, products.get(), bias, out, begin, count, y);
+            transform_output(s, products, bias, out, begin, count, y);
         }
     }
 }
@@ -304,23 +344,24 @@ void convolve(const Images& s, const float* x, const float* u, const float* bias
 // Of input channels first to last.
 void weight_gradient_of(const Images& s, const float* x, const float* dy, float* dw, int64_t in, int64_t out, int64_t first,
                         int64_t last) {
-    const int64_t tiles = s.tiles(), width = last - first, size = tiles_at_once(width + out, 4 * ROWS);
-    const auto inputs = memory(POINTS * plane(size, width)), gradients = memory(POINTS * plane(size, out));
-    const auto sums = memory(POINTS * width * out);
-    if (tiles == 0) std::fill_n(sums.get(), POINTS * width * out, 0.0f);
+    const int64_t tiles = s.tiles(), width = last - first, size = tiles_at_once(width + out, 24);
+    float* const inputs = memory(INPUTS, POINTS * plane(size, width));
+    float* const gradients = memory(RESULTS, POINTS * plane(size, out));
+    float* const sums = memory(SUMS, POINTS * width * out);
+    if (tiles == 0) std::fill_n(sums, POINTS * width * out, 0.0f);
     for (int64_t begin = 0; begin < tiles; begin += size) {
         const int64_t count = std::min(size, tiles - begin);
-        transform_input(s, x, in, first, last, begin, count, inputs.get());
-        transform_gradient(s, dy, out, begin, count, gradients.get());
+        transform_input(s, x, in, first, last, begin, count, inputs);
+        transform_gradient(s, dy, out, begin, count, gradients);
         for (int point = 0; point < POINTS; point++) {
-            const float* left = inputs.get() + point * plane(count, width);
-            const float* right = gradients.get() + point * plane(count, out);
-            float* to = sums.get() + point * width * out;
+            const float* left = inputs + point * plane(count, width);
+            const float* right = gradients + point * plane(count, out);
+            float* to = sums + point * width * out;
             for (int64_t k = 0; k < out; k += WIDE)
-                multiply<false>(width, left, 1, width, right + k * count, count, to + k, out, begin > 0);
+                multiply<SUM_ROWS, true>(width, left, width, right + k * count, count, to + k, out, begin > 0);
         }
     }
-    transform_weight_gradient(sums.get(), in, out, first, last, dw);
+    transform_weight_gradient(sums, in, out, first, last, dw);
 }
 
 // Input channels are shared out over threads.
@@ -351,9 +392,9 @@ extern "C" int cpu_conv3x3(const void* x, const void* w, const void* bias, void*
                            int64_t width, int64_t in, int64_t out, int turned, int threads) {
     const Images s{samples, height, width};
     if (!is_possible(s, in, out)) return BAD_ARGUMENT;
-    const auto u = memory(POINTS * plane(in, out));
-    transform_weight(static_cast<const float*>(w), in, out, turned, u.get());
-    convolve(s, static_cast<const float*>(x), u.get(), static_cast<const float*>(bias), static_cast<float*>(y), in, out, threads);
+    float* const u = memory(WEIGHTS, POINTS * plane(in, out));
+    transform_weight(static_cast<const float*>(w), in, out, turned, u);
+    convolve(s, static_cast<const float*>(x), u, static_cast<const float*>(bias), static_cast<float*>(y), in, out, threads);
     return DONE;
 }
 

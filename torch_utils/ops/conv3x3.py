@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from .. import custom_ops
 
-MIN_TILES = 24  # of 4x4 pixels: for fewer, transforming the kernels costs more than it saves
+MIN_TILES = 8  # of 4x4 pixels: for fewer, transforming the kernels costs more than it saves
 TILE = 4
 MOST_CHANNELS = 4096  # that the kernel has a row of zeros for
 
