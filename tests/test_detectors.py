@@ -44,6 +44,8 @@ class TestChoosing:
         ("text", "message"),
         [
             ("fud", "unknown metric 'fud'; choose one of dc, fd, fid, is, kd, kid, nn, pr"),
+            ("fid50k_full", "StyleGAN's tools; write --metrics=fid with 50000 images"),
+            ("pr50k3", "StyleGAN's tools; write --metrics=pr with 50000 images"),
             ("fd,dof=1", "its options are: ddof, infinity"),
             ("fd,ddof=2", "give 0 or 1"),
             ("fd,fid", "twice"),

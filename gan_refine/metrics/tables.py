@@ -1,5 +1,6 @@
 """The tables DETECTORS and METRICS, and what --detector and --metrics say."""
 
+import re
 from collections.abc import Callable, Sequence
 
 from gan_refine import assets
@@ -37,6 +38,7 @@ ONLY_REPORT = ("fashion16-b", EFFICIENTNET)  # starts of the names of detectors 
 CHOSE_DEFAULTS = ("fashion16",)  # names of the detectors by which the default settings were chosen
 AUTO, TEACHER, PIXELS = "auto", "teacher", "pixels"
 ALIASES = {"fid": "fd", "kid": "kd"}  # for --metrics; a result is called fid or kid only where it is (`metric_name`)
+STYLEGAN_METRIC = re.compile(r"(fid|kid|pr|is)(\d+)k3?(?:_full)?")  # fid50k_full, pr50k3: what users of its tools type
 
 
 def _inception(options: dict[str, str], device: Device) -> Detector:
@@ -135,6 +137,11 @@ def parse_metrics(text: str) -> list[Metric]:
     metrics: list[Metric] = []
     for spec in specs:
         name, options = parse_spec(spec)
+        if theirs := STYLEGAN_METRIC.fullmatch(name):
+            raise OptionError(
+                f"--metrics={name} is a name of StyleGAN's tools; write --metrics={theirs[1]} with {theirs[2]}000 images "
+                "(--images of evaluate, --eval-images of refine)"
+            )
         cls = choose("metric", name, METRICS | {alias: METRICS[kind] for alias, kind in ALIASES.items()})
         metrics.append(build_options(cls, options, f"--metrics={name}"))
     kinds = [metric.kind for metric in metrics]
