@@ -2,6 +2,8 @@
 
 import copy
 import json
+import shlex
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +14,8 @@ from PIL import Image
 from toys import SingleImage
 
 from gan_refine import assets
+from gan_refine.cli import cli
+from gan_refine.cli.main import run_command
 from gan_refine.config import RefineOptions
 from gan_refine.errors import MismatchError, OptionError
 from gan_refine.generators import Bridged, BridgeOptions, StyleGan2, bridge
@@ -220,8 +224,10 @@ def test_a_killed_run_across_the_bridge_ends_in_the_same_bits_and_its_pickle_is_
 @pytest.mark.parametrize(
     "measure, full, small, metric", [("full", 16, 8, "fd32-fashion16"), ("teacher", 32, 16, "fd32-fashion16-teacher")]
 )
-def test_data_are_compared_at_full_size_and_the_teacher_at_its_own(measure, full, small, metric, commands, tmp_path):
-    """The one embedded detector for grey images knows 16x16."""
+def test_data_are_compared_at_full_size_and_the_teacher_at_its_own(
+    measure, full, small, metric, commands, tmp_path, monkeypatch, capsys
+):
+    """The one embedded detector for grey images knows 16x16. The command for other latents measures at the same size."""
     pair = write_pair(tmp_path, resolution=full, teacher_resolution=small)
     arguments = [*pair, f"--bridge=resize,filter=box,measure={measure}", *SMALL]
     short = ["--kimg=0.016", "--warmup-kimg=0.008", "--teacher-steps=2", f"--outdir={tmp_path}"]
@@ -232,6 +238,11 @@ def test_data_are_compared_at_full_size_and_the_teacher_at_its_own(measure, full
     assert f"{metric} measures 16x16 grey images." in ended.stderr
     refined = StyleGan2.load(Path(summary["refined"]))
     assert isinstance(bridge(refined, ImageSpec(1, small), BridgeOptions()), Bridged)
+    lines = ended.stderr.splitlines()
+    (proposed,) = (lines[i + 1] for i, line in enumerate(lines) if line.startswith("To measure both on other latents"))
+    monkeypatch.setattr(sys, "argv", [*shlex.split(proposed), "--device=cpu"])
+    assert run_command(cli) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[0])["metric"] == metric
 
 
 def test_full_size_without_data_is_refused(pair, commands, tmp_path):

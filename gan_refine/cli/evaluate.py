@@ -32,6 +32,8 @@ NETWORKS, EVALUATION, OUTPUT = "Networks", "Evaluation", "Output"
         help=GAN + " Repeat it to compare others with the first.")
 @option(NETWORKS, "--teacher", metavar="PKL|URL|NAME", type=PATH, default=None,
         help=TEACHER + " The generators are compared with its samples.")
+@option(NETWORKS, "--bridge", metavar="SPEC", default="none",
+        help="For generators 2, 4, 8, ... times as large as the teacher: resize[,filter=lanczos|box], as the teacher sees them.")
 @option(NETWORKS, "--baselines", is_flag=True,
         help="Measure baselines without learning too: the first generator with its flat ground cleared, and with truncation.")
 @labels_option(NETWORKS)

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import fields
 from pathlib import Path
 
-from gan_refine.config import RefineOptions
+from gan_refine.config import RefineOptions, parse_spec
 from gan_refine.errors import FileFormatError, OptionError, first_line
 from gan_refine.run.options import RunOptions
 from gan_refine.run.presets import PRESETS
@@ -39,8 +39,12 @@ def command_line(options: RunOptions, left_out: Collection[str] = ()) -> str:
 def evaluate_line(options: RunOptions, refined: str) -> str:
     """The command that measures original and refined pickle on the same latents, which selected neither."""
     words = ["gan-refine evaluate", f"--gan={shlex.quote(options.gan)}", f"--gan={shlex.quote(refined)}"]
-    if options.teacher_steps:
+    bridging, bridge_given = parse_spec(options.bridge)
+    full_size = bridge_given.get("measure") == "full"
+    if options.teacher_steps and not full_size:
         words.append(_argument("teacher", options.teacher))
+    if bridging != "none" and not full_size:
+        words.append(_argument("bridge", options.bridge))
     words += [_argument(name, getattr(options, name)) for name in ("metrics", "detector", "fid_ref", "teacher_steps")]
     first = options.refine.seed + 1 + options.fid_seeds  # after those that selected and those of the summary
     return " ".join([*words, f"--images={options.eval_images}", f"--seed={first}"])

@@ -23,10 +23,11 @@ from gan_refine.evaluation import (
 )
 from gan_refine.files import atomic_file
 from gan_refine.foundation import distributed
+from gan_refine.generators import bridge
 from gan_refine.interfaces import Generator
 from gan_refine.labels import parse_frequencies
 from gan_refine.metrics import OnProgress
-from gan_refine.run.build import TO_MEASURE
+from gan_refine.run.build import TO_MEASURE, bridge_options
 from gan_refine.run.clock import Clock, Phase, say
 from gan_refine.run.networks import open_gan, open_teacher
 from gan_refine.run.plan import EVALUATION, sampling_phases
@@ -41,6 +42,7 @@ class EvaluateOptions:
 
     gans: tuple[str, ...]
     teacher: str | None
+    bridge: str
     teacher_steps: int
     metrics: str
     detector: tuple[str, ...]
@@ -75,8 +77,10 @@ def evaluate(options: EvaluateOptions) -> None:
     distributed.init()
     generators = {gan: open_generator(gan, options) for gan in options.gans}
     check_comparable(generators)
+    teacher = teacher_to_sample(options, next(iter(generators.values())))
+    generators = at_teachers_size(generators, teacher, options.bridge)
     first = next(iter(generators.values()))
-    sources = find_sources(options.yardsticks, first.spec, teacher_to_sample(options, first), options.device)
+    sources = find_sources(options.yardsticks, first.spec, teacher, options.device)
     for text in sources.few_images("--images"):
         say(f"NOTE: {text}.")
     if options.baselines:
@@ -129,6 +133,18 @@ def teacher_to_sample(options: EvaluateOptions, generator: Generator) -> Teacher
             "choose a teacher of the GAN's classes"
         )
     return replace(opened, frequencies=frequencies)
+
+
+def at_teachers_size(generators: dict[str, Generator], teacher: Teacher | None, text: str) -> dict[str, Generator]:
+    """The generators as --bridge makes the teacher see them. Raises UserError."""
+    bridging = bridge_options(text)
+    if bridging is None:
+        return generators
+    if bridging.measure == "full":
+        raise OptionError(f"--bridge={text} measures images at full size, as evaluate does without it; leave it out")
+    if teacher is None:
+        raise OptionError(f"--bridge={text} resizes to the size of a teacher; give --teacher")
+    return {name: bridge(generator, teacher.denoiser.spec, bridging) for name, generator in generators.items()}
 
 
 def clock_of(options: EvaluateOptions, generators: dict[str, Generator], sources: Sources) -> Clock:
