@@ -477,6 +477,21 @@ class TestCommand:
         assert message in captured.err.strip().splitlines()[-1]
 
 
+def test_the_way_out_for_a_teacher_of_another_size(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path
+) -> None:
+    for resolution, proposed in ((32, True), (8, False)):
+        path = tmp_path / f"{resolution}.pkl"
+        tiny = Generator(4, 0, 4, resolution, 1, mapping_kwargs={"num_layers": 1}, synthesis_kwargs={"channel_max": 4})
+        write_networks(path, {"G_ema": tiny})
+        assert command(monkeypatch, f"--gan={path}", "--teacher=fashion16", "--device=cpu") == 2
+        (error,) = capsys.readouterr().err.splitlines()
+        assert error.startswith(
+            f"error: the GAN makes {resolution}x{resolution} grey images but the teacher 16x16 grey"
+        )
+        assert error.endswith("--bridge=resize") == proposed
+
+
 def test_features_and_source_survive_the_file(tmp_path: Path, detector: ClassifierDetector) -> None:
     pixels = torch.randint(0, 256, [60, 1, 16, 16], dtype=torch.uint8)
     kept = FeatureStatistics(detector, 60, Requirements(sample=True))

@@ -12,6 +12,7 @@ from gan_refine.errors import MismatchError, OptionError
 from gan_refine.evaluation.images import IndexedImages, generator_images, stored_images
 from gan_refine.evaluation.references import DataSource, data_sources
 from gan_refine.evaluation.samples import SamplingOptions, Teacher, teacher_samples
+from gan_refine.generators import can_bridge
 from gan_refine.interfaces import Generator, ImageSpec, PixelBytes
 from gan_refine.metrics import (
     INCEPTION,
@@ -251,7 +252,10 @@ def _check_size(teacher: Teacher | None, spec: ImageSpec) -> None:
         return
     theirs = teacher.denoiser.spec
     if (theirs.channels, theirs.resolution) != (spec.channels, spec.resolution):
-        raise MismatchError(f"the GAN makes {spec} images but the teacher {theirs}; choose a teacher of the GAN's size")
+        way_out = ", or measure what it sees with --bridge=resize" if can_bridge(spec, theirs) else ""
+        raise MismatchError(
+            f"the GAN makes {spec} images but the teacher {theirs}; choose a teacher of the GAN's size{way_out}"
+        )
 
 
 def _reference_of_samples(detector: Detector, samples: PixelBytes) -> Reference:
