@@ -263,6 +263,11 @@ class TestYardsticks:
         farther = replace(table.rows[2], shares={metric: share})
         other = replace(table, detector="other", rows=[*table.rows[:2], farther])
         assert verdict([table, other], "equal", "It").endswith(f" It is farther away in other ({share}).")
+        unclear = replace(table, rows=[*table.rows[:2], replace(farther, shares={metric: interval([0.5, -0.4, 0.1])})])
+        assert verdict([unclear, table, other], "equal", "It").endswith(
+            f" It is nearer in pixels ({table.rows[2].shares[metric]}). It is farther away in other ({share})."
+        )
+        assert "nearer in" not in verdict([table, table], "equal", "It"), "the first is clear"
         text = table.lines()
         assert text[0] == "pixels (may choose settings)" and text[1].split()[:3] == ["fd", "teacher", "share"]
         assert [" - " in line for line in text[2:5]] == [True, True, False], "floor and first network have no share"

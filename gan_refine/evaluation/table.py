@@ -171,9 +171,24 @@ def _heading(result: Result, key: str) -> str:
 def verdict(tables: Sequence[Table], name: str, subject: str) -> str:
     """Whether the network `name` is nearer to the teacher than the first one by the distance that ranks, in one sentence.
 
-    It is about the `subject`. A second sentence names the other yardsticks that the network is clearly farther in.
+    It is about the `subject`. Further sentences name the other yardsticks that the network is clearly farther in, and, where
+    the first one leaves it open, those that it is clearly nearer in.
     """
-    return f"{subject} {_verdict(tables[0], name)}.{_farther(tables[1:], name)}"
+    share = _share_of(tables[0], name)
+    unclear = share is not None and share.margin is not None and share.sign == 0
+    nearer = _nearer(tables[1:], name) if unclear else ""
+    return f"{subject} {_verdict(tables[0], name)}.{nearer}{_farther(tables[1:], name)}"
+
+
+def _share_of(table: Table, name: str) -> Interval | None:
+    """The network's share of the way by the table's distance, if it has one."""
+    return next(row for row in table.rows if row.name == name).shares.get(table.columns[0][0])
+
+
+def _nearer(tables: Sequence[Table], name: str) -> str:
+    shares = [(table.detector, share) for table in tables if (share := _share_of(table, name)) is not None]
+    better = [f"{detector} ({share})" for detector, share in shares if share.sign > 0]
+    return f" It is nearer in {', '.join(better)}." if better else ""
 
 
 def _farther(tables: Sequence[Table], name: str) -> str:
