@@ -204,7 +204,10 @@ class Objective(nn.Module, ABC):
         """Hands over the samples of the teacher that `wanted_samples` asks for, with their classes."""
 
     def leave_out_rare_work(self) -> None:
-        """From now on no step does what only one in many does, so that a measured step is a usual one."""
+        """From now on no step does what only one in many does, so that a measured step is a usual one.
+
+        Given before the samples, it also shortens what is done with them once.
+        """
 
     def frozen_modules(self) -> list[nn.Module]:
         """Networks that come from files and never change; checkpoints leave them out."""

@@ -15,9 +15,10 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from gan_refine.assets import sha256
+from gan_refine.efficientnet import WIDTH
 from gan_refine.files import atomic_file
 from gan_refine.interfaces import ImageSpec, PixelBytes
-from gan_refine.metrics.extra_detectors import WIDTH, EfficientNetDetector, EfficientNetOptions, open_efficientnet
+from gan_refine.metrics.extra_detectors import EfficientNetDetector, EfficientNetOptions, open_efficientnet_detector
 from gan_refine.metrics.free_detectors import PixelsDetector
 from gan_refine.metrics.moments import Moments
 from recipes import datasets
@@ -81,7 +82,7 @@ def main(name: str, data: Path, state_file: Path, out: Path, images: int, thread
     torch.set_num_threads(threads)
     pixels, checkpoint = datasets.load(name, data).pixels[:images], Checkpoint(state_file)
     command = f"python recipes/references.py {name} --data=DATA --checkpoint=FILE --images={images} --threads={threads}"
-    efficientnet = open_efficientnet(EfficientNetOptions(SIZE), "cpu")
+    efficientnet = open_efficientnet_detector(EfficientNetOptions(SIZE), "cpu")
     moments = pooled_moments(efficientnet, pixels, checkpoint)
     # The folders of whoever ran it are of no use to anyone else.
     origin = {**checkpoint.origin, "command": command, "licence": licence_of(name)}

@@ -32,7 +32,7 @@ SMALL += [
     "--fid-seeds=1",
     "--device=cpu",
     "--desc=tiny",
-    "--objective=di-gan,samples=64,steps=2,window=16",
+    "--objective=di-gan,imagenet=0,samples=64,steps=2,window=16",
 ]
 
 SERVER = """

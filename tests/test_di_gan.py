@@ -22,7 +22,7 @@ from gan_refine.teachers import EdmTeacher, GaussianTeacher
 
 SPEC = ImageSpec(channels=1, resolution=8)
 FEW = {"samples": 64, "steps": 2, "window": 64, "start": 0.0}
-MOMENTS = {"diff_instruct": 0.0, "adversarial": 0.0, "pixels": 1.0}
+MOMENTS = {"diff_instruct": 0.0, "adversarial": 0.0, "pixels": 1.0, "imagenet": 0.0}
 
 
 @pytest.fixture(autouse=True)
@@ -72,7 +72,10 @@ def test_the_window_keeps_the_newest_and_no_number_that_is_not_finite():
 
 @pytest.mark.parametrize(
     "weights, steps, tolerance",
-    [(MOMENTS, 300, 0.05), ({"diff_instruct": 0.0, "pixels": 0.0, "discriminator": "fresh"}, 60, 0.15)],
+    [
+        (MOMENTS, 300, 0.05),
+        ({"diff_instruct": 0.0, "pixels": 0.0, "imagenet": 0.0, "discriminator": "fresh"}, 60, 0.15),
+    ],
     ids=["moments", "adversarial"],
 )
 def test_the_mean_comes_to_the_teachers(weights, steps, tolerance):
@@ -100,7 +103,7 @@ def test_alone_diff_instruct_is_diff_instruct():
 
 def test_every_gradient_gets_the_size_that_its_weight_says():
     torch.manual_seed(0)
-    weights = {"diff_instruct": 1.0, "adversarial": 2.0, "pixels": 0.5, "activations": 4.0}
+    weights = {"diff_instruct": 1.0, "adversarial": 2.0, "pixels": 0.5, "activations": 4.0, "imagenet": 3.0}
     objective = DiGan(EdmTeacher(small_unet(8)), DiGanOptions(discriminator="fresh", **weights, **FEW))
     for parameter in objective.diff_instruct.score_model.parameters():
         parameter.data.add_(0.1 * torch.randn_like(parameter))
@@ -149,11 +152,11 @@ def test_the_generators_step_leaves_no_gradient_on_the_other_networks():
 def test_without_a_discriminator_the_activations_are_matched():
     teacher = EdmTeacher(small_unet(8))
     objective = build_objective("di-gan", teacher)
-    assert objective.weights == [1.0, 0.5, 1.0] and objective.discriminator is None
+    assert objective.weights == [1.0, 0.5, 1.0, 1.0] and objective.discriminator is None
     assert "activations are matched instead" in objective.notices()[0]
     given = Discriminator(0, 8, 1, "orig", 64, 8)
     objective = build_objective("di-gan", teacher, GanFile(lambda: given))
-    assert objective.weights == [1.0, 1.0, 0.5] and objective.discriminator is given and objective.notices() == []
+    assert objective.weights == [1.0, 1.0, 0.5, 1.0] and objective.discriminator is given and objective.notices() == []
 
 
 @pytest.mark.parametrize("on_gpu", [False, True])

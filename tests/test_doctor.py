@@ -115,7 +115,7 @@ def test_a_plan_changes_nothing_of_the_run(pair: list[str]) -> None:
 def test_samples_that_are_kept_cost_nothing(pair: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GAN_REFINE_CACHE", str(tmp_path))
     gan, teacher = (argument.partition("=")[2] for argument in pair)
-    objective = "di-gan,samples=64,steps=2,window=8"
+    objective = "di-gan,imagenet=0,samples=64,steps=2,window=8"
     run = build(RunOptions(gan=gan, teacher=teacher, eval_images=20, teacher_steps=2, objective=objective))
     phases = make_plan(run).phases
     assert phases["teacher samples to measure against"].images == 40
@@ -158,7 +158,7 @@ def test_a_measured_step_does_no_rare_work(pair: list[str], monkeypatch: pytest.
     real = di_gan.discriminator_loss
     monkeypatch.setattr(di_gan, "R1_INTERVAL", 1)  # every step of the run carries the penalty
     monkeypatch.setattr(di_gan, "discriminator_loss", lambda *given: gammas.append(given[-1]) or real(*given))
-    objective = "di-gan,samples=64,steps=2,window=8,discriminator=fresh"
+    objective = "di-gan,imagenet=0,samples=64,steps=2,window=8,discriminator=fresh"
     refine = RefineOptions(batch=8, batch_gpu=8, total_images=64, warmup_images=8)
     run = build(RunOptions(gan=gan, teacher=teacher, metrics="none", objective=objective, refine=refine))
     make_plan(run)
@@ -185,7 +185,7 @@ def test_calls_are_counted_and_not_assumed(pair: list[str]) -> None:
         "the average is called as the score model"
     )
     assert calls["sds"] == {"generator": 1000, "teacher": 1000}
-    assert calls[gan_alone] == {"generator": 2000, "teacher": 128, "discriminator": 3000}
+    assert calls[gan_alone] == {"generator": 2000, "teacher": 128, "discriminator": 3000, "ImageNet features": 1000}
 
 
 def test_the_cost_of_a_batch_is_told_from_that_of_its_images(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,7 +204,9 @@ def test_the_cost_of_a_batch_is_told_from_that_of_its_images(monkeypatch: pytest
     assert found(lambda size: 0.3 + 0.02 * size, (4, 4)) == (pytest.approx(0.38 / 4), [4, 4])
 
 
-def hinted(pair: list[str], objective: str = "di-gan,samples=64,steps=2,window=8", **options: object) -> list[str]:
+def hinted(
+    pair: list[str], objective: str = "di-gan,imagenet=0,samples=64,steps=2,window=8", **options: object
+) -> list[str]:
     gan, teacher = (argument.partition("=")[2] for argument in pair)
     given = {"eval_images": 600, "teacher_steps": 2, **options}
     run = build(RunOptions(gan=gan, teacher=teacher, objective=objective, **given))  # type: ignore[arg-type]
@@ -242,7 +244,9 @@ def test_samples_that_cost_more_than_the_learning_are_pointed_out(
 ) -> None:
     """At 1 second a sample and 64 images to learn from; what takes less than a minute is not worth a line."""
     gan, teacher = (argument.partition("=")[2] for argument in pair)
-    run = build(RunOptions(gan=gan, teacher=teacher, objective="di-gan,samples=64", eval_images=600, teacher_steps=2))
+    run = build(
+        RunOptions(gan=gan, teacher=teacher, objective="di-gan,imagenet=0,samples=64", eval_images=600, teacher_steps=2)
+    )
     found = hints(run, {TO_LEARN: Phase(made, 1.0), LEARNING: Phase(64, learning)})
     assert [line.partition(":")[0] for line in found if "longer run" in line] == is_told * [
         "teacher samples to learn from take 3 min to make and the learning 64 s"

@@ -13,7 +13,7 @@ ROWS = [
     ["errors", "interfaces", "foundation", "version"],
     ["config"],
     ["noise", "pixels", "ema", "files", "finite", "labels", "precision"],
-    ["networks", "assets", "sampling", "features"],
+    ["networks", "assets", "sampling", "features", "efficientnet"],
     ["pickles", "fused_blocks"],  # builds networks from files; makes them fast
     ["generators", "teachers", "objectives", "metrics"],
     ["refine", "evaluation"],

@@ -60,7 +60,7 @@ def test_diff_instruct_and_sds_draw_edms_sigma_by_default():
             "di-gan,start=0,samples=32",
             "^--objective=di-gan,samples=32 is not allowed; give a number from 64 to 10000000$",
         ),
-        ("di-gan,diff_instruct=0,adversarial=0,pixels=0", "one of the four weights above 0"),
+        ("di-gan,diff_instruct=0,adversarial=0,pixels=0,imagenet=0", "one of the five weights above 0"),
         ("sid,weighting=dmd", "unknown option 'weighting' of --objective=sid"),
         ("diff-instruct,weighting=one", "choose one of sigma2, dmd, score"),
         ("carried", "unknown objective 'carried'; choose one of di-gan, diff-instruct"),

@@ -131,7 +131,7 @@ def test_the_command_distils_a_teacher(teachers, classes, tmp_path, monkeypatch)
 def test_a_u_net_has_a_lower_default_rate_named_or_from_a_file(teachers, tmp_path, monkeypatch):
     distil(teachers[0], OneStepOptions()).export(tmp_path / "one.pkl")
     short = [f"--teacher={teachers[0]}", "--metrics=none", "--kimg=0.016", "--batch=8", "--warmup-kimg=0.008"]
-    short += ["--no-report", "--device=cpu", "--objective=di-gan,samples=64,steps=2,window=8"]
+    short += ["--no-report", "--device=cpu", "--objective=di-gan,imagenet=0,samples=64,steps=2,window=8"]
     for number, gan in enumerate((f"one-step:{teachers[0]}", tmp_path / "one.pkl")):
         assert command(monkeypatch, run_refine.cli, *short, f"--gan={gan}", f"--outdir={tmp_path / str(number)}") == 0
         (folder,) = (tmp_path / str(number)).iterdir()

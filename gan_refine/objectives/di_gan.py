@@ -27,7 +27,13 @@ from gan_refine.interfaces import (
 from gan_refine.networks.stylegan2 import Discriminator
 from gan_refine.noise import rng_for
 from gan_refine.objectives.diff_instruct import DiffInstruct, DiffInstructOptions
-from gan_refine.objectives.frechet_loss import ActivationFrechetLoss, FrechetLoss, PixelFrechetLoss
+from gan_refine.objectives.frechet_loss import (
+    REFERENCE_BATCH,
+    ActivationFrechetLoss,
+    FrechetLoss,
+    ImageNetFrechetLoss,
+    PixelFrechetLoss,
+)
 from gan_refine.objectives.gan_file import GanFile, accepts_images
 from gan_refine.objectives.score_model import frozen
 from gan_refine.pixels import from_uint8, to_uint8
@@ -40,12 +46,13 @@ SAMPLE_BATCH = 250
 CALIBRATION_STEPS = 16  # at the start, over which the sizes of the gradients are compared
 LEAD = 0.1  # share of the run for which the score model learns alone, before Diff-Instruct acts
 SMALLEST_SIZE = 1e-3  # of a gradient at the start, for which it is scaled up
+IMAGENET_CHANNELS = (1, 3)
 WIDTH = 64  # channels at most, of a new discriminator
 
 
 @dataclass(frozen=True)
 class DiGanOptions:
-    """The weights of the four losses, whose gradients at the images have mean squared norm 1 at the start; 0 leaves one out.
+    """The weights of the five losses, whose gradients at the images have mean squared norm 1 at the start; 0 leaves one out.
 
     `discriminator` auto is the GAN's own where its file has one for such images; else the adversarial loss is left out, and
     `activations` is at least 1.
@@ -55,6 +62,7 @@ class DiGanOptions:
     adversarial: float = 1.0
     pixels: float = 0.5  # Frechet distance of pixels
     activations: float = 0.0  # Frechet distance of activations of the teacher's network
+    imagenet: float = 1.0  # Frechet distance of ImageNet features, by EfficientNet-Lite1
     start: float = 0.7  # share of the run after which Diff-Instruct acts; from 0 on if there is no discriminator
     score_steps: int = 1  # steps of the score model and of the discriminator for each step of the generator
     samples: int | None = None  # of the teacher, made before the first step; None: half of the run's images
@@ -66,23 +74,23 @@ class DiGanOptions:
     r1_gamma: float | None = None  # of R1; None: R1_GAMMA times the squared resolution
 
     def __post_init__(self) -> None:
-        names = ("diff_instruct", "adversarial", "pixels", "activations")
+        names = ("diff_instruct", "adversarial", "pixels", "activations", "imagenet")
         require_ranges(self, {name: Range(0, 1e6) for name in (*names, "r1_gamma")})
         require_ranges(self, {"start": Range(0, 1)})
         counts = {"samples": Range(64, 10**7), "window": Range(2, 10**7), "score_steps": Range(1, 10_000)}
         require_ranges(self, {**counts, "steps": STEPS, "sample_seed": Range(0, 10**6), "discriminator_lr": RATE})
         given = any(getattr(self, name) for name in names)
-        require("diff_instruct", self.diff_instruct, given, "one of the four weights above 0")
+        require("diff_instruct", self.diff_instruct, given, "one of the five weights above 0")
 
 
 class DiGan(Objective):
-    """The sum of up to four losses, each scaled once so that its gradient at the images has the size that its weight says.
+    """The sum of up to five losses, each scaled once so that its gradient at the images has the size that its weight says.
 
     1. Diff-Instruct, eq. 3.2 of arXiv:2305.18455, with its score model.
     2. The non-saturating logistic loss against a discriminator of teacher samples and fakes, with R1 (arXiv:1801.04406, lazily as
        in arXiv:1912.04958): by Cor. 3.5 of arXiv:2305.18455 it is Diff-Instruct's integral with all its weight at sigma 0.
-    3. and 4. Frechet distances to the teacher samples, in pixels and in the teacher's activations (arXiv:2604.28190, with the
-       moments of the newest images in place of an average).
+    3. to 5. Frechet distances to the teacher samples, in pixels, in the teacher's activations and in ImageNet features
+       (arXiv:2604.28190, with the moments of the newest images in place of an average).
     """
 
     Options = DiGanOptions
@@ -112,6 +120,8 @@ class DiGan(Objective):
         if activation_layers(teacher):
             least = 1.0 if self.options.adversarial and self.discriminator is None else 0.0
             frechet.append((max(self.options.activations, least), ActivationFrechetLoss(teacher)))
+        if self.options.imagenet and spec.channels in IMAGENET_CHANNELS:
+            frechet.append((self.options.imagenet, ImageNetFrechetLoss(spec.resolution)))
         self.frechet = nn.ModuleList(loss for weight, loss in frechet if weight)
         self.weights = [*learning, *(weight for weight, _ in frechet if weight)]
         if not self.weights:
@@ -131,6 +141,7 @@ class DiGan(Objective):
             self.default_lr = 5e-4  # Frechet distances alone swing at higher rates
         if self.diff_instruct is not None and self.start:
             self.phase_starts = tuple(sorted({0.0, max(self.start - LEAD, 0.0), self.start}))
+        self.reference_samples: int | None = None  # how many of the samples give the Frechet losses' moments; None: all
         self._pending: list[list[Tensor]] = []  # features of this step's micro-batches, by Frechet loss
         self._norms: list[Tensor] = []  # sums of the squared norms of their gradients, by loss
 
@@ -143,18 +154,25 @@ class DiGan(Objective):
         return [*own, *([] if self.diff_instruct is None else self.diff_instruct.auxiliary_groups())]
 
     def frozen_modules(self) -> list[nn.Module]:
-        return [self.teacher]
+        return [self.teacher, *(each.network for each in self.frechet if isinstance(each, ImageNetFrechetLoss))]
 
     def leave_out_rare_work(self) -> None:
-        self.r1_gamma = 0.0
+        self.r1_gamma, self.reference_samples = 0.0, REFERENCE_BATCH
 
     def notices(self) -> list[str]:
-        if not self.options.adversarial or self.discriminator is not None:
-            return []
-        instead = (
-            "the teacher's activations are matched instead" if activation_layers(self.teacher) else "it is left out"
-        )
-        return [f"The GAN's file has no discriminator for the adversarial loss on this teacher's samples: {instead}."]
+        found = []
+        if self.options.adversarial and self.discriminator is None:
+            instead = (
+                "the teacher's activations are matched instead" if activation_layers(self.teacher) else "it is left out"
+            )
+            found.append(
+                f"The GAN's file has no discriminator for the adversarial loss on this teacher's samples: {instead}."
+            )
+        if self.options.imagenet and self.teacher.spec.channels not in IMAGENET_CHANNELS:
+            found.append(
+                f"The loss in ImageNet features takes images of 1 or 3 channels, not {self.teacher.spec.channels}: it is left out."
+            )
+        return found
 
     def auxiliary_loss(self, fake: Images, labels: Labels, rng: torch.Generator) -> Loss:
         """The score model's loss plus the discriminator's. The first windows are filled with the images of the warm-up."""
@@ -275,7 +293,11 @@ class DiGan(Objective):
         self.samples, self.sample_labels = images.to(device), labels.to(device)
         rng = rng_for(self.options.sample_seed, 0, 0, REFERENCE_STREAM)
         for each in self._frechet:
-            each.set_reference(self.samples, rng)
+            each.set_reference(self.samples[: self.reference_samples], rng)
+            if self.reference_samples is not None:  # a measured step finds full windows, as most do
+                with torch.no_grad():
+                    few = each.features(from_uint8(self.samples[: self.reference_samples]), rng)
+                each.push(few.repeat(math.ceil(self.options.window / len(few)), 1), self.options.window)
 
     def _make_samples(self) -> None:
         """Where none were given: teacher samples, the same on every process."""

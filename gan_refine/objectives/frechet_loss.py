@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor, nn
 
+from gan_refine.efficientnet import WIDTH, ImageNetFeatures
 from gan_refine.features import Vectors, activation_layers, pooled_pixels, projection, teacher_activations
 from gan_refine.foundation import distributed
 from gan_refine.interfaces import Denoiser, Images, PixelBytes
@@ -14,6 +15,9 @@ from gan_refine.pixels import from_uint8
 FEATURE_SIGMA = 0.3  # noise level at which the teacher's activations are taken; the detector `teacher` has another
 TEACHER_FEATURES = 192
 REFERENCE_BATCH = 250
+IMAGENET_FEATURES = 128
+IMAGENET_SAMPLES = 8192  # at most, of the teacher, that give the directions and the moments of these features
+SMALLEST_SIDE, LARGEST_SIDE = 64, 224  # pixels of the images that EfficientNet-Lite1 sees
 SMALLEST_EIGENVALUE = 1e-7  # of the largest: directions in which the images do not vary are left alone
 
 Matrix = Float64[Tensor, "d d"]
@@ -104,6 +108,33 @@ class ActivationFrechetLoss(FrechetLoss):
         if self._projection is None:
             self._projection = projection(found.shape[1], TEACHER_FEATURES).to(found.device)
         return found @ self._projection
+
+
+class ImageNetFrechetLoss(FrechetLoss):
+    """In the features of EfficientNet-Lite1, along the principal directions of the teacher's samples.
+
+    It takes grey and RGB images. Raises OptionError if the network's packages are not installed.
+    """
+
+    directions: Tensor  # [1280, IMAGENET_FEATURES]
+
+    def __init__(self, resolution: int) -> None:
+        super().__init__()
+        side = min(max(resolution, SMALLEST_SIDE), LARGEST_SIDE)
+        self.network = ImageNetFeatures(side, "the loss in ImageNet features (imagenet=0 leaves it out)")
+        self.register_buffer("directions", torch.zeros([WIDTH, 0]))
+
+    def features(self, images: Images, rng: torch.Generator) -> Vectors:
+        return self.network(images) @ self.directions
+
+    @torch.no_grad()
+    def set_reference(self, samples: PixelBytes, rng: torch.Generator) -> None:
+        parts = samples[:IMAGENET_SAMPLES].split(REFERENCE_BATCH)
+        found = torch.cat([self.network(from_uint8(part)) for part in parts])
+        _, covariance = moments(found)
+        self.directions = torch.linalg.eigh(covariance).eigenvectors[:, -IMAGENET_FEATURES:].to(found.dtype)
+        self.mean, self.covariance = moments(found @ self.directions)
+        self._root = None
 
 
 def moments(vectors: Vectors) -> tuple[Vector, Matrix]:

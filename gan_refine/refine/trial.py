@@ -16,10 +16,17 @@ from gan_refine.refine.gradients import learning_gradients
 from gan_refine.refine.state import RefineState
 
 
-def trial_state(generator: Generator, objective: Objective, spec: ImageSpec, options: RefineOptions) -> RefineState:
-    """Copies of both networks, of which noise takes the place of the teacher's samples; frozen modules are shared."""
+def trial_state(
+    generator: Generator, objective: Objective, spec: ImageSpec, options: RefineOptions, usual: bool = False
+) -> RefineState:
+    """Copies of both networks, of which noise takes the place of the teacher's samples; frozen modules are shared.
+
+    With `usual` no step does what only one in many does, nor what is done once before the first.
+    """
     kept: dict[int, object] = {id(module): module for module in objective.frozen_modules()}
     state = RefineState(copy.deepcopy(generator), copy.deepcopy(objective, kept), options)
+    if usual:
+        state.objective.leave_out_rare_work()
     give_stand_ins(state.objective, spec)
     return state
 
@@ -42,7 +49,7 @@ def give_stand_ins(objective: Objective, spec: ImageSpec) -> None:
 
 @contextmanager
 def counting(objective: Objective) -> Iterator[Counter[str]]:
-    """How many images pass inside through the teacher, the score model or its average, and the discriminator."""
+    """How many images pass inside through teacher, score model or average, the discriminator, other frozen networks."""
     counts = Counter[str]()
 
     def count(network: str, module: nn.Module, given: tuple, made: torch.Tensor) -> None:
@@ -54,6 +61,8 @@ def counting(objective: Objective) -> Iterator[Counter[str]]:
             network = "teacher" if any(module is other for other in frozen) else "score model"
         elif path.rpartition(".")[2] == "discriminator":
             network = "discriminator"
+        elif any(module is other for other in frozen):
+            network = "ImageNet features"
         else:
             continue
         handles.append(module.register_forward_hook(partial(count, network)))

@@ -124,8 +124,7 @@ class Steps:
     def __init__(self, run: Run, sizes: Sizes) -> None:
         self.options, self.sizes, self.warm = run.options, sizes, False
         spec = run.teacher.denoiser.spec
-        self.state = trial_state(run.generator, run.objective, spec, self._options_of(sizes[1]))
-        self.state.objective.leave_out_rare_work()
+        self.state = trial_state(run.generator, run.objective, spec, self._options_of(sizes[1]), usual=True)
 
     def _options_of(self, size: int) -> RefineOptions:
         return replace(self.options.refine, batch=size * distributed.get_world_size(), batch_gpu=size)
