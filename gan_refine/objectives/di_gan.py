@@ -175,9 +175,9 @@ class DiGan(Objective):
         return found
 
     def auxiliary_loss(self, fake: Images, labels: Labels, rng: torch.Generator) -> Loss:
-        """The score model's loss plus the discriminator's. From the second step on the first windows are filled."""
+        """The score model's loss plus the discriminator's. The first windows are filled with the images of the warm-up."""
         self._make_samples()
-        if self._references_are_made and not self._windows_are_full:
+        if not self._windows_are_full:
             with torch.no_grad():
                 self._pending.append([each.features(fake, rng) for each in self._frechet])
         losses = []
@@ -211,7 +211,7 @@ class DiGan(Objective):
             with frozen(self.discriminator):
                 logits = self.discriminator(images, labels if self.teacher.spec.num_classes else None)
             found.append(_noiseless(F.softplus(-logits).flatten()))
-        self._make_references()
+        self._make_references(late=True)
         vectors = [each.features(images, rng) for each in self._frechet]
         self._pending.append([features.detach() for features in vectors])
         for each, features in zip(self._frechet, vectors, strict=True):
@@ -244,8 +244,8 @@ class DiGan(Objective):
     def auxiliary_stepped(self, images: int) -> None:
         if self.diff_instruct is not None:
             self.diff_instruct.auxiliary_stepped(images)
-        self._make_references()
         self._push()
+        self._make_references(late=True)
 
     def generator_stepped(self, images: int) -> None:
         """The images of the step enter the windows; in the first steps the sizes of the gradients are kept."""
@@ -293,24 +293,23 @@ class DiGan(Objective):
     def give_samples(self, images: PixelBytes, labels: Labels) -> None:
         device = self.squared_norms.device
         self.samples, self.sample_labels = images.to(device), labels.to(device)
+        self._make_references(late=False)
         if self.reference_samples is not None:  # a measured step finds full windows, as most do
-            self._make_references()
+            self._make_references(late=True)
             for each in self._frechet:
                 with torch.no_grad():
                     few = each.features(from_uint8(self.samples[: self.reference_samples]), self._reference_rng())
                 each.push(few.repeat(math.ceil(self.options.window / len(few)), 1), self.options.window)
 
-    @property
-    def _references_are_made(self) -> bool:
-        return all(len(each.mean) for each in self._frechet)
+    def _make_references(self, late: bool) -> None:
+        """Those of the Frechet losses that are not made yet.
 
-    def _make_references(self) -> None:
-        """After the first step, so that nobody waits for it: it takes seconds on a CPU."""
-        if self._references_are_made:
-            return
+        That of ImageNet features takes seconds on a CPU, for which no first step waits: it is made `late`, after that.
+        """
         rng = self._reference_rng()
         for each in self._frechet:
-            each.set_reference(self.samples[: self.reference_samples], rng)
+            if not len(each.mean) and isinstance(each, ImageNetFrechetLoss) is late:
+                each.set_reference(self.samples[: self.reference_samples], rng)
 
     def _reference_rng(self) -> torch.Generator:
         return rng_for(self.options.sample_seed, 0, 0, REFERENCE_STREAM)

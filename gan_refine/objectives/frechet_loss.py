@@ -56,7 +56,8 @@ class FrechetLoss(nn.Module, ABC):
         The reference's mean takes the place of vectors that are not finite, whose step is skipped.
         """
         new = distributed.gather_across(features)
-        new = torch.where(new.isfinite().all(dim=1, keepdim=True), new, self.mean.to(new.dtype))
+        stand_in = self.mean.to(new.dtype) if len(self.mean) else torch.zeros_like(new[0])
+        new = torch.where(new.isfinite().all(dim=1, keepdim=True), new, stand_in)
         self.window = torch.cat([self.window.reshape(-1, new.shape[1]), new])[-length:]
         self._transport = None
 
@@ -111,7 +112,7 @@ class ActivationFrechetLoss(FrechetLoss):
 
 
 class ImageNetFrechetLoss(FrechetLoss):
-    """In the features of EfficientNet-Lite1, along the principal directions of the teacher's samples.
+    """In the features of EfficientNet-Lite1, along the principal directions of the teacher's samples; before these are known, all.
 
     It takes grey and RGB images. Raises OptionError if the network's packages are not installed.
     """
@@ -125,7 +126,8 @@ class ImageNetFrechetLoss(FrechetLoss):
         self.register_buffer("directions", torch.zeros([WIDTH, 0]))
 
     def features(self, images: Images, rng: torch.Generator) -> Vectors:
-        return self.network(images) @ self.directions
+        found = self.network(images)
+        return found @ self.directions if len(self.mean) else found
 
     @torch.no_grad()
     def set_reference(self, samples: PixelBytes, rng: torch.Generator) -> None:
@@ -134,7 +136,7 @@ class ImageNetFrechetLoss(FrechetLoss):
         _, covariance = moments(found)
         self.directions = torch.linalg.eigh(covariance).eigenvectors[:, -IMAGENET_FEATURES:].to(found.dtype)
         self.mean, self.covariance = moments(found @ self.directions)
-        self._root = None
+        self.window, self._root = self.window @ self.directions if len(self.window) else self.window, None
 
 
 def moments(vectors: Vectors) -> tuple[Vector, Matrix]:
