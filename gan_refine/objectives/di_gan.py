@@ -177,6 +177,8 @@ class DiGan(Objective):
     def auxiliary_loss(self, fake: Images, labels: Labels, rng: torch.Generator) -> Loss:
         """The score model's loss plus the discriminator's. The first windows are filled with the images of the warm-up."""
         self._make_samples()
+        if any(len(each.window) for each in self._frechet):
+            self._make_references(late=True)
         if not self._windows_are_full:
             with torch.no_grad():
                 self._pending.append([each.features(fake, rng) for each in self._frechet])
@@ -245,7 +247,6 @@ class DiGan(Objective):
         if self.diff_instruct is not None:
             self.diff_instruct.auxiliary_stepped(images)
         self._push()
-        self._make_references(late=True)
 
     def generator_stepped(self, images: int) -> None:
         """The images of the step enter the windows; in the first steps the sizes of the gradients are kept."""
@@ -304,7 +305,7 @@ class DiGan(Objective):
     def _make_references(self, late: bool) -> None:
         """Those of the Frechet losses that are not made yet.
 
-        That of ImageNet features takes seconds on a CPU, for which no first step waits: it is made `late`, after that.
+        That of ImageNet features is made `late`, before the second step: it takes half a minute on one CPU core.
         """
         rng = self._reference_rng()
         for each in self._frechet:

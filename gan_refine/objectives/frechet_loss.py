@@ -134,7 +134,8 @@ class ImageNetFrechetLoss(FrechetLoss):
         parts = samples[:IMAGENET_SAMPLES].split(REFERENCE_BATCH)
         found = torch.cat([self.network(from_uint8(part)) for part in parts])
         _, covariance = moments(found)
-        self.directions = torch.linalg.eigh(covariance).eigenvectors[:, -IMAGENET_FEATURES:].to(found.dtype)
+        own = torch.linalg.eigh(covariance).eigenvectors[:, -IMAGENET_FEATURES:].to(found.dtype)
+        self.directions = distributed.gather_across(own[None])[0]  # those of one process on all
         self.mean, self.covariance = moments(found @ self.directions)
         self.window, self._root = self.window @ self.directions if len(self.window) else self.window, None
 

