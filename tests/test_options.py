@@ -257,3 +257,15 @@ def test_a_run_parses_and_hashes_each_network_file_once(gan, tmp_path, monkeypat
     inputs = {"gan.pkl", "teacher.pkl"} if gan == "gan.pkl" else {"teacher.pkl"}
     assert sorted(name for name in parsed if name in inputs) == sorted(inputs)
     assert sorted(name for name in hashed if name in inputs) == sorted(inputs)
+
+
+@pytest.mark.parametrize(
+    "saved, expected",
+    [
+        ("di-gan,pixels=0.5", "di-gan,pixels=0.5,imagenet=0"),  # of a run begun before there was such a loss
+        ("di-gan,pixels=0.5,imagenet=2.0", "di-gan,pixels=0.5,imagenet=2.0"),
+        ("diff-instruct,joint=False", "diff-instruct,joint=False"),
+    ],
+)
+def test_a_run_goes_on_with_the_losses_that_it_had(saved, expected):
+    assert options_from_json(to_json(RunOptions(objective=saved)), "options.json").objective == expected
