@@ -247,10 +247,8 @@ def test_a_run_parses_and_hashes_each_network_file_once(gan, tmp_path, monkeypat
     monkeypatch.setattr(download, "_sha256", counted)
     monkeypatch.chdir(tmp_path)
     short = ["--metrics=fd", "--detector=fashion16", "--eval-images=8", "--fid-seeds=1", "--kimg=0.016", "--batch=8"]
-    short += [
-        "--no-report",
-        "--objective=di-gan,imagenet=0,samples=64,steps=2,window=8",
-    ]  # the report opens both pickles again
+    # The report opens both pickles again.
+    short += ["--no-report", "--objective=di-gan,imagenet=0,samples=64,steps=2,window=8"]
     short += ["--warmup-kimg=0.008", "--teacher-steps=2", "--device=cpu", "--outdir=runs"]
     result = CliRunner().invoke(refine, [f"--gan={gan}", "--teacher=teacher.pkl", *short], catch_exceptions=False)
     assert result.exit_code == 0
