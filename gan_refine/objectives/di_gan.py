@@ -307,10 +307,14 @@ class DiGan(Objective):
 
         That of ImageNet features is made `late`, before the second step: it takes half a minute on one CPU core.
         """
+        missing = [
+            each for each in self._frechet if not len(each.mean) and isinstance(each, ImageNetFrechetLoss) is late
+        ]
+        if not missing:  # as in all steps but the first two
+            return
         rng = self._reference_rng()
-        for each in self._frechet:
-            if not len(each.mean) and isinstance(each, ImageNetFrechetLoss) is late:
-                each.set_reference(self.samples[: self.reference_samples], rng)
+        for each in missing:
+            each.set_reference(self.samples[: self.reference_samples], rng)
 
     def _reference_rng(self) -> torch.Generator:
         return rng_for(self.options.sample_seed, 0, 0, REFERENCE_STREAM)
