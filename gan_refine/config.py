@@ -74,8 +74,8 @@ class RefineOptions:
     """What `refine` needs to know. Counts are in images shown to the generator; learning rates are Adam's."""
 
     total_images: int = 32_768
-    batch: int = 64
-    batch_gpu: int = 64  # images in memory at a time; gradients accumulate up to `batch`
+    batch: int = 32
+    batch_gpu: int = 32  # images in memory at a time; gradients accumulate up to `batch`
     warmup_images: int = 3_072  # the auxiliary networks are trained alone for so many images, at the start
     glr: float | None = None  # None: the objective's default, lower for some generators
     train: str = "auto"  # trained parts, each with a multiple of `glr`: synthesis,affine:0.1; or all, or auto

@@ -1,6 +1,7 @@
 """Diff-Instruct, an adversarial loss and Frechet distances together."""
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -152,11 +153,13 @@ def test_the_generators_step_leaves_no_gradient_on_the_other_networks():
 def test_without_a_discriminator_the_activations_are_matched():
     teacher = EdmTeacher(small_unet(8))
     objective = build_objective("di-gan", teacher)
-    assert objective.weights == [1.0, 0.5, 1.0, 1.0] and objective.discriminator is None
+    assert objective.weights == [1.0, 0.5, 1.0, 3.0] and objective.discriminator is None
+    assert objective.auxiliary_steps == 1, "of the score model"
     assert "activations are matched instead" in objective.notices()[0]
     given = Discriminator(0, 8, 1, "orig", 64, 8)
     objective = build_objective("di-gan", teacher, GanFile(lambda: given))
-    assert objective.weights == [1.0, 1.0, 0.5, 1.0] and objective.discriminator is given and objective.notices() == []
+    assert objective.weights == [1.0, 1.0, 0.5, 3.0] and objective.discriminator is given and objective.notices() == []
+    assert objective.auxiliary_steps == 2
 
 
 @pytest.mark.parametrize("on_gpu", [False, True])
@@ -246,14 +249,15 @@ def test_a_run_goes_on_from_its_checkpoint_as_if_it_had_not_stopped():
     assert len(second.objective.squared_norms) > 0 and len(second.objective.score_norms) > 0
 
 
-def test_a_discriminator_learns_to_tell_and_r1_is_the_squared_gradient():
+@pytest.mark.parametrize("relativistic", [True, False])
+def test_a_discriminator_learns_to_tell_and_the_penalty_is_a_squared_gradient(relativistic: bool) -> None:
     torch.manual_seed(0)
     discriminator = Discriminator(0, 8, 1, "orig", 64, 8)
     fake, real = torch.randn(16, 1, 8, 8) * 0.1, torch.randn(16, 1, 8, 8) * 0.1 + 0.3
     optimizer = torch.optim.Adam(discriminator.parameters(), lr=4e-3, betas=(0.0, 0.99))
 
     def loss(r1_gamma: float = 0.0) -> torch.Tensor:
-        return discriminator_loss(discriminator, real, fake, None, None, r1_gamma)
+        return discriminator_loss(discriminator, real, fake, None, None, r1_gamma, relativistic)
 
     before = loss().mean().item()
     for _ in range(15):
@@ -261,7 +265,48 @@ def test_a_discriminator_learns_to_tell_and_r1_is_the_squared_gradient():
         loss().mean().backward()
         optimizer.step()
     assert loss().mean().item() < 0.8 * before
-    leaf = real.clone().requires_grad_()
+    r1, r2 = (0.1 * 16 * squared_slopes(discriminator, images) for images in (real, fake))
+    torch.testing.assert_close(loss(0.2) - loss(), r1 + r2 if relativistic else r1, rtol=1e-4, atol=1e-5)
+
+
+def squared_slopes(discriminator: Discriminator, images: torch.Tensor) -> torch.Tensor:
+    leaf = images.clone().requires_grad_()
     (slope,) = torch.autograd.grad(discriminator(leaf, None).sum(), leaf)
-    penalty = 0.1 * 16 * slope.square().flatten(1).sum(1)
-    torch.testing.assert_close(loss(0.2) - loss(), penalty, rtol=1e-4, atol=1e-5)
+    return slope.square().flatten(1).sum(1)
+
+
+class Spy(torch.nn.Module):
+    """A discriminator that remembers what it is shown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[torch.Tensor, torch.Tensor | None]] = []
+
+    def forward(self, images: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
+        self.seen.append((images, labels))
+        return images.flatten(1).mean(1, keepdim=True)
+
+
+def test_logits_are_compared_in_pairs() -> None:
+    real, fake = (torch.tensor(values).reshape(3, 1, 1, 1) for values in ([300.0, 400.0, 500.0], [300.0, 200.0, 800.0]))
+    loss = discriminator_loss(Spy(), real, fake, None, None, 0.0, relativistic=True)
+    torch.testing.assert_close(loss, torch.tensor([math.log(2), 0.0, 300.0]))
+    one_by_one = discriminator_loss(Spy(), real, fake, None, None, 0.0, relativistic=False)
+    torch.testing.assert_close(one_by_one, torch.tensor([300.0, 200.0, 800.0]))
+
+
+def test_an_image_is_compared_with_a_sample_of_its_class():
+    options = DiGanOptions(discriminator="fresh", samples=64, diff_instruct=0.0, pixels=0.0, imagenet=0.0)
+    objective = DiGan(EdmTeacher(small_unet(8, classes=3)), options)
+    objective.discriminator = spy = Spy()
+    classes, one_hot = torch.arange(64) % 3, torch.eye(3)
+    shades = (classes * 100).to(torch.uint8).reshape(64, 1, 1, 1).expand(64, 1, 8, 8)
+    objective.give_samples(shades, one_hot[classes])
+    wanted = torch.tensor([2, 0, 1, 1, 2] * 20)
+    objective.auxiliary_loss(torch.zeros(100, 1, 8, 8), one_hot[wanted], rng(0))
+    objective.generator_loss(torch.zeros(100, 1, 8, 8), one_hot[wanted], rng(0))
+    (real, real_labels), (_, fake_labels), (_, generator_labels), (again, again_labels) = spy.seen
+    for images in (real, again):
+        torch.testing.assert_close(images.detach()[:, 0, 0, 0], wanted * 100 / 127.5 - 1)
+    for labels in (real_labels, fake_labels, again_labels, generator_labels):
+        assert labels is not None and torch.equal(labels, one_hot[wanted])

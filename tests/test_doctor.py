@@ -157,7 +157,7 @@ def test_a_measured_step_does_no_rare_work(pair: list[str], monkeypatch: pytest.
     gammas: list[float] = []
     real = di_gan.discriminator_loss
     monkeypatch.setattr(di_gan, "R1_INTERVAL", 1)  # every step of the run carries the penalty
-    monkeypatch.setattr(di_gan, "discriminator_loss", lambda *given: gammas.append(given[-1]) or real(*given))
+    monkeypatch.setattr(di_gan, "discriminator_loss", lambda *given: gammas.append(given[5]) or real(*given))
     objective = "di-gan,imagenet=0,samples=64,steps=2,window=8,discriminator=fresh"
     refine = RefineOptions(batch=8, batch_gpu=8, total_images=64, warmup_images=8)
     run = build(RunOptions(gan=gan, teacher=teacher, metrics="none", objective=objective, refine=refine))
@@ -185,7 +185,7 @@ def test_calls_are_counted_and_not_assumed(pair: list[str]) -> None:
         "the average is called as the score model"
     )
     assert calls["sds"] == {"generator": 1000, "teacher": 1000}
-    assert calls[gan_alone] == {"generator": 2000, "teacher": 128, "discriminator": 3000, "ImageNet features": 1000}
+    assert calls[gan_alone] == {"generator": 3000, "teacher": 128, "discriminator": 6000, "ImageNet features": 1000}
 
 
 def test_the_cost_of_a_batch_is_told_from_that_of_its_images(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -125,7 +125,7 @@ def test_without_a_preset_one_is_chosen_by_generator_and_device(pair, monkeypatc
 
 
 def test_a_micro_batch_is_checked_against_the_batch_of_the_preset_that_is_chosen(pair, monkeypatch):
-    assert dry_run(*pair, "--batch-gpu=32")["refine"]["batch"] == 64
+    assert dry_run(*pair, "--batch-gpu=32")["refine"]["batch"] == 32
 
     def refusal(*arguments: str) -> str:
         return str(
@@ -133,7 +133,7 @@ def test_a_micro_batch_is_checked_against_the_batch_of_the_preset_that_is_chosen
         )
 
     for arguments in (["--batch-gpu=128"], ["--preset=demo", "--batch-gpu=128"]):
-        assert "--batch=64 is not a multiple of --batch-gpu=128" in refusal(*arguments)
+        assert "--batch=32 is not a multiple of --batch-gpu=128" in refusal(*arguments)
     monkeypatch.setattr("gan_refine.run.build.choose_preset", lambda *_: ("gan", "the test says so"))
     chosen = dry_run(*pair, "--batch-gpu=128")["refine"]
     assert (chosen["batch"], chosen["batch_gpu"], chosen["warmup_images"]) == (256, 128, 10**5)
@@ -260,8 +260,9 @@ def test_a_run_parses_and_hashes_each_network_file_once(gan, tmp_path, monkeypat
 @pytest.mark.parametrize(
     "saved, expected",
     [
-        ("di-gan,pixels=0.5", "di-gan,pixels=0.5,imagenet=0"),  # of a run begun before there was such a loss
-        ("di-gan,pixels=0.5,imagenet=2.0", "di-gan,pixels=0.5,imagenet=2.0"),
+        ("di-gan,pixels=0.5", "di-gan,pixels=0.5,imagenet=0,relativistic=false"),  # begun before there were such losses
+        ("di-gan,pixels=0.5,imagenet=2.0", "di-gan,pixels=0.5,imagenet=2.0,relativistic=false"),
+        ("di-gan,imagenet=2.0,relativistic=True", "di-gan,imagenet=2.0,relativistic=True"),
         ("diff-instruct,joint=False", "diff-instruct,joint=False"),
     ],
 )

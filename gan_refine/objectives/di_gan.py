@@ -62,16 +62,17 @@ class DiGanOptions:
     adversarial: float = 1.0
     pixels: float = 0.5  # Frechet distance of pixels
     activations: float = 0.0  # Frechet distance of activations of the teacher's network
-    imagenet: float = 1.0  # Frechet distance of ImageNet features, by EfficientNet-Lite1
+    imagenet: float = 3.0  # Frechet distance of ImageNet features, by EfficientNet-Lite1
     start: float = 0.7  # share of the run after which Diff-Instruct acts; from 0 on if there is no discriminator
-    score_steps: int = 1  # steps of the score model and of the discriminator for each step of the generator
+    score_steps: int | None = None  # of the auxiliary networks; None: 2 with a discriminator, 1 without
     samples: int | None = None  # of the teacher, made before the first step; None: half of the run's images
     steps: int = DEFAULT_STEPS  # calls of the teacher for each sample
     sample_seed: int = 0
     window: int = 2048  # the newest images of the generator, whose moments are compared
     discriminator: Literal["auto", "pickle", "fresh"] = "auto"
+    relativistic: bool = True  # the discriminator compares pairs of image and sample; false: StyleGAN2's logistic loss
     discriminator_lr: float = 2e-3
-    r1_gamma: float | None = None  # of R1; None: R1_GAMMA times the squared resolution
+    r1_gamma: float | None = None  # of R1, and of R2 if relativistic; None: R1_GAMMA times the squared resolution
 
     def __post_init__(self) -> None:
         names = ("diff_instruct", "adversarial", "pixels", "activations", "imagenet")
@@ -87,8 +88,8 @@ class DiGan(Objective):
     """The sum of up to five losses, each scaled once so that its gradient at the images has the size that its weight says.
 
     1. Diff-Instruct, eq. 3.2 of arXiv:2305.18455, with its score model.
-    2. The non-saturating logistic loss against a discriminator of teacher samples and fakes, with R1 (arXiv:1801.04406, lazily as
-       in arXiv:1912.04958): by Cor. 3.5 of arXiv:2305.18455 it is Diff-Instruct's integral with all its weight at sigma 0.
+    2. The relativistic pairing loss against a discriminator of teacher samples and fakes, with R1 and R2 (arXiv:2501.05441, lazily
+       as in arXiv:1912.04958): by Cor. 3.5 of arXiv:2305.18455 it is Diff-Instruct's integral with all its weight at sigma 0.
     3. to 5. Frechet distances to the teacher samples, in pixels, in the teacher's activations and in ImageNet features
        (arXiv:2604.28190, with the moments of the newest images in place of an average).
     """
@@ -115,7 +116,8 @@ class DiGan(Objective):
         self.batch_multiple = _group_size(self.discriminator)
         networks = [(self.options.diff_instruct, self.diff_instruct), (self.options.adversarial, self.discriminator)]
         learning = [weight for weight, network in networks if network is not None]
-        self.auxiliary_steps = self.options.score_steps if learning else 0
+        steps = self.options.score_steps or (1 if self.discriminator is None else 2)
+        self.auxiliary_steps = steps if learning else 0
         frechet: list[tuple[float, FrechetLoss]] = [(self.options.pixels, PixelFrechetLoss())]
         if activation_layers(teacher):
             least = 1.0 if self.options.adversarial and self.discriminator is None else 0.0
@@ -212,6 +214,8 @@ class DiGan(Objective):
         if self.discriminator is not None:
             with frozen(self.discriminator):
                 logits = self.discriminator(images, labels if self.teacher.spec.num_classes else None)
+                if self.options.relativistic:
+                    logits = logits - self.discriminator(*self._paired_samples(labels, rng))
             found.append(_noiseless(F.softplus(-logits).flatten()))
         self._make_references(late=True)
         vectors = [each.features(images, rng) for each in self._frechet]
@@ -283,13 +287,24 @@ class DiGan(Objective):
 
     def _discriminator_loss(self, network: nn.Module, fake: Images, labels: Labels, rng: torch.Generator) -> Loss:
         """On detached fakes and as many teacher samples."""
-        index = torch.randint(len(self.samples), [len(fake)], generator=rng, device=rng.device).to(fake.device)
         penalized = rng.initial_seed() % R1_INTERVAL == 0  # a seed for each batch, known without asking the device
-        conditional = bool(self.teacher.spec.num_classes)
-        fake_labels, real_labels = (labels, self.sample_labels[index]) if conditional else (None, None)
         gamma = self.r1_gamma if penalized else 0.0
-        real = from_uint8(self.samples[index])
-        return _noiseless(discriminator_loss(network, real, fake, real_labels, fake_labels, gamma))
+        real, real_labels = self._paired_samples(labels, rng)
+        fake_labels = labels if self.teacher.spec.num_classes else None
+        relativistic = self.options.relativistic
+        return _noiseless(discriminator_loss(network, real, fake, real_labels, fake_labels, gamma, relativistic))
+
+    def _paired_samples(self, labels: Labels, rng: torch.Generator) -> tuple[Images, Labels | None]:
+        """A random teacher sample for each label, if relativistic of its class if there is any, and their labels."""
+        classes = self.teacher.spec.num_classes
+        if classes and self.options.relativistic:
+            chances = (labels @ self.sample_labels.T).to(rng.device) + torch.finfo(torch.float32).tiny
+            # As torch.multinomial draws, which would wait for the device.
+            index = (chances / torch.empty_like(chances).exponential_(generator=rng)).argmax(dim=1)
+        else:
+            index = torch.randint(len(self.samples), [len(labels)], generator=rng, device=rng.device)
+        index = index.to(self.samples.device)
+        return from_uint8(self.samples[index]), self.sample_labels[index] if classes else None
 
     def give_samples(self, images: PixelBytes, labels: Labels) -> None:
         device = self.squared_norms.device
@@ -369,12 +384,20 @@ def discriminator_loss(
     real_labels: Labels | None,
     fake_labels: Labels | None,
     r1_gamma: float,
+    relativistic: bool,
 ) -> PerSample:
-    """softplus(-real) + softplus(fake), and R1's penalty at the real images unless `r1_gamma` is 0 (arXiv:1801.04406, eq. 9)."""
-    real = real.detach().requires_grad_(r1_gamma > 0)
-    logits = discriminator(real, real_labels)
-    loss = F.softplus(-logits).flatten() + F.softplus(discriminator(fake, fake_labels)).flatten()
+    """softplus(D(fake) - D(real)) with R1 and R2 (arXiv:2501.05441), or softplus(-D(real)) + softplus(D(fake)) with R1.
+
+    The second is the logistic loss of arXiv:1801.04406. No penalty is added if `r1_gamma` is 0.
+    """
+    real, fake = (images.detach().requires_grad_(r1_gamma > 0) for images in (real, fake))
+    real_logits, fake_logits = discriminator(real, real_labels).flatten(), discriminator(fake, fake_labels).flatten()
+    if relativistic:
+        loss, penalized, logits = F.softplus(fake_logits - real_logits), [real, fake], real_logits + fake_logits
+    else:
+        loss, penalized, logits = F.softplus(-real_logits) + F.softplus(fake_logits), [real], real_logits
     if r1_gamma > 0:
-        (gradient,) = torch.autograd.grad(logits.sum(), real, create_graph=True)
-        loss = loss + r1_gamma / 2 * R1_INTERVAL * gradient.square().flatten(1).sum(1)
+        gradients = torch.autograd.grad(logits.sum(), penalized, create_graph=True)
+        penalty = torch.stack([gradient.square().flatten(1).sum(1) for gradient in gradients]).sum(dim=0)
+        loss = loss + r1_gamma / 2 * R1_INTERVAL * penalty
     return loss

@@ -25,6 +25,7 @@ from gan_refine.errors import FileFormatError, OptionError
 
 AUTO = "auto"
 DEFAULT_PAIR = "fashion16"
+FORMER_LOSSES = ("imagenet=0", "relativistic=false")  # the options of di-gan that make an earlier run what it was
 LONGEST_NAME = 100  # characters of a run folder's description, far below what file systems take
 NAME_ALLOWED = (
     f"a name of 1 to {LONGEST_NAME} characters without / and control characters, which does not start with a dot"
@@ -167,8 +168,8 @@ def options_from_json(text: str, name: str) -> RunOptions:
         record = json.loads(text)
         nested = {"detector": tuple(record["detector"]), "refine": RefineOptions(**record["refine"])}
         objective = record["objective"]
-        if objective.startswith("di-gan,") and "imagenet=" not in objective:  # of a run that was begun before that loss
-            objective += ",imagenet=0"
+        if objective.startswith("di-gan,"):  # of a run that was begun before these losses
+            objective += "".join(f",{name}" for name in FORMER_LOSSES if f",{name.partition('=')[0]}=" not in objective)
         return RunOptions(**{**record, **nested, "objective": objective})
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise FileFormatError(f"{name} does not hold the options of this version of the program: {error}") from error
