@@ -310,3 +310,10 @@ def test_an_image_is_compared_with_a_sample_of_its_class():
         torch.testing.assert_close(images.detach()[:, 0, 0, 0], wanted * 100 / 127.5 - 1)
     for labels in (real_labels, fake_labels, again_labels, generator_labels):
         assert labels is not None and torch.equal(labels, one_hot[wanted])
+    objective.generator_stepped(100)
+    fake = torch.zeros(100, 1, 8, 8, requires_grad=True)
+    loss = objective.generator_loss(fake, one_hot[wanted], rng(1)).per_sample
+    slopes = torch.autograd.grad(loss.sum(), fake)[0].flatten(1).sum(1)
+    expected = torch.sigmoid(wanted * 100 / 127.5 - 1)  # of -softplus(D(y) - D(x)) at D(x) = 0
+    assert float(slopes[0]) < 0, "images become more real than their samples"
+    torch.testing.assert_close(slopes / slopes[0], expected / expected[0])

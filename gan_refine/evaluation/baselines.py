@@ -7,7 +7,8 @@
     psi0.8    truncation 0.8
 
 One that the generator does not offer (no flat ground in its images, no truncation) is left out. A fourth baseline is a run of its
-own, which goes on with the GAN's training on teacher samples: --objective=di-gan,diff_instruct=0,pixels=0,imagenet=0.
+own, which goes on with the GAN's training on teacher samples:
+--objective=di-gan,diff_instruct=0,pixels=0,imagenet=0,relativistic=false,score_steps=1.
 """
 
 from pathlib import Path

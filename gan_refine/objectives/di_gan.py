@@ -89,7 +89,8 @@ class DiGan(Objective):
 
     1. Diff-Instruct, eq. 3.2 of arXiv:2305.18455, with its score model.
     2. The relativistic pairing loss against a discriminator of teacher samples and fakes, with R1 and R2 (arXiv:2501.05441, lazily
-       as in arXiv:1912.04958): by Cor. 3.5 of arXiv:2305.18455 it is Diff-Instruct's integral with all its weight at sigma 0.
+       as in arXiv:1912.04958). If not relativistic the logistic loss with R1 (arXiv:1801.04406), which by Cor. 3.5 of
+       arXiv:2305.18455 is Diff-Instruct's integral with all its weight at sigma 0.
     3. to 5. Frechet distances to the teacher samples, in pixels, in the teacher's activations and in ImageNet features
        (arXiv:2604.28190, with the moments of the newest images in place of an average).
     """

@@ -25,7 +25,7 @@ from gan_refine.errors import FileFormatError, OptionError
 
 AUTO = "auto"
 DEFAULT_PAIR = "fashion16"
-FORMER_LOSSES = ("imagenet=0", "relativistic=false")  # the options of di-gan that make an earlier run what it was
+FORMER_LOSSES = ("imagenet=0", "relativistic=false")  # of di-gan, for runs whose record does not have these options yet
 LONGEST_NAME = 100  # characters of a run folder's description, far below what file systems take
 NAME_ALLOWED = (
     f"a name of 1 to {LONGEST_NAME} characters without / and control characters, which does not start with a dot"
