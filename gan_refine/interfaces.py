@@ -165,6 +165,7 @@ class Objective(nn.Module, ABC):
     """
 
     default_lr: float = 1e-4  # of the generator
+    default_whitening: float = 0.0  # of its w, where it has one
     phase_starts: tuple[float, ...] = (0.0,)  # shares of the run at which the work of a step changes
     auxiliary_steps: int = 0  # steps of the auxiliary networks before each step of the generator
     wanted_samples: SampleRequest | None = None  # what `give_samples` should give before the first step

@@ -89,6 +89,7 @@ OWN = {  # values of one option's own kind
     "teacher_steps": ["1"],
     "images": ["0", "1"],
     "eval_images": ["0", "1"],
+    "whiten_w": ["0.6"],
     "beta1": ["1"],
     "beta2": ["1", "2"],
     "lr_decay": ["1.1"],

@@ -51,8 +51,10 @@ def test_the_flat_colour_is_the_most_frequent_one_and_none_in_noise() -> None:
 def test_a_stylegan2_has_all_baselines_and_a_generator_of_noise_none() -> None:
     generator = small_stylegan2(16, 0, 0.1)
     found = baselines(generator)
-    assert {"psi0.9", "psi0.8"} <= set(found)
+    assert {"psi1.05", "psi0.9"} <= set(found)
     latents = generator.draw(8, rng())
-    spread = [float(each(latents).std(dim=0).mean().detach()) for each in (generator, found["psi0.9"], found["psi0.8"])]
+    spread = [
+        float(each(latents).std(dim=0).mean().detach()) for each in (found["psi1.05"], generator, found["psi0.9"])
+    ]
     assert spread[0] > spread[1] > spread[2]
     assert baselines(AffineGenerator(0.3, 0.0, ImageSpec(3, 16))) == {}

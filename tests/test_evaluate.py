@@ -402,7 +402,7 @@ class TestCommand:
         assert command(monkeypatch, *arguments) == 0
         captured = capsys.readouterr()
         *lines, table = [json.loads(line) for line in captured.out.splitlines()]
-        names = ["fashion16", "copy", "fashion16, flat", "fashion16, psi0.9", "fashion16, psi0.8"]
+        names = ["fashion16", "copy", "fashion16, flat", "fashion16, psi1.05", "fashion16, psi0.9"]
         assert [line["snapshot"] for line in lines] == 2 * [name for name in names for _ in range(2)]
         assert [line["metric"] for line in lines[:2]] == ["fd40-fashion16", "is40-fashion16"]
         fields = {"results", "metric", "total_time", "total_time_str", "num_gpus", "snapshot_pkl", "timestamp"}

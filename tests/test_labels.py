@@ -20,7 +20,7 @@ from gan_refine.errors import FileFormatError, MismatchError, OptionError
 from gan_refine.evaluation.images import teacher_images
 from gan_refine.evaluation.samples import SamplingOptions, Teacher, cache_key
 from gan_refine.generators import AnyGenerator, BridgeOptions, LatentOptions, OneStep, StyleGan2, bridge
-from gan_refine.generators.mean_w import mean_w
+from gan_refine.generators.w_space import mean_w
 from gan_refine.interfaces import ImageSpec
 from gan_refine.labels import draw_labels, parse_frequencies
 from gan_refine.networks.stylegan2 import Discriminator

@@ -4,10 +4,11 @@ import functools
 import json
 import re
 import shlex
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from unittest import mock
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 from gan_refine import assets, load_generator
@@ -15,9 +16,11 @@ from gan_refine.assets import download
 from gan_refine.cli import cli, run_command
 from gan_refine.cli.refine import EXAMPLES, KIMG, PRESETS, refine
 from gan_refine.config import Range, RefineOptions, build_options, parse_spec, require_ranges, to_json, write_spec
-from gan_refine.errors import OptionError
+from gan_refine.errors import OptionError, UserError
+from gan_refine.interfaces import Generator
+from gan_refine.networks.stylegan2 import Generator as StyleGan2Net
 from gan_refine.objectives import OBJECTIVES, complete_spec
-from gan_refine.pickles import reader
+from gan_refine.pickles import reader, write_gan
 from gan_refine.run.build import apply_preset, build, choose_preset
 from gan_refine.run.command import command_line
 from gan_refine.run.options import RunOptions, absolute, merge_options, options_from_json
@@ -75,6 +78,60 @@ def test_a_run_that_measures_records_the_detector_and_the_reference():
     assert to_json(run.options).count("auto") == 2, "fid_ref, and the discriminator: the file's own or none"
     again = build(run.options)
     assert again.options == run.options, "resolving what is resolved changes nothing"
+
+
+def test_w_is_whitened_by_default_where_the_objective_has_a_discriminator_to_learn_from(tmp_path):
+    few = RunOptions(eval_images=10, teacher_steps=0)
+    run = build(few)
+    assert run.options.whiten_w == 0.1
+    first, wanted = run.gan.generator, run.gan.generator.whitened(0.1)
+    assert run.original is not None and moved(run.original, first) == 0, (
+        "what is measured as the original is the original"
+    )
+    assert moved(run.generator, wanted) == 0 < moved(run.generator, first)
+    run.gan.generator.write_original(tmp_path / "best.pkl")
+    assert assets.sha256(tmp_path / "best.pkl") == assets.catalog()["fashion16"].sha256["gan"]
+    for options in (replace(few, objective="diff-instruct"), replace(few, whiten_w=0.0)):
+        run = build(options)
+        assert run.options.whiten_w == 0 == moved(run.generator, run.gan.generator)
+    net = StyleGan2Net(8, 0, 8, 16, 1, synthesis_kwargs={"channel_base": 64, "channel_max": 8})
+    write_gan(tmp_path / "alone.pkl", net, None, net)
+    alone = replace(few, gan=str(tmp_path / "alone.pkl"))
+    assert build(alone).options.whiten_w == 0, "its file has no discriminator"
+    assert build(replace(alone, whiten_w=0.3)).options.whiten_w == 0.3
+
+
+@torch.no_grad()
+def moved(one: Generator, other: Generator) -> float:
+    """How far their images are from each other, at most."""
+    latents = other.draw(8, torch.Generator().manual_seed(0))
+    return float((one.full_size()(latents) - other(latents)).abs().max())
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            RunOptions(gan="one-step:fashion16", whiten_w=0.1),
+            "--whiten-w is for StyleGAN2 generators, and this is one of",
+        ),
+        (RunOptions(bridge="resize", whiten_w=0.1), "--whiten-w is not for a bridged GAN"),
+    ],
+)
+def test_what_cannot_be_whitened_is_refused_if_it_is_asked_for(given, message, tmp_path):
+    if given.bridge != "none":
+        net = StyleGan2Net(8, 0, 8, 32, 1, synthesis_kwargs={"channel_base": 64, "channel_max": 8})
+        write_gan(tmp_path / "large.pkl", net, None, net)
+        given = replace(given, gan=str(tmp_path / "large.pkl"))
+        assert build(replace(given, whiten_w=None, metrics="none")).options.whiten_w == 0
+    with pytest.raises(UserError, match=message):
+        build(given)
+
+
+def test_a_run_of_a_time_without_whitening_resumes_without(tmp_path):
+    record = asdict(RunOptions())
+    del record["whiten_w"]
+    assert options_from_json(json.dumps(record), "options.json").whiten_w == 0
 
 
 def test_options_of_a_file_are_taken_and_those_of_the_command_line_win(tmp_path):

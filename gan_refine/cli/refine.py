@@ -70,6 +70,9 @@ def use_config(context: click.Context, _: click.Parameter, path: str | None) -> 
 @option(NETWORKS, "--train", metavar="PARTS", default=TRAINING_DEFAULTS.train,
         help="Trained parts of a StyleGAN2: auto (all but noise), all, or a list of mapping, synthesis, affine, noise, each with a "
         "multiple of --glr such as synthesis,affine:0.1. Other parts stay bit-identical.")
+@option(NETWORKS, "--whiten-w", metavar="POWER", type=float, default=DEFAULTS.whiten_w,
+        help="Before the first step, let a StyleGAN2 make more of directions in which its w varies little: 0 = off, to 0.5, where "
+        "all count alike.  [default: 0.1 for di-gan with a discriminator, else 0]")
 @labels_option(NETWORKS)
 @noise_mode_option(NETWORKS)
 @trust_pickle_option(NETWORKS)

@@ -3,8 +3,8 @@
 `baselines(generator)` gives them by name, each a generator with the latents of the original:
 
     flat      every pixel near the image set's flat colour is set to it: clears the residue on flat ground, as a threshold does
+    psi1.05   truncation 1.05: w a little further from its mean, which makes images more varied
     psi0.9    truncation 0.9
-    psi0.8    truncation 0.8
 
 One that the generator does not offer (no flat ground in its images, no truncation) is left out. A fourth baseline is a run of its
 own, which goes on with the GAN's training on teacher samples:
@@ -20,7 +20,7 @@ from gan_refine.evaluation.images import grid_latents, render
 from gan_refine.generators import PretrainedGenerator
 from gan_refine.interfaces import Generator, Images, Latents, PixelBytes
 
-TRUNCATIONS = (0.9, 0.8)
+TRUNCATIONS = (1.05, 0.9)
 RADIUS = 16  # levels of 255: a pixel is near a colour if no channel differs by so much
 LEAST_SHARE = 0.05  # of the pixels that must be near a colour for it to be a ground, and not the most frequent of many
 NUM_IMAGES = 500  # of the generator, in which its flat colour is looked for

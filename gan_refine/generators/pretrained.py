@@ -30,6 +30,7 @@ class PretrainedGenerator(Generator):
 
     family: ClassVar[str]
     has_noise_inputs: bool = False  # whether they can be constant
+    can_be_whitened: ClassVar[bool] = False  # whether `whitened` is for them
     draws_noise: bool = True  # whether images of one z differ with the noise seed
     latent_options: LatentOptions = LatentOptions()
     net: nn.Module
@@ -84,3 +85,7 @@ class PretrainedGenerator(Generator):
     def truncated(self, psi: float) -> "PretrainedGenerator":
         """The same network with truncation psi: 1 changes nothing, 0 gives the mean image. Raises MismatchError by default."""
         raise MismatchError(f"{self.family} generators have no truncation; leave --trunc out")
+
+    def whitened(self, power: float) -> "PretrainedGenerator":
+        """A copy that makes more of directions of w in which it hardly varies. Raises MismatchError by default."""
+        raise MismatchError(f"--whiten-w is for StyleGAN2 generators, and this is one of {self.family}; leave it out")

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from gan_refine.generators.mean_w import Weights, has_moved, mean_w, weights_of
 from gan_refine.generators.pretrained import PretrainedGenerator, Source
+from gan_refine.generators.w_space import Weights, has_moved, mean_w, weights_of, whiten
 from gan_refine.interfaces import Images, ImageSpec, Latents
 from gan_refine.pickles import (
     DEFAULT_NETWORK,
@@ -30,7 +30,7 @@ class StyleGan2(PretrainedGenerator):
     """A StyleGAN2 generator. Copies share its file, and remember the mapping network that the file holds."""
 
     family = "stylegan2"
-    has_noise_inputs = True
+    has_noise_inputs, can_be_whitened = True, True
     is_whole_file = False  # whether the file holds what `export` writes before any refinement
 
     def __init__(
@@ -114,6 +114,12 @@ class StyleGan2(PretrainedGenerator):
     def truncated(self, psi: float) -> "StyleGan2":
         """The same network with w moved towards its mean: psi 1 changes nothing, 0 gives the mean image."""
         return self._with_net(self.net_with_mean_w(), psi)
+
+    def whitened(self, power: float) -> "StyleGan2":
+        """A copy whose style layers see w with standard deviations s^(1 - 2 power) in place of s in its principal directions."""
+        other = copy.deepcopy(self)
+        whiten(other.net, other.draw, power)
+        return other
 
     def kept_parts(self) -> tuple[str, ...]:
         """The noise strengths: trained, they pay for variety with texture (docs/method.md)."""

@@ -44,6 +44,7 @@ R1_INTERVAL = 16  # lazy regularization: one step in so many carries the penalty
 SAMPLE_STREAM, REFERENCE_STREAM = 2001, 2003
 SAMPLE_BATCH = 250
 CALIBRATION_STEPS = 16  # at the start, over which the sizes of the gradients are compared
+WHITENING = 0.1  # of w, where there is a discriminator to judge what the new variety looks like
 LEAD = 0.1  # share of the run for which the score model learns alone, before Diff-Instruct acts
 SMALLEST_SIZE = 1e-3  # of a gradient at the start, for which it is scaled up
 IMAGENET_CHANNELS = (1, 3)
@@ -142,6 +143,8 @@ class DiGan(Objective):
         self.start = 0.0 if self.discriminator is None else self.options.start
         if self.discriminator is None:
             self.default_lr = 5e-4  # Frechet distances alone swing at higher rates
+        else:
+            self.default_whitening = WHITENING
         if self.diff_instruct is not None and self.start:
             self.phase_starts = tuple(sorted({0.0, max(self.start - LEAD, 0.0), self.start}))
         self.reference_samples: int | None = None  # how many of the samples give the Frechet losses' moments; None: all

@@ -180,7 +180,8 @@ def build(options: RunOptions, automatic: Collection[str] = ()) -> Run:
     trained_with = in_precision(denoiser, options.precision)  # it is sampled, and a detector, in float32
     objective = build_objective(options.objective, trained_with, GanFile(generator.discriminator, frequencies))
     glr = resolve_glr(generator, objective, options.refine.glr)
-    options = replace(options, refine=replace(options.refine, glr=glr))
+    whitening = resolve_whitening(gan.generator, objective, options.whiten_w, bridging is not None)
+    options = replace(options, whiten_w=whitening, refine=replace(options.refine, glr=glr))
     if not objective.accepts_batch(size := options.refine.batch_gpu):
         raise OptionError(
             f"--batch-gpu={size} is not a multiple of {objective.batch_multiple}, the discriminator's group; "
@@ -191,6 +192,8 @@ def build(options: RunOptions, automatic: Collection[str] = ()) -> Run:
     full_size = bridging is not None and bridging.measure == "full"
     sources = None if options.metrics == "none" else choose_sources(options, generator, full_size, teacher)
     original, draft = (None, None) if sources is None else (copy.deepcopy(generator), sources.draft)
+    if whitening:
+        generator = gan.generator.whitened(whitening)
     options = resolve_metrics(options, sources)
     return Run(options, gan, generator, reason, original, teacher, objective, sources, draft, full_size)
 
@@ -243,6 +246,16 @@ def resolve(options: RunOptions, gan: Gan, teacher: Teacher, generator: Generato
         gan_sha256=assets.sha256(gan.path),
         teacher_sha256=assets.sha256(teacher.path),
     )
+
+
+def resolve_whitening(
+    generator: PretrainedGenerator, objective: Objective, power: float | None, bridged: bool
+) -> float:
+    """The power of the whitening of w: `power`, or where that is None the objective's default, if it can be. Raises OptionError."""
+    if power and bridged:
+        raise OptionError("--whiten-w is not for a bridged GAN, whose details are tied to the original's; leave it out")
+    possible = generator.can_be_whitened and not bridged
+    return power if power is not None else objective.default_whitening * possible
 
 
 def resolve_metrics(options: RunOptions, sources: Sources | None) -> RunOptions:

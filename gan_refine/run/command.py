@@ -19,7 +19,7 @@ KIMG = {
 }  # options in thousands of images -> fields of RefineOptions
 FLAGS = ("recompute", "trust_pickle", "report", "tensorboard", "wandb")
 NOT_GIVEN = ("refine", "gan_sha256", "teacher_sha256", "fid_ref_sha256")  # fields that are no options
-ALWAYS = ("gan", "teacher", "objective", "glr")  # whose defaults depend on other options
+ALWAYS = ("gan", "teacher", "objective", "glr", "whiten_w")  # whose defaults depend on other options
 
 
 def command_line(options: RunOptions, left_out: Collection[str] = ()) -> str:

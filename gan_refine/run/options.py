@@ -31,6 +31,7 @@ NAME_ALLOWED = (
     f"a name of 1 to {LONGEST_NAME} characters without / and control characters, which does not start with a dot"
 )
 RANGES = {
+    "whiten_w": Range(0, 0.5),
     "eval_images": IMAGES,
     "teacher_steps": replace(STEPS, or_0=True),
     "fid_seeds": replace(SETS, low=0),
@@ -59,6 +60,7 @@ class RunOptions:
     which: str = "G_ema"
     teacher: str = DEFAULT_PAIR
     bridge: str = "none"
+    whiten_w: float | None = None  # power of the whitening of w before the first step; None: the objective's default
     outdir: str = "training-runs"
     desc: str | None = None
     preset: str = AUTO
@@ -170,6 +172,7 @@ def options_from_json(text: str, name: str) -> RunOptions:
         objective = record["objective"]
         if objective.startswith("di-gan,"):  # of a run that was begun before these losses
             objective += "".join(f",{name}" for name in FORMER_LOSSES if f",{name.partition('=')[0]}=" not in objective)
+        record.setdefault("whiten_w", 0.0)  # as were all runs before there was a choice
         return RunOptions(**{**record, **nested, "objective": objective})
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise FileFormatError(f"{name} does not hold the options of this version of the program: {error}") from error

@@ -90,9 +90,10 @@ def plan_lines(run: Run, plan: Plan) -> list[str]:
     measured = "nothing" if options.metrics == "none" else f"{options.metrics} of {options.eval_images} images"
     parts = ", ".join(f"{name} {duration(phase.total)}" for name, phase in plan.phases.items())
     disk = (options.keep + 1) * plan.checkpoint / 2**20
+    whitening = f", w whitened by {options.whiten_w:g}" if options.whiten_w else ""
     return [
         f"length    {refine.total_images / 1000:g} kimg, batch {refine.batch}, {refine.batch_gpu} at a time, on {options.device}",
-        f"method    {options.objective.partition(',')[0]}, {refine.warmup_images / 1000:g} kimg warm-up",
+        f"method    {options.objective.partition(',')[0]}{whitening}, {refine.warmup_images / 1000:g} kimg warm-up",
         f"rates     generator {refine.glr:g}, score model {refine.score_lr:g}",
         f"measures  {measured}, before and at {plural(plan.snapshots, 'snapshot')}",
         "calls     " + ", ".join(f"{name} {number / 1000:.1f} kimg" for name, number in plan.calls.items()),

@@ -70,7 +70,7 @@ class Trainer:
             self.folder.say(notice)
         if run.bridged and run.yardsticks is not None:
             self.folder.say(f"{run.yardsticks.name} measures {run.measured_spec} images.")
-        self.folder.save_grid("fakes_init.png", render(run.generator.full_size(), self.grid))
+        self.folder.save_grid("fakes_init.png", render(run.gan.generator, self.grid))
         if run.options.teacher_steps and run.options.report:
             known = None if run.yardsticks is None else run.yardsticks.others
             with self.signals.raising(alone=distributed.get_world_size() == 1):

@@ -8,7 +8,7 @@ import torch
 from toys import bits
 
 from gan_refine.generators import StyleGan2
-from gan_refine.generators.mean_w import NUM_LATENTS
+from gan_refine.generators.w_space import NUM_LATENTS, mean_w
 from gan_refine.interfaces import Latents
 from gan_refine.networks.stylegan2 import Generator
 from gan_refine.pickles import write_gan, write_state_dict
@@ -107,3 +107,53 @@ def test_both_networks_of_the_file_get_it(tmp_path):
 def test_a_mapping_without_it_is_written_without_it(tmp_path):
     refined = exported(moved(write(tmp_path, w_avg_beta=None), "mapping"), tmp_path)
     assert "w_avg" not in dict(refined.net.mapping.named_buffers())
+
+
+def same_bits(one: torch.nn.Module, other: torch.nn.Module) -> bool:
+    pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+    return all(torch.equal(bits(a), bits(b)) for a, b in pairs)
+
+
+def styles(generator: StyleGan2, w: torch.Tensor) -> list[torch.Tensor]:
+    layers = [layer for name, layer in generator.net.synthesis.named_modules() if name.endswith("affine")]
+    assert layers
+    return [layer(w.float()).double() for layer in layers]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("classes", [0, 3])
+@pytest.mark.parametrize("power", [0.1, 0.5])
+def test_whitened_styles_are_those_of_a_w_with_nearer_deviations(power, classes, tmp_path):
+    generator = StyleGan2.load(write(tmp_path, classes))
+    for layer in (layer for name, layer in generator.net.synthesis.named_modules() if name.endswith("affine")):
+        layer.weight_gain, layer.bias_gain = 0.3, 0.7  # of which a stored weight and bias are a part
+    w = sampled_w(generator)
+    mean, (directions, deviations, _) = (
+        w.mean(0),
+        torch.linalg.svd((w - w.mean(0)).T / len(w) ** 0.5, full_matrices=False),
+    )
+    assert deviations[0] > 5 * deviations[-1]
+    alike = (
+        directions * deviations ** (-2 * power) * deviations[0] ** (2 * power) @ directions.T
+    )  # s becomes s^(1 - 2 power)
+    whitened = generator.whitened(power)
+    for found, wanted, before in zip(
+        styles(whitened, w), styles(generator, mean + (w - mean) @ alike), styles(generator, w), strict=True
+    ):
+        error = float((found - wanted).square().mean().sqrt() / (wanted - before).square().mean().sqrt())
+        assert error < 0.1  # of 16,384 latents and of 40,000 others
+    assert same_bits(whitened.net.mapping, generator.net.mapping)
+    assert all(map(torch.equal, styles(generator.whitened(0), mean), styles(generator, mean)))
+
+
+@torch.no_grad()
+def test_whitening_leaves_the_generator_and_the_image_of_the_mean_w(tmp_path):
+    path = write(tmp_path)
+    generator, first = StyleGan2.load(path), StyleGan2.load(path)
+    whitened = generator.whitened(0.3)
+    assert same_bits(generator.net, first.net)
+    latents = Latents(torch.randn([4, 8], generator=torch.Generator().manual_seed(0)), torch.zeros([4, 0]))
+    assert float((whitened(latents) - generator(latents)).abs().max()) > 0.01
+    w = mean_w(generator.net.mapping, generator.draw)
+    for found, wanted in zip(styles(whitened, w[None]), styles(generator, w[None]), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
