@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from gan_refine.foundation import distributed
 from gan_refine.interfaces import Latents
 from gan_refine.noise import rng_for
 
@@ -50,12 +51,15 @@ def whiten(net: nn.Module, draw: Draw, power: float) -> None:
 
     Standard deviations s become s^(1 - 2 power), times a constant: 0 changes nothing, 0.5 makes all equal. w itself and its mean
     stay, and so does the image of the mean. All `affine` layers of `net.synthesis` change; they are those of networks/stylegan2.py.
+    Every process must call it.
     """
     values = torch.cat(list(_draw_w(net.get_submodule("mapping"), draw)))
     mean = values.mean(0)
     variances, directions = torch.linalg.eigh(torch.cov(values.T))
     scales = (variances[-1] / variances.clamp(min=variances[-1] / LARGEST_RATIO)) ** power
-    matrix = (directions * scales) @ directions.T
+    own = torch.cat([(directions * scales) @ directions.T, mean[None]])
+    one = distributed.gather_across(own[None])[0]  # that of one process on all
+    matrix, mean = one[:-1], one[-1]
     for path, layer in net.get_submodule("synthesis").named_modules():
         if path.rpartition(".")[2] == "affine":
             weight, bias = layer.get_parameter("weight"), layer.get_parameter("bias")
