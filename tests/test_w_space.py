@@ -1,4 +1,4 @@
-"""w_avg after refinement: the mean w of the refined mapping, and the original's bits where the mapping did not change."""
+"""The space of w: w_avg is the mean w of a refined mapping (the original's bits where it did not change), and whitening."""
 
 import copy
 from pathlib import Path
@@ -143,7 +143,7 @@ def test_whitened_styles_are_those_of_a_w_with_nearer_deviations(power, classes,
         error = float((found - wanted).square().mean().sqrt() / (wanted - before).square().mean().sqrt())
         assert error < 0.1  # of 16,384 latents and of 40,000 others
     assert same_bits(whitened.net.mapping, generator.net.mapping)
-    assert all(map(torch.equal, styles(generator.whitened(0), mean), styles(generator, mean)))
+    assert all(map(torch.equal, styles(generator.whitened(0), w), styles(generator, w)))
 
 
 @torch.no_grad()

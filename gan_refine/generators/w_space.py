@@ -13,10 +13,7 @@ from gan_refine.noise import rng_for
 NUM_LATENTS = 16_384  # the mean's standard error is 1/128 of the deviation of w
 BATCH = 1024
 STREAM = 3001  # differs from those of training and evaluation
-
-LARGEST_RATIO = (
-    1e4  # of two variances of w: directions in which it varies less than this are scaled as if it were so much
-)
+LARGEST_RATIO = 1e4  # of two variances of w: where w varies less, it is scaled as if it varied so much
 
 Draw = Callable[[int, torch.Generator], Latents]
 Vector = Float[Tensor, " w"]

@@ -17,6 +17,7 @@ from gan_refine.config import (
     RefineOptions,
     build_options,
     choose,
+    parse_parts,
     parse_spec,
 )
 from gan_refine.errors import MismatchError, OptionError
@@ -180,7 +181,7 @@ def build(options: RunOptions, automatic: Collection[str] = ()) -> Run:
     trained_with = in_precision(denoiser, options.precision)  # it is sampled, and a detector, in float32
     objective = build_objective(options.objective, trained_with, GanFile(generator.discriminator, frequencies))
     glr = resolve_glr(generator, objective, options.refine.glr)
-    whitening = resolve_whitening(gan.generator, objective, options.whiten_w, bridging is not None)
+    whitening = resolve_whitening(gan.generator, objective, options)
     options = replace(options, whiten_w=whitening, refine=replace(options.refine, glr=glr))
     if not objective.accepts_batch(size := options.refine.batch_gpu):
         raise OptionError(
@@ -248,14 +249,23 @@ def resolve(options: RunOptions, gan: Gan, teacher: Teacher, generator: Generato
     )
 
 
-def resolve_whitening(
-    generator: PretrainedGenerator, objective: Objective, power: float | None, bridged: bool
-) -> float:
-    """The power of the whitening of w: `power`, or where that is None the objective's default, if it can be. Raises OptionError."""
-    if power and bridged:
-        raise OptionError("--whiten-w is not for a bridged GAN, whose details are tied to the original's; leave it out")
-    possible = generator.can_be_whitened and not bridged
-    return power if power is not None else objective.default_whitening * possible
+def resolve_whitening(generator: PretrainedGenerator, objective: Objective, options: RunOptions) -> float:
+    """The power of the whitening of w: as given, or the objective's default where nothing speaks against it. Raises OptionError."""
+    train, refusal = options.refine.train, ""
+    if options.bridge != "none":
+        refusal = "--whiten-w is not for a bridged GAN, whose details are tied to the original's; leave it out"
+    elif options.refine.l2_images:
+        refusal = (
+            "--whiten-w moves images away from the original's, to which --l2-images ties them; leave out one of both"
+        )
+    elif not {"affine", "all"} & set(parse_parts(train)):
+        refusal = (
+            f"--whiten-w changes the affine layers, and --train={train} keeps them as they are; leave out one of both"
+        )
+    if options.whiten_w and refusal:
+        raise OptionError(refusal)
+    possible = generator.can_be_whitened and not refusal
+    return objective.default_whitening * possible if options.whiten_w is None else options.whiten_w
 
 
 def resolve_metrics(options: RunOptions, sources: Sources | None) -> RunOptions:
