@@ -246,9 +246,10 @@ class Trainer:
         factor, start = self.run.options.stop_on_collapse, self.history.before
         if not factor or start is None or value is None or value <= factor * start:
             return False
+        causes = "--glr or --whiten-w" if self.run.options.whiten_w else "--glr"
         self.folder.say(
             f"Stopped: the metric went from {start:.3f} to {value:.3f}, beyond --stop-on-collapse={factor:g}. "
-            "Lower --glr, or go on with --resume and a larger factor."
+            f"Lower {causes}, or go on with --resume and a larger factor."
         )
         return True
 
