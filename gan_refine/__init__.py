@@ -83,11 +83,18 @@ def load_teacher(source: str | Path) -> "Denoiser":
 
 
 def sample(generator: "Generator", seeds: "Iterable[int]", label: int | None = None) -> "PixelBytes":
-    """uint8 images [N, C, R, R] of these seeds, as `gan-refine generate` makes them; a conditional generator needs a `label`."""
+    """uint8 images [N, C, R, R] of these seeds, as `gan-refine generate` makes them; a conditional generator needs a `label`.
+
+    Raises OptionError for a seed that numpy does not take.
+    """
     import torch
 
+    from gan_refine.config import SEED, require
     from gan_refine.run.generate import Picture, images
 
+    seeds = list(seeds)
+    for seed in seeds:
+        require("seed", seed, SEED.holds(seed), str(SEED))
     return torch.stack(list(images(generator, [Picture(seed, label, "") for seed in seeds])))
 
 

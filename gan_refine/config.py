@@ -51,6 +51,7 @@ SETS = Range(1, 10_000)  # of latents
 STEPS = Range(2, 10_000)  # of a sampler
 KIMG = Range(0, MOST_IMAGES / 1000)
 RATE = Range(0, 100)
+WHITENING = Range(0, 0.5)  # the power; 0.5 makes all directions alike
 POSITIVE = Range(1, MOST_IMAGES)
 RANGES = {  # of RefineOptions
     **dict.fromkeys(("total_images", "ema_halflife_images", "tick_images", "max_skips"), POSITIVE),

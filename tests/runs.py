@@ -105,6 +105,7 @@ class Commands:
         self.server = subprocess.Popen(
             [sys.executable, "-c", f"import {preload}\n{SERVER}"],
             cwd=ROOT,
+            env={**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

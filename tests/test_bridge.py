@@ -209,7 +209,7 @@ def test_a_killed_run_across_the_bridge_ends_in_the_same_bits_and_its_pickle_is_
     assert ended.code == 0, ended.stderr
     assert_same_run(folder, whole)  # both regularizers compare with the file, not with the checkpoint
     refused = commands.run(f"--resume={folder}", "--l2-images=2")
-    assert refused.code == 2 and "l2_images 0.5 (got 2.0)" in refused.stderr
+    assert refused.code == 2 and "--l2-images=0.5 (got --l2-images=2.0)" in refused.stderr
     refined = StyleGan2.load(whole / "network-refined-last.pkl")
     assert refined.spec == ImageSpec(1, 32)
     original = StyleGan2.load(files(pair)[0])

@@ -4,7 +4,9 @@ import functools
 import json
 import re
 import shlex
+import sys
 from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
 from unittest import mock
 
 import pytest
@@ -22,7 +24,8 @@ from gan_refine.networks.stylegan2 import Generator as StyleGan2Net
 from gan_refine.objectives import OBJECTIVES, complete_spec
 from gan_refine.pickles import reader, write_gan
 from gan_refine.run.build import apply_preset, build, choose_preset
-from gan_refine.run.command import command_line
+from gan_refine.run.command import command_line, read_config
+from gan_refine.run.launch import resume_command
 from gan_refine.run.options import RunOptions, absolute, merge_options, options_from_json
 from runs import write_pair
 
@@ -138,6 +141,17 @@ def test_a_run_of_a_time_without_whitening_resumes_without(tmp_path):
     record = asdict(RunOptions())
     del record["whiten_w"]
     assert options_from_json(json.dumps(record), "options.json").whiten_w == 0
+    (tmp_path / "options.json").write_text(json.dumps(record))
+    assert read_config(str(tmp_path / "options.json"))["whiten_w"] == "0.0", "nor does a new run with its options"
+    (tmp_path / "options.json").write_text('{"gan": "fashion16"}')
+    assert "whiten_w" not in read_config(str(tmp_path / "options.json")), "a file by hand leaves the default"
+
+
+@pytest.mark.parametrize("place", ["", "elsewhere"])
+def test_the_command_that_resumes_calls_this_python(place, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", (place and str(tmp_path)) or str(Path(sys.executable).parent))
+    program = resume_command(tmp_path, RunOptions()).split(" -m ")[0]
+    assert program == (shlex.quote(sys.executable) if place else "python")
 
 
 def test_options_of_a_file_are_taken_and_those_of_the_command_line_win(tmp_path):
@@ -277,9 +291,9 @@ def test_a_resumed_run_takes_only_what_it_may_and_auto_asks_for_nothing(tmp_path
     given = RunOptions(objective="sid", snap=3, refine=replace(RefineOptions(), tick_images=5))
     merged = merge_options(saved, given, ["objective", "snap", "tick_images", "detector"])
     assert merged == replace(saved, snap=3, refine=replace(saved.refine, tick_images=5))
-    with pytest.raises(OptionError, match="seed 0 \\(got 1\\)"):
+    with pytest.raises(OptionError, match="--seed=0 \\(got --seed=1\\)"):
         merge_options(saved, RunOptions(refine=replace(RefineOptions(), seed=1)), ["seed"])
-    with pytest.raises(OptionError, match="objective sid,"):
+    with pytest.raises(OptionError, match="--objective=sid,"):
         merge_options(saved, RunOptions(objective="sid,alpha=1.0"), ["objective"])
     assert options_from_json(to_json(saved), "options.json") == saved
 

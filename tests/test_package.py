@@ -137,6 +137,18 @@ def test_refine_is_a_function_whatever_was_imported_before() -> None:
     assert gan_refine.refine.loop is loop
 
 
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: gan_refine.load_generator("fashion16").whitened(0.7), "whiten-w=0.7 is not allowed"),
+        (lambda: gan_refine.sample(gan_refine.load_generator("fashion16"), [-1]), "seed=-1 is not allowed"),
+    ],
+)
+def test_bad_input(call, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        call()
+
+
 @pytest.mark.parametrize("load", [gan_refine.load_generator, gan_refine.load_teacher])
 def test_a_file_that_is_not_there(load, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nothing\.pkl"):

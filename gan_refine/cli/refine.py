@@ -26,8 +26,8 @@ from gan_refine.cli.options import (
 from gan_refine.cli.process import share_cores
 from gan_refine.config import RANGES, Range, RefineOptions, require, shortened
 from gan_refine.errors import OptionError
-from gan_refine.run.command import KIMG, option_of, read_config
-from gan_refine.run.options import RunOptions
+from gan_refine.run.command import option_of, read_config
+from gan_refine.run.options import KIMG, RunOptions
 from gan_refine.run.presets import PRESETS
 
 NETWORKS, TRAINING, OBJECTIVE = "Networks", "Training", "Objective"
@@ -72,7 +72,8 @@ def use_config(context: click.Context, _: click.Parameter, path: str | None) -> 
         "multiple of --glr such as synthesis,affine:0.1. Other parts stay bit-identical.")
 @option(NETWORKS, "--whiten-w", metavar="POWER", type=float, default=DEFAULTS.whiten_w,
         help="Before the first step, let a StyleGAN2 make more of directions in which its w varies little: 0 = off, to 0.5, where "
-        "all count alike.  [default: 0.1 for di-gan with a discriminator, else 0]")
+        "all count alike.  [default: 0.1 for di-gan with a discriminator; 0 else, and with --bridge, --l2-images, or "
+        "--train without affine]")
 @labels_option(NETWORKS)
 @noise_mode_option(NETWORKS)
 @trust_pickle_option(NETWORKS)
@@ -83,8 +84,8 @@ def use_config(context: click.Context, _: click.Parameter, path: str | None) -> 
 @option(TRAINING, "--batch-gpu", metavar="INT|auto", default=None,
         help="Micro-batch size, a divisor of --batch; auto for the largest that fits.  [default: --batch divided by processes]")
 @option(TRAINING, "--glr", metavar="FLOAT", type=float, default=None,
-        help="Learning rate of the generator.  [default: the preset's or the objective's, 0.0003 for di-gan and 0.0001 for the "
-        "others; at most 0.0001 for one-step generators]")
+        help="Learning rate of the generator.  [default: the preset's or the objective's, 0.0003 for di-gan, 0.0005 for it without "
+        "a discriminator, 0.0001 for the others; at most 0.0001 for one-step generators]")
 @option(TRAINING, "--score-lr", metavar="FLOAT", type=float, default=TRAINING_DEFAULTS.score_lr,
         help="Learning rate of the score model.")
 @option(TRAINING, "--lr-rampup", metavar="SHARE", type=float, default=TRAINING_DEFAULTS.lr_rampup,

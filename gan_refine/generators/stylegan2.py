@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from gan_refine.config import WHITENING, require
 from gan_refine.generators.pretrained import PretrainedGenerator, Source
 from gan_refine.generators.w_space import Weights, has_moved, mean_w, weights_of, whiten
 from gan_refine.interfaces import Images, ImageSpec, Latents
@@ -116,7 +117,11 @@ class StyleGan2(PretrainedGenerator):
         return self._with_net(self.net_with_mean_w(), psi)
 
     def whitened(self, power: float) -> "StyleGan2":
-        """A copy whose style layers see w with standard deviations s^(1 - 2 power) in place of s in its principal directions."""
+        """A copy whose style layers see w with standard deviations s^(1 - 2 power) in place of s in its principal directions.
+
+        Raises OptionError for a power that is not from 0 to 0.5.
+        """
+        require("whiten_w", power, WHITENING.holds(power), str(WHITENING))
         other = copy.deepcopy(self)
         whiten(other.net, other.draw, power)
         return other

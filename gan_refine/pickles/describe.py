@@ -161,7 +161,7 @@ def _format(path: Path, data: bytes, root: object, is_state_dict: bool) -> str:
     protocol = f", protocol {data[1]}" if data[:1] == b"\x80" and len(data) > 1 else ""
     if written_by_torch(data):
         return "zip file of torch.save" if data.startswith(ZIP_START) else "file of torch.save before 1.6"
-    return f"pickle{protocol}"
+    return f"pickle{protocol}" if data[:1] == b"\x80" or data[-1:] == b"." else "no network file"
 
 
 def _networks(root: object) -> list[EmbeddedNetwork]:

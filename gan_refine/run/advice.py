@@ -27,9 +27,10 @@ def _worse(record: RunRecord) -> list[str]:
     curve = record.first_curve
     if len(curve) < 2 or curve[-1].value <= curve[0].value:
         return []
+    other = "a lower --whiten-w" if record.options.whiten_w else "--l2-images=1"
     return [
         f"The last snapshot is worse than the original by the first metric ({curve[0].value:.3f} -> {curve[-1].value:.3f}; lower "
-        "is better): lower --glr, or --l2-images=1. network-refined-best.pkl keeps the best so far."
+        f"is better): lower --glr, or {other}. network-refined-best.pkl keeps the best so far."
     ]
 
 
@@ -64,7 +65,7 @@ def _recall_falls(record: RunRecord) -> list[str]:
     }
     return [
         f"{name} fell from {curve[0].value:.3f} to {curve[-1].value:.3f} (higher is better): the GAN loses diversity; stop earlier "
-        "(--kimg), or set --l2-images=1."
+        "(--kimg), or set --l2-images=1 (and --whiten-w=0)."
         for name, curve in fallen.items()
     ]
 

@@ -253,17 +253,13 @@ def resolve_whitening(generator: PretrainedGenerator, objective: Objective, opti
     """The power of the whitening of w: as given, or the objective's default where nothing speaks against it. Raises OptionError."""
     train, refusal = options.refine.train, ""
     if options.bridge != "none":
-        refusal = "--whiten-w is not for a bridged GAN, whose details are tied to the original's; leave it out"
+        refusal = "is not for a bridged GAN, whose details are tied to the original's; leave it out"
     elif options.refine.l2_images:
-        refusal = (
-            "--whiten-w moves images away from the original's, to which --l2-images ties them; leave out one of both"
-        )
+        refusal = "moves images away from the original's, to which --l2-images ties them; leave that out"
     elif not {"affine", "all"} & set(parse_parts(train)):
-        refusal = (
-            f"--whiten-w changes the affine layers, and --train={train} keeps them as they are; leave out one of both"
-        )
+        refusal = f"changes the affine layers, and --train={train} keeps them as they are; leave that out"
     if options.whiten_w and refusal:
-        raise OptionError(refusal)
+        raise OptionError(f"--whiten-w {refusal}, or give --whiten-w=0")
     possible = generator.can_be_whitened and not refusal
     return objective.default_whitening * possible if options.whiten_w is None else options.whiten_w
 

@@ -8,16 +8,9 @@ from pathlib import Path
 
 from gan_refine.config import RefineOptions, parse_spec
 from gan_refine.errors import FileFormatError, OptionError, first_line
-from gan_refine.run.options import RunOptions
+from gan_refine.run.options import KIMG, RunOptions, argument, with_former_defaults
 from gan_refine.run.presets import PRESETS
 
-KIMG = {
-    "kimg": "total_images",
-    "warmup_kimg": "warmup_images",
-    "ema_kimg": "ema_halflife_images",
-    "tick": "tick_images",
-}  # options in thousands of images -> fields of RefineOptions
-FLAGS = ("recompute", "trust_pickle", "report", "tensorboard", "wandb")
 NOT_GIVEN = ("refine", "gan_sha256", "teacher_sha256", "fid_ref_sha256")  # fields that are no options
 ALWAYS = ("gan", "teacher", "objective", "glr", "whiten_w")  # whose defaults depend on other options
 
@@ -33,7 +26,7 @@ def command_line(options: RunOptions, left_out: Collection[str] = ()) -> str:
         changed.pop(name, None)
     if options.refine.batch_gpu == options.refine.batch:
         changed.pop("batch_gpu", None)  # the default is the whole batch
-    return " ".join(["gan-refine refine", *(_argument(name, value) for name, value in changed.items())])
+    return " ".join(["gan-refine refine", *(argument(name, value) for name, value in changed.items())])
 
 
 def evaluate_line(options: RunOptions, refined: str) -> str:
@@ -42,23 +35,12 @@ def evaluate_line(options: RunOptions, refined: str) -> str:
     bridging, bridge_given = parse_spec(options.bridge)
     full_size = bridge_given.get("measure") == "full"
     if options.teacher_steps and not full_size:
-        words.append(_argument("teacher", options.teacher))
+        words.append(argument("teacher", options.teacher))
     if bridging != "none" and not full_size:
-        words.append(_argument("bridge", options.bridge))
-    words += [_argument(name, getattr(options, name)) for name in ("metrics", "detector", "fid_ref", "teacher_steps")]
+        words.append(argument("bridge", options.bridge))
+    words += [argument(name, getattr(options, name)) for name in ("metrics", "detector", "fid_ref", "teacher_steps")]
     first = options.refine.seed + 1 + options.fid_seeds  # after those that selected and those of the summary
     return " ".join([*words, f"--images={options.eval_images}", f"--seed={first}"])
-
-
-def _argument(field: str, value: object) -> str:
-    in_kimg = {images: option for option, images in KIMG.items()}
-    name = in_kimg.get(field, field).replace("_", "-")
-    if field in FLAGS:
-        return f"--{name}" if value else f"--no-{name}"
-    if isinstance(value, tuple):
-        return " ".join(f"--{name}={shlex.quote(each)}" for each in value)
-    text = repr(value / 1000) if field in in_kimg and isinstance(value, int) else str(value)
-    return f"--{name}={shlex.quote(text)}"
 
 
 def read_config(path: str) -> dict[str, str | list[str]]:
@@ -74,6 +56,10 @@ def read_config(path: str) -> dict[str, str | list[str]]:
         ) from error
     except (ValueError, RecursionError) as error:
         raise FileFormatError(f"--config={path} cannot be read as JSON ({first_line(error)})") from error
+    if (
+        isinstance(record, dict) and "gan_sha256" in record and isinstance(record.get("objective"), str)
+    ):  # an older run's?
+        record = with_former_defaults(record)
     inner = record.get("refine", {}) if isinstance(record, dict) else None
     if not isinstance(inner, dict):
         raise FileFormatError(

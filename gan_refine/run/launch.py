@@ -3,7 +3,9 @@
 import json
 import os
 import shlex
+import shutil
 import socket
+import sys
 from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
@@ -190,10 +192,18 @@ def drive(run: Run, folder: Path, found: tuple[dict, str] | None, clock: Clock) 
 
 def resume_command(folder: Path, options: RunOptions) -> str:
     """The command line that resumes the run in `folder` on as many processes of this machine."""
-    processes = distributed.get_world_size()
-    program = "python" if processes == 1 else f"torchrun --nproc-per-node={processes}"
+    processes, python = distributed.get_world_size(), _python()
+    several = "torchrun" if python == "python" else f"{python} -m torch.distributed.run"
+    program = python if processes == 1 else f"{several} --nproc-per-node={processes}"
     trust = " --trust-pickle" if options.trust_pickle else ""
     return f"{program} -m gan_refine refine --resume={shlex.quote(str(folder))}{trust}"
+
+
+def _python() -> str:
+    """`python` where that is this interpreter, else its path."""
+    found = shutil.which("python")
+    same = found is not None and Path(found).parent.resolve() == Path(sys.executable).parent.resolve()
+    return "python" if same else shlex.quote(sys.executable)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from gan_refine.config import (
     SETS,
     STEPS,
     UNIFORM,
+    WHITENING,
     Range,
     RefineOptions,
     parse_path_spec,
@@ -31,7 +33,7 @@ NAME_ALLOWED = (
     f"a name of 1 to {LONGEST_NAME} characters without / and control characters, which does not start with a dot"
 )
 RANGES = {
-    "whiten_w": Range(0, 0.5),
+    "whiten_w": WHITENING,
     "eval_images": IMAGES,
     "teacher_steps": replace(STEPS, or_0=True),
     "fid_seeds": replace(SETS, low=0),
@@ -41,6 +43,14 @@ RANGES = {
     "stop_on_collapse": Range(1, 1e9, above=True, or_0=True),
 }
 FILES = ("gan", "teacher", "fid_ref")  # options that can name a file, with NAME_sha256 beside each
+
+KIMG = {
+    "kimg": "total_images",
+    "warmup_kimg": "warmup_images",
+    "ema_kimg": "ema_halflife_images",
+    "tick": "tick_images",
+}  # options in thousands of images -> fields of RefineOptions
+FLAGS = ("recompute", "trust_pickle", "report", "tensorboard", "wandb")
 
 # What a resumed run may change: nothing of it moves a weight or the choice of the best snapshot.
 FREE = {"outdir", "device", "snap", "snap_minutes", "keep", "fid_seeds", "stop_on_collapse", "recompute"}
@@ -167,15 +177,31 @@ def read_options(folder: Path) -> RunOptions:
 def options_from_json(text: str, name: str) -> RunOptions:
     """The inverse of config.to_json. Raises FileFormatError for anything else."""
     try:
-        record = json.loads(text)
+        record = with_former_defaults(json.loads(text))
         nested = {"detector": tuple(record["detector"]), "refine": RefineOptions(**record["refine"])}
-        objective = record["objective"]
-        if objective.startswith("di-gan,"):  # of a run that was begun before these losses
-            objective += "".join(f",{name}" for name in FORMER_LOSSES if f",{name.partition('=')[0]}=" not in objective)
-        record.setdefault("whiten_w", 0.0)  # as were all runs before there was a choice
-        return RunOptions(**{**record, **nested, "objective": objective})
+        return RunOptions(**{**record, **nested})
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise FileFormatError(f"{name} does not hold the options of this version of the program: {error}") from error
+
+
+def with_former_defaults(record: dict) -> dict:
+    """The record of a run with what it left out: the options that came later, as all runs had them before there was a choice."""
+    objective = record["objective"]
+    if objective.startswith("di-gan,"):
+        objective += "".join(f",{name}" for name in FORMER_LOSSES if f",{name.partition('=')[0]}=" not in objective)
+    return {"whiten_w": 0.0, **record, "objective": objective}
+
+
+def argument(field: str, value: object) -> str:
+    """The option of a field with its value, as on a command line."""
+    in_kimg = {images: option for option, images in KIMG.items()}
+    name = in_kimg.get(field, field).replace("_", "-")
+    if field in FLAGS:
+        return f"--{name}" if value else f"--no-{name}"
+    if isinstance(value, tuple):
+        return " ".join(f"--{name}={shlex.quote(each)}" for each in value)
+    text = repr(value / 1000) if field in in_kimg and isinstance(value, int) else str(value)
+    return f"--{name}={shlex.quote(text)}"
 
 
 def merge_options(saved: RunOptions, given: RunOptions, named: Iterable[str]) -> RunOptions:
@@ -194,9 +220,12 @@ def merge_options(saved: RunOptions, given: RunOptions, named: Iterable[str]) ->
     changed = {name: wanted[name] for name in named if wanted[name] not in (AUTO, (AUTO,), flat[name])}
     longer = {"total_images"} if changed.get("total_images", 0) > flat["total_images"] else set()
     fixed = {name: value for name, value in changed.items() if name not in FREE | longer}
-    refused = [f"{name} {flat[name]} (got {value})" for name, value in fixed.items()]
+    refused = [f"{argument(name, flat[name])} (got {argument(name, value)})" for name, value in fixed.items()]
     if refused:
-        raise OptionError(f"a resumed run keeps its options, and this one has {', '.join(refused)}; leave them out")
+        shorter = "; it may become longer, not shorter" if "total_images" in fixed else ""
+        raise OptionError(
+            f"a resumed run keeps its options, and this one has {', '.join(refused)}; leave them out{shorter}"
+        )
     inner = {name: value for name, value in changed.items() if name in asdict(saved.refine)}
     outer = {name: value for name, value in changed.items() if name not in inner}
     return replace(saved, refine=replace(saved.refine, **inner), **outer)

@@ -90,7 +90,8 @@ def plan_lines(run: Run, plan: Plan) -> list[str]:
     measured = "nothing" if options.metrics == "none" else f"{options.metrics} of {options.eval_images} images"
     parts = ", ".join(f"{name} {duration(phase.total)}" for name, phase in plan.phases.items())
     disk = (options.keep + 1) * plan.checkpoint / 2**20
-    whitening = f", w whitened by {options.whiten_w:g}" if options.whiten_w else ""
+    could = run.objective.default_whitening and run.gan.generator.can_be_whitened
+    whitening = f", w whitened by {options.whiten_w:g}" if options.whiten_w else ", w not whitened" if could else ""
     return [
         f"length    {refine.total_images / 1000:g} kimg, batch {refine.batch}, {refine.batch_gpu} at a time, on {options.device}",
         f"method    {options.objective.partition(',')[0]}{whitening}, {refine.warmup_images / 1000:g} kimg warm-up",
