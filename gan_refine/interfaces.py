@@ -214,6 +214,10 @@ class Objective(nn.Module, ABC):
         """Networks that come from files and never change; checkpoints leave them out."""
         return []
 
+    def preparation(self) -> list[tuple[nn.Module, int]]:
+        """Networks through which teacher samples pass once, before the first steps, on every process; and how many."""
+        return []
+
     def notices(self) -> list[str]:
         """What the user should know about this objective before the run, one sentence each."""
         return []

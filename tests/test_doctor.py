@@ -112,6 +112,16 @@ def test_a_plan_changes_nothing_of_the_run(pair: list[str]) -> None:
     assert all(parameter.grad is None for parameter in run.objective.parameters())
 
 
+def test_what_is_done_once_before_the_first_steps_is_in_the_time(pair: list[str]) -> None:
+    gan, teacher = (argument.partition("=")[2] for argument in pair)
+    refine = RefineOptions(batch=8, batch_gpu=8, total_images=80, warmup_images=8, tick_images=80)
+    few, many = (
+        make_plan(build(RunOptions(gan=gan, teacher=teacher, metrics="none", objective=objective, refine=refine)))
+        for objective in ("di-gan,samples=64", "di-gan,samples=8192")
+    )
+    assert many.phases["warm-up"].total > 5 * few.phases["warm-up"].total, "the features of 8192 samples take long"
+
+
 def test_samples_that_are_kept_cost_nothing(pair: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GAN_REFINE_CACHE", str(tmp_path))
     gan, teacher = (argument.partition("=")[2] for argument in pair)

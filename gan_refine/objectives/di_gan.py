@@ -28,6 +28,7 @@ from gan_refine.networks.stylegan2 import Discriminator
 from gan_refine.noise import rng_for
 from gan_refine.objectives.diff_instruct import DiffInstruct, DiffInstructOptions
 from gan_refine.objectives.frechet_loss import (
+    IMAGENET_SAMPLES,
     REFERENCE_BATCH,
     ActivationFrechetLoss,
     FrechetLoss,
@@ -161,6 +162,10 @@ class DiGan(Objective):
 
     def frozen_modules(self) -> list[nn.Module]:
         return [self.teacher, *(each.network for each in self.frechet if isinstance(each, ImageNetFrechetLoss))]
+
+    def preparation(self) -> list[tuple[nn.Module, int]]:
+        number = min(self.options.samples or LEARNING_SAMPLES, IMAGENET_SAMPLES)
+        return [(each.network, number) for each in self.frechet if isinstance(each, ImageNetFrechetLoss)]
 
     def leave_out_rare_work(self) -> None:
         self.r1_gamma, self.reference_samples = 0.0, REFERENCE_BATCH

@@ -3,7 +3,7 @@
 import math
 import resource
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -53,6 +53,8 @@ def make_plan(run: Run) -> Plan:
     phases = {
         name: Phase(images[name], cost.seconds) for name, cost in costs.items() if cost is not None and images[name]
     }
+    first = next(iter(phases))
+    phases[first] = replace(phases[first], seconds=phases[first].seconds + steps.preparation() / phases[first].images)
     if run.sources is not None:
         sets, number, shown = max(run.options.fid_seeds, 1), run.options.eval_images, run.shown(run.generator)
         one, every = (

@@ -129,6 +129,19 @@ class Steps:
     def _options_of(self, size: int) -> RefineOptions:
         return replace(self.options.refine, batch=size * distributed.get_world_size(), batch_gpu=size)
 
+    def preparation(self) -> float:
+        """Seconds of what the objective does once, before the first steps."""
+        spec, device = self.state.generator.spec, self.options.device
+        total = 0.0
+        for network, number in self.state.objective.preparation():
+
+            @torch.no_grad()
+            def work(size: int, network: torch.nn.Module = network) -> None:
+                network(torch.zeros([size, spec.channels, spec.resolution, spec.resolution], device=device))
+
+            total += number * distributed.get_world_size() * cost(work, self.sizes, device).each(CHUNK)
+        return total
+
     def warmup(self) -> PhaseCost | None:
         """Of the warm-up; None if nothing learns in it."""
         if "auxiliary" not in self.state.optimizers:
