@@ -203,7 +203,7 @@ def test_the_exported_pickle_has_the_original_bits_of_what_was_not_named(tmp_pat
         assert torch.equal(bits(value), bits(before[name])) != trained, name
     resumed = run(f"--resume={folder}", "--train=mapping")
     assert isinstance(resumed.exception, OptionError)
-    assert "train synthesis:2,affine (got mapping)" in str(resumed.exception)
+    assert "--train=synthesis:2,affine (got --train=mapping)" in str(resumed.exception)
     assert run(f"--resume={folder}").exception is None
 
 
