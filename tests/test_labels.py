@@ -261,7 +261,9 @@ def test_a_run_draws_its_classes_so_and_needs_the_file_no_more(noise, tmp_path):
     prior.unlink()
     assert run(f"--resume={folders[0]}").exception is None
     refused = run(f"--resume={folders[0]}", "--labels=1,1,1")
-    assert isinstance(refused.exception, OptionError) and "--labels=1,0,3 (got --labels=1,1,1)" in str(refused.exception)
+    assert isinstance(refused.exception, OptionError) and "--labels=1,0,3 (got --labels=1,1,1)" in str(
+        refused.exception
+    )
 
 
 @pytest.mark.parametrize(
