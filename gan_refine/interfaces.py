@@ -214,8 +214,8 @@ class Objective(nn.Module, ABC):
         """Networks that come from files and never change; checkpoints leave them out."""
         return []
 
-    def preparation(self) -> list[tuple[nn.Module, int]]:
-        """Networks through which teacher samples pass once, before the first steps, on every process; and how many."""
+    def preparation(self, samples: int) -> list[tuple[nn.Module, int]]:
+        """Networks through which some of so many samples pass once, before the first steps, on every process; and how many."""
         return []
 
     def notices(self) -> list[str]:

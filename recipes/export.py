@@ -20,6 +20,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from gan_refine.assets import KINDS, PRETRAINED, catalog, sha256
+from gan_refine.config import LEARNING_SAMPLES
 from gan_refine.evaluation import NUM_IMAGES, SamplingOptions, Teacher, teacher_samples
 from gan_refine.evaluation.samples import cache_key, store_samples
 from gan_refine.generators import StyleGan2
@@ -168,7 +169,7 @@ def samples(name: str, threads: int) -> None:
         old.unlink()
     wanted = build_objective("di-gan", teacher.denoiser).wanted_samples
     assert wanted is not None, "the default objective learns from samples"
-    learned = learning_samples(wanted, 0)
+    learned = learning_samples(wanted, LEARNING_SAMPLES)
     for options in (SamplingOptions(NUM_IMAGES, DEFAULT_STEPS), learned):
         with tqdm(total=2 * options.images) as bar:
             made = teacher_samples(Teacher(None, teacher.denoiser), options, bar.update)

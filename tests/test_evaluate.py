@@ -16,6 +16,7 @@ from toys import SingleImage
 from gan_refine import assets
 from gan_refine.cli import cli
 from gan_refine.cli.main import run_command
+from gan_refine.config import LEARNING_SAMPLES
 from gan_refine.errors import FileFormatError, MismatchError, OptionError, UserNotice
 from gan_refine.evaluation import (
     FLOOR,
@@ -178,7 +179,16 @@ class TestSamples:
 
     @pytest.mark.parametrize(
         "number, total, images",
-        [(None, 16_384, 16_384), (None, 40_961, 20_480), (None, 10**6, 32_768), (65, 10**6, 66)],
+        [
+            (None, 0, 2048),
+            (None, 300, 2048),
+            (None, 2000, 8000),
+            (None, 4096, 16_384),
+            (None, 16_384, 16_384),
+            (None, 40_961, 20_480),
+            (None, 10**6, 32_768),
+            (65, 10**6, 66),
+        ],
     )
     def test_a_longer_run_learns_from_more(self, number: int | None, total: int, images: int) -> None:
         assert 2 * learning_samples(SampleRequest(number, 18, 0), total).images == images
@@ -188,7 +198,7 @@ class TestSamples:
         for name in {path.name.partition("-samples-")[0] for path in found}:
             file = assets.resolve("teacher", name)
             teacher = Teacher(file, load_edm(file))
-            learned = learning_samples(build_objective("di-gan", teacher.denoiser).wanted_samples, 0)
+            learned = learning_samples(build_objective("di-gan", teacher.denoiser).wanted_samples, LEARNING_SAMPLES)
             keys = {cache_key(teacher, each) for each in (SamplingOptions(NUM_IMAGES, DEFAULT_STEPS), learned)}
             kept = {path.stem.rpartition("-")[2] for path in found if path.name.startswith(f"{name}-samples-")}
             assert kept == keys, "recipes/export.py samples makes the files again"

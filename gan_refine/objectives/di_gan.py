@@ -163,8 +163,8 @@ class DiGan(Objective):
     def frozen_modules(self) -> list[nn.Module]:
         return [self.teacher, *(each.network for each in self.frechet if isinstance(each, ImageNetFrechetLoss))]
 
-    def preparation(self) -> list[tuple[nn.Module, int]]:
-        number = min(self.options.samples or LEARNING_SAMPLES, IMAGENET_SAMPLES)
+    def preparation(self, samples: int) -> list[tuple[nn.Module, int]]:
+        number = min(samples, IMAGENET_SAMPLES)
         return [(each.network, number) for each in self.frechet if isinstance(each, ImageNetFrechetLoss)]
 
     def leave_out_rare_work(self) -> None:

@@ -13,6 +13,7 @@ import torch
 from gan_refine import assets
 from gan_refine.config import (
     LEARNING_SAMPLES,
+    LEAST_LEARNING_SAMPLES,
     MOST_LEARNING_SAMPLES,
     RefineOptions,
     build_options,
@@ -140,9 +141,11 @@ class Run:
 def learning_samples(wanted: SampleRequest, total_images: int) -> SamplingOptions:
     """How they are made: unlike those that generators are measured against, and as many as are wanted.
 
-    Where no number is given, half as many as the run has images, from LEARNING_SAMPLES to MOST_LEARNING_SAMPLES.
+    Where no number is given, half as many as the run has images, from LEARNING_SAMPLES to MOST_LEARNING_SAMPLES; but no more than
+    four for each of its images, which is more than it looks at, and LEAST_LEARNING_SAMPLES.
     """
-    number = wanted.number or min(max(total_images // 2, LEARNING_SAMPLES), MOST_LEARNING_SAMPLES)
+    usual = min(max(total_images // 2, LEARNING_SAMPLES), MOST_LEARNING_SAMPLES)
+    number = wanted.number or min(usual, max(4 * total_images, LEAST_LEARNING_SAMPLES))
     return SamplingOptions(math.ceil(number / 2), wanted.steps, LEARNING_SEED + wanted.seed)
 
 

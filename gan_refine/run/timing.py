@@ -18,7 +18,7 @@ from gan_refine.metrics import Detector
 from gan_refine.noise import rng_for
 from gan_refine.refine.gradients import WARMUP_STREAM, auxiliary_gradient
 from gan_refine.refine.trial import counting, trial_state, try_step
-from gan_refine.run.build import Run
+from gan_refine.run.build import TO_LEARN, Run
 from gan_refine.run.ranks import broadcast_from_rank0
 
 SIZES = (2, 8)  # images of the measured steps on a CPU at most, fewer if the teacher takes more than a second for them
@@ -123,6 +123,7 @@ class Steps:
 
     def __init__(self, run: Run, sizes: Sizes) -> None:
         self.options, self.sizes, self.warm = run.options, sizes, False
+        self.samples = 2 * run.sampling[TO_LEARN].images if TO_LEARN in run.sampling else 0
         spec = run.teacher.denoiser.spec
         self.state = trial_state(run.generator, run.objective, spec, self._options_of(sizes[1]), usual=True)
 
@@ -133,7 +134,7 @@ class Steps:
         """Seconds of what the objective does once, before the first steps."""
         spec, device = self.state.generator.spec, self.options.device
         total = 0.0
-        for network, number in self.state.objective.preparation():
+        for network, number in self.state.objective.preparation(self.samples):
 
             @torch.no_grad()
             def work(size: int, network: torch.nn.Module = network) -> None:
