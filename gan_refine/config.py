@@ -19,7 +19,7 @@ D = TypeVar("D")
 UNIFORM = "uniform"  # frequencies of classes
 DEFAULT_STEPS = 18  # of unipc; within 0.2 % of the converged distance to the data on fashion16 (docs/metrics.md)
 NUM_IMAGES = 2_000  # of each side: of a generator, of the reference and of the floor
-LEARNING_SAMPLES = 16_384  # of the teacher, that an objective learns from in a short run
+LEARNING_SAMPLES = 16_384  # of the teacher, that an objective learns from in a run of minutes
 MOST_LEARNING_SAMPLES = 32_768  # in a long one
 LEAST_LEARNING_SAMPLES = 2048  # in one of a few steps; moments of hundreds of features need as many
 

@@ -112,13 +112,14 @@ def test_a_plan_changes_nothing_of_the_run(pair: list[str]) -> None:
     assert all(parameter.grad is None for parameter in run.objective.parameters())
 
 
-def test_what_is_done_once_before_the_first_steps_is_in_the_time(pair: list[str]) -> None:
+def test_the_plan_tells_of_whitening_and_of_what_is_done_once_before_the_first_steps(pair: list[str]) -> None:
     gan, teacher = (argument.partition("=")[2] for argument in pair)
     refine = RefineOptions(batch=8, batch_gpu=8, total_images=80, warmup_images=8, tick_images=80)
-    few, many = (
-        make_plan(build(RunOptions(gan=gan, teacher=teacher, metrics="none", objective=objective, refine=refine)))
-        for objective in ("di-gan,samples=64", "di-gan,samples=8192")
-    )
+    given = RunOptions(gan=gan, teacher=teacher, metrics="none", objective="di-gan,samples=64", refine=refine)
+    runs = [build(given), build(replace(given, objective="di-gan,samples=8192", whiten_w=0.0))]
+    few, many = (make_plan(run) for run in runs)
+    (first,), (second,) = ([line for line in plan_lines(run, few) if line.startswith("method")] for run in runs)
+    assert ", w whitened by 0.1, " in first and ", w not whitened, " in second
     assert many.phases["warm-up"].total > 5 * few.phases["warm-up"].total, "the features of 8192 samples take long"
 
 

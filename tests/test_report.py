@@ -137,7 +137,8 @@ LOSSES = {"score_loss": [None, 0.2, 0.3], "teacher_loss": [None, 0.1, 0.2], "ban
 @pytest.mark.parametrize(
     "given, option",
     [
-        (record([8.0, 9.0], metrics="fd"), "--glr"),
+        (record([8.0, 9.0], metrics="fd"), "lower --glr, or --l2-images=1"),
+        (record([8.0, 9.0], metrics="fd", whiten_w=0.1), "lower --glr, or a lower --whiten-w"),
         (record([], [tick(1.0, skipped_steps=3)]), "--clip-grad"),
         (record([], [tick(1.0, nonfinite_share=0.1)]), "--score-lr"),
         (record([], [tick(1.0, **LOSSES)]), "--warmup-kimg"),

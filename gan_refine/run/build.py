@@ -141,8 +141,8 @@ class Run:
 def learning_samples(wanted: SampleRequest, total_images: int) -> SamplingOptions:
     """How they are made: unlike those that generators are measured against, and as many as are wanted.
 
-    Where no number is given, half as many as the run has images, from LEARNING_SAMPLES to MOST_LEARNING_SAMPLES; but no more than
-    four for each of its images, which is more than it looks at, and LEAST_LEARNING_SAMPLES.
+    Where no number is given, half as many as the run has images, from LEARNING_SAMPLES to MOST_LEARNING_SAMPLES; but in a
+    run of a few steps four for each of its images, about as many as it looks at, and LEAST_LEARNING_SAMPLES at least.
     """
     usual = min(max(total_images // 2, LEARNING_SAMPLES), MOST_LEARNING_SAMPLES)
     number = wanted.number or min(usual, max(4 * total_images, LEAST_LEARNING_SAMPLES))

@@ -56,9 +56,8 @@ def read_config(path: str) -> dict[str, str | list[str]]:
         ) from error
     except (ValueError, RecursionError) as error:
         raise FileFormatError(f"--config={path} cannot be read as JSON ({first_line(error)})") from error
-    if (
-        isinstance(record, dict) and "gan_sha256" in record and isinstance(record.get("objective"), str)
-    ):  # an older run's?
+    of_a_run = isinstance(record, dict) and "gan_sha256" in record  # the digest is not written by hand
+    if of_a_run and isinstance(record.get("objective"), str):
         record = with_former_defaults(record)
     inner = record.get("refine", {}) if isinstance(record, dict) else None
     if not isinstance(inner, dict):

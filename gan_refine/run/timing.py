@@ -133,15 +133,15 @@ class Steps:
     def preparation(self) -> float:
         """Seconds of what the objective does once, before the first steps."""
         spec, device = self.state.generator.spec, self.options.device
-        total = 0.0
-        for network, number in self.state.objective.preparation(self.samples):
 
-            @torch.no_grad()
-            def work(size: int, network: torch.nn.Module = network) -> None:
-                network(torch.zeros([size, spec.channels, spec.resolution, spec.resolution], device=device))
+        @torch.no_grad()
+        def call(network: torch.nn.Module, size: int) -> None:
+            network(torch.zeros([size, spec.channels, spec.resolution, spec.resolution], device=device))
 
-            total += number * distributed.get_world_size() * cost(work, self.sizes, device).each(CHUNK)
-        return total
+        return sum(
+            number * distributed.get_world_size() * cost(partial(call, network), self.sizes, device).each(CHUNK)
+            for network, number in self.state.objective.preparation(self.samples)
+        )
 
     def warmup(self) -> PhaseCost | None:
         """Of the warm-up; None if nothing learns in it."""
